@@ -1,0 +1,101 @@
+"""CLArena: one protocol on which continual-learning methods are compared.
+
+Names that need torch are imported when they are first asked for, so that `clarena --help` stays fast.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from clarena.errors import ClarenaError, DataError, DivergedError, PluginError, StoreError, UsageError
+from clarena.hookspecs import hookimpl
+
+if TYPE_CHECKING:
+    from clarena.backbone import Backbone, Head, Model
+    from clarena.benchmark import Benchmark, Data, Split, Stream, same_classes, split_by_class
+    from clarena.buffer import ReplayBuffer
+    from clarena.evaluation import Results, evaluate
+    from clarena.experience import Batch, Experience, cross_entropy
+    from clarena.gradients import fisher_diagonal
+    from clarena.modules import Frozen, evaluating
+    from clarena.protocol import Protocol, Scenario, Track
+    from clarena.records import Record
+    from clarena.store import Store
+    from clarena.strategy import Context, Strategy
+    from clarena.training import GradientStrategy
+
+__version__ = "0.1.0"
+
+_LAZY = {
+    "Backbone": "clarena.backbone",
+    "Batch": "clarena.experience",
+    "Benchmark": "clarena.benchmark",
+    "Context": "clarena.strategy",
+    "Data": "clarena.benchmark",
+    "Experience": "clarena.experience",
+    "Frozen": "clarena.modules",
+    "GradientStrategy": "clarena.training",
+    "Head": "clarena.backbone",
+    "Model": "clarena.backbone",
+    "Protocol": "clarena.protocol",
+    "Record": "clarena.records",
+    "ReplayBuffer": "clarena.buffer",
+    "Results": "clarena.evaluation",
+    "Scenario": "clarena.protocol",
+    "Split": "clarena.benchmark",
+    "Store": "clarena.store",
+    "Strategy": "clarena.strategy",
+    "Stream": "clarena.benchmark",
+    "Track": "clarena.protocol",
+    "cross_entropy": "clarena.experience",
+    "evaluate": "clarena.evaluation",
+    "evaluating": "clarena.modules",
+    "fisher_diagonal": "clarena.gradients",
+    "same_classes": "clarena.benchmark",
+    "split_by_class": "clarena.benchmark",
+}
+
+__all__ = [
+    "Backbone",
+    "Batch",
+    "Benchmark",
+    "ClarenaError",
+    "Context",
+    "Data",
+    "DataError",
+    "DivergedError",
+    "Experience",
+    "Frozen",
+    "GradientStrategy",
+    "Head",
+    "Model",
+    "PluginError",
+    "Protocol",
+    "Record",
+    "ReplayBuffer",
+    "Results",
+    "Scenario",
+    "Split",
+    "Store",
+    "StoreError",
+    "Strategy",
+    "Stream",
+    "Track",
+    "UsageError",
+    "cross_entropy",
+    "evaluate",
+    "evaluating",
+    "fisher_diagonal",
+    "hookimpl",
+    "same_classes",
+    "split_by_class",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'clarena' has no attribute {name!r}")
+    return getattr(import_module(_LAZY[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

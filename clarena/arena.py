@@ -1,0 +1,133 @@
+"""The arena of one run: the realised stream on the device, what a strategy is granted, and what it is tested on."""
+
+import json
+from dataclasses import dataclass
+from functools import lru_cache, partial
+
+import torch
+
+from clarena.backbone import Backbone
+from clarena.benchmark import Benchmark, Data
+from clarena.experience import Experience, OutputSpace
+from clarena.parameters import parse
+from clarena.protocol import Track
+from clarena.records import ExperienceInfo
+from clarena.seeding import BEFORE_LEARNING, Seeds
+from clarena.strategy import Context, Strategy
+from clarena.testset import TestSet
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The classes that a cell names, looked up."""
+
+    strategy: type[Strategy]
+    benchmark: type[Benchmark]
+    backbone: type[Backbone]
+
+
+@lru_cache(maxsize=2)
+def load_data(benchmark: type[Benchmark], options: str) -> Data:
+    """The validated data of a benchmark (options as JSON), kept for the next run of the same process."""
+    data = benchmark(**parse(benchmark, json.loads(options), benchmark.name)).data()
+    data.validate()
+    return data
+
+
+class Arena:
+    """One seed's stream of a track, for strategies of one kind of need.
+
+    Attributes:
+        stream: the realised experiences.
+        steps: which experiences' data are learned from together, one after another: each alone, or for a strategy
+            that needs past or all data, the union.
+        space: which outputs exist and are in play by now.
+        test: the test samples.
+        seeds: the named generators.
+    """
+
+    def __init__(self, track: Track, parts: Parts, seed: int, device: torch.device) -> None:
+        self.track, self.parts, self.device, self.protocol = track, parts, device, track.protocol
+        options = track.benchmark.options
+        self.benchmark = parts.benchmark(**parse(parts.benchmark, options, track.benchmark.name))
+        self.data = load_data(parts.benchmark, json.dumps(options, sort_keys=True))
+        self.seeds = Seeds(seed)
+        self.stream = self.benchmark.stream(self.data, track.scenario, self.seeds.numpy("class_order"))
+        self.steps = _steps(len(self.stream.splits), parts.strategy.needs)
+        self.test = TestSet(self.benchmark, self.data, self.stream, track.scenario, self.protocol, self.seeds, device)
+        self.space = OutputSpace(track.scenario, self.protocol, self.stream.outputs, device)
+
+    def set_up(self, strategy: Strategy, learning_rate: float | None = None) -> Strategy:
+        """Start over: hand the strategy a fresh context, and put it on the device."""
+        self.seeds.start(BEFORE_LEARNING)
+        self.space = OutputSpace(self.track.scenario, self.protocol, self.stream.outputs, self.device)
+        strategy.setup(self.context(learning_rate))
+        return strategy.to(self.device)
+
+    def context(self, learning_rate: float | None = None) -> Context:
+        """What the protocol grants."""
+        input_shape = tuple(self.test.x.shape[1:])
+        options = parse(self.parts.backbone, self.track.backbone.options, self.track.backbone.name)
+        known = self.protocol.stream_length == "known"
+        return Context(
+            scenario=self.track.scenario,
+            protocol=self.protocol,
+            device=self.device,
+            input_shape=input_shape,
+            learning_rate=self.protocol.learning_rate if learning_rate is None else learning_rate,
+            space=self.space,
+            seeds=self.seeds,
+            make_backbone=partial(self.parts.backbone, input_shape, **options),
+            plain_sgd="plain_sgd" in self.parts.strategy.needs,
+            outputs=self.stream.outputs if known else None,
+            experiences=len(self.stream.splits) if known else None,
+        )
+
+    def begin(self, positions: list[int]) -> None:
+        """Reseed, and reveal the outputs of what is learned next."""
+        self.seeds.start(positions[-1])
+        self.space.begin([frozenset(self.stream.splits[i].classes) for i in positions])
+
+    def experience(self, positions: list[int]) -> Experience:
+        """The data of these experiences on the device, gathered and transformed once; call `begin` first."""
+        inputs, labels, tasks = [], [], []
+        for i in positions:
+            split = self.stream.splits[i]
+            x = self.benchmark.inputs(self.data.x_train[split.train[: self.protocol.limit]].to(self.device))
+            inputs.append(x if split.transform is None else split.transform(x))
+            labels.append(split.y_train[: self.protocol.limit].to(self.device))
+            tasks.append(torch.full_like(labels[-1], i))
+        with_task = self.track.scenario == "task"
+        return Experience(
+            position=positions[-1],
+            task=positions[0] if with_task and len(positions) == 1 else None,
+            classes=tuple(sorted({label for i in positions for label in self.stream.splits[i].classes})),
+            outputs=self.space.width,
+            space=self.space,
+            x=torch.cat(inputs) if len(inputs) > 1 else inputs[0],
+            y=torch.cat(labels),
+            tasks=torch.cat(tasks) if with_task else None,
+            protocol=self.protocol,
+            generator=self.seeds.torch("data"),
+        )
+
+    def experiences(self) -> list[ExperienceInfo]:
+        """What each experience holds, for the record."""
+        names = self.stream.output_names
+        return [
+            ExperienceInfo(
+                classes=[names[label] for label in split.classes],
+                train_samples=len(split.train[: self.protocol.limit]),
+                test_samples=len(split.test[: self.protocol.limit]),
+            )
+            for split in self.stream.splits
+        ]
+
+
+def _steps(experiences: int, needs: frozenset[str]) -> list[list[int]]:
+    positions = list(range(experiences))
+    if "all_data" in needs:
+        return [positions]
+    if "past_data" in needs:
+        return [positions[: i + 1] for i in positions]
+    return [[i] for i in positions]

@@ -1,0 +1,80 @@
+"""Model = backbone + head: what turns inputs into features, and features into scores."""
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+
+class Backbone(nn.Module):
+    """Turns inputs [batch, *input_shape] into features [batch, features].
+
+    A subclass takes `input_shape` and then typed keyword options (documented by `pydantic.Field`), and sets
+    `self.features` to the number of features.
+
+    Attributes:
+        name: what the command line calls it.
+        revision: raised by the author when the same options give another network; part of a track's digest.
+        features: the number of features.
+    """
+
+    name: ClassVar[str]
+    revision: ClassVar[int] = 1
+    features: int
+
+
+class Head(nn.Module):
+    """A linear classifier whose outputs grow in blocks: scores [batch, …, outputs].
+
+    Growing adds a block and leaves the older ones untouched, so no parameter ever changes its shape: an optimiser's
+    state, an importance or an anchor of the older outputs stays valid as it is, and new outputs are free of penalties.
+    """
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.features = features
+        self.blocks = nn.ModuleList()
+
+    @property
+    def outputs(self) -> int:
+        """The number of outputs so far."""
+        return sum(block.out_features for block in self.blocks)  # type: ignore[misc]
+
+    def grow(self, outputs: int) -> None:
+        """Grow to `outputs` outputs in all; does nothing where there are as many already."""
+        missing = outputs - self.outputs
+        if missing > 0:
+            self.blocks.append(nn.Linear(self.features, missing))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Scores [batch, …, outputs] of features [batch, …, features]."""
+        if len(self.blocks) == 1:
+            return self.blocks[0](features)  # type: ignore[no-any-return]
+        if not self.blocks:
+            return features.new_zeros(*features.shape[:-1], 0)
+        return torch.cat([block(features) for block in self.blocks], dim=-1)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        # Called before the children are loaded, so that a checkpoint of a grown head fits one just set up.
+        while (key := f"{prefix}blocks.{len(self.blocks)}.weight") in state_dict:
+            self.grow(self.outputs + state_dict[key].shape[0])
+            self.blocks[-1].to(state_dict[key].dtype)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+class Model(nn.Module):
+    """A backbone and the head on top of it."""
+
+    def __init__(self, backbone: Backbone, head: Head | None = None) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = head or Head(backbone.features)
+
+    @property
+    def outputs(self) -> int:
+        """The number of outputs so far."""
+        return self.head.outputs
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scores [batch, …, outputs] of inputs [batch, *input_shape]."""
+        return self.head(self.backbone(x))  # type: ignore[no-any-return]

@@ -1,0 +1,197 @@
+"""Data, how it is split, and in which order: the train and test streams of a run.
+
+A benchmark answers two questions: `data()` — which arrays, the same for every seed; and `stream()` — which of them
+make up each experience, under a scenario and a seed. Everything else (batches, masks, budgets, devices) is the host's.
+"""
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from clarena.errors import DataError, UsageError
+from clarena.protocol import Scenario
+
+Order = Literal["seed", "natural"]
+Transform = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Data:
+    """The source arrays of a benchmark, on the CPU, as they are stored (uint8 images stay uint8).
+
+    Attributes:
+        x_train, x_test: inputs [n, …], of one dtype and shape.
+        y_train, y_test: source classes, int64 [n], in 0 … classes − 1.
+        class_names: a name for each class.
+    """
+
+    x_train: Tensor
+    y_train: Tensor
+    x_test: Tensor
+    y_test: Tensor
+    class_names: tuple[str, ...]
+
+    @property
+    def classes(self) -> int:
+        """The number of source classes."""
+        return len(self.class_names)
+
+    def validate(self) -> None:
+        """Raise `DataError` where no benchmark could use the arrays: empty, non-finite, labels outside the range."""
+        for part, x, y in (("training", self.x_train, self.y_train), ("test", self.x_test, self.y_test)):
+            if len(x) == 0:
+                raise DataError(f"The {part} set is empty. Give at least one sample of each class.")
+            if len(x) != len(y):
+                raise DataError(f"The {part} set has {len(x)} inputs but {len(y)} labels. Give one label per input.")
+            if x.is_floating_point() and not bool(torch.isfinite(x).all()):
+                bad = int((~torch.isfinite(x.flatten(1))).any(1).nonzero()[0])
+                raise DataError(f"The {part} set holds NaN or infinity, first in sample {bad}. Clean the data.")
+            low, high = int(y.min()), int(y.max())
+            if low < 0 or high >= self.classes:
+                raise DataError(
+                    f"The {part} labels run from {low} to {high}, but there are {self.classes} classes: "
+                    f"labels must lie in 0 … {self.classes - 1}."
+                )
+        if self.x_train.shape[1:] != self.x_test.shape[1:]:
+            raise DataError(
+                f"Training inputs have shape {tuple(self.x_train.shape[1:])}, "
+                f"test inputs {tuple(self.x_test.shape[1:])}. They must be alike."
+            )
+
+    def fingerprint(self) -> str:
+        """SHA-256 over names, shapes, dtypes and bytes: the identity of the source data in a track's digest."""
+        digest = hashlib.sha256("\0".join(self.class_names).encode())
+        for tensor in (self.x_train, self.y_train, self.x_test, self.y_test):
+            digest.update(f"{tuple(tensor.shape)}{tensor.dtype}".encode())
+            digest.update(tensor.contiguous().numpy().data)
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Split:
+    """One experience: which rows of the source arrays, under which labels, seen through which transform.
+
+    Attributes:
+        train, test: rows of the source arrays, int64 [n].
+        y_train, y_test: the labels in the stream, int64 [n].
+        transform: applied to whole batches of model inputs, on the device; None leaves them as they are.
+    """
+
+    train: Tensor
+    y_train: Tensor
+    test: Tensor
+    y_test: Tensor
+    transform: Transform | None = None
+
+    @property
+    def classes(self) -> tuple[int, ...]:
+        """The labels that occur in training, in ascending order."""
+        return tuple(self.y_train.unique().tolist())
+
+
+@dataclass(frozen=True)
+class Stream:
+    """The ordered experiences of one run.
+
+    Labels are numbered in order of first appearance in the stream; in the domain scenario they are those within
+    the experience.
+
+    Attributes:
+        splits: one entry per experience.
+        output_names: the name of each output (label), so that a report can speak of classes.
+    """
+
+    splits: tuple[Split, ...]
+    output_names: tuple[str, ...]
+
+    @property
+    def outputs(self) -> int:
+        """The number of outputs a full head has."""
+        return len(self.output_names)
+
+
+class Benchmark(ABC):
+    """Data + split + class order.
+
+    A subclass takes typed keyword options (documented by `pydantic.Field`), stores them verbatim, and answers
+    `data()` and `stream()`.
+
+    Attributes:
+        name: what the command line calls it.
+        scenarios: the scenarios in which it makes sense; the first is the default.
+        revision: raised by the author when the same options and seed give another stream; part of a track's digest.
+    """
+
+    name: ClassVar[str]
+    scenarios: ClassVar[tuple[Scenario, ...]]
+    revision: ClassVar[int] = 1
+
+    @abstractmethod
+    def data(self) -> Data:
+        """The source arrays; raises `DataError` when they are absent or damaged."""
+
+    @abstractmethod
+    def stream(self, data: Data, scenario: Scenario, generator: np.random.Generator) -> Stream:
+        """The experiences for this scenario; all chance comes from `generator`."""
+
+    def inputs(self, x: Tensor) -> Tensor:
+        """Turn source rows [n, …] into model inputs, batched, on the device; the default is float32 as stored."""
+        return x.float()
+
+
+def split_by_class(
+    data: Data, scenario: Scenario, experiences: int, order: Order, generator: np.random.Generator
+) -> Stream:
+    """Deal the classes out to experiences, as evenly as they go (the first ones get the remainder).
+
+    Raises:
+        UsageError: when there are more experiences than classes, or fewer than one.
+    """
+    if not 1 <= experiences <= data.classes:
+        raise UsageError(
+            f"Cannot split {data.classes} classes into {experiences} experiences. "
+            f"Choose between 1 and {data.classes}: --set benchmark.experiences=N."
+        )
+    classes = np.arange(data.classes) if order == "natural" else generator.permutation(data.classes)
+    groups = np.array_split(classes, experiences)
+    label = {int(source): position for position, source in enumerate(classes)}
+    names = tuple(data.class_names[int(source)] for source in classes)
+    if scenario == "domain":
+        label = {int(source): position for group in groups for position, source in enumerate(group)}
+        names = tuple(f"position {position}" for position in range(max(map(len, groups))))
+    table = torch.tensor([label[source] for source in range(data.classes)])
+    splits = []
+    for group in groups:
+        members = torch.from_numpy(group)
+        train = torch.isin(data.y_train, members).nonzero().flatten()
+        test = torch.isin(data.y_test, members).nonzero().flatten()
+        splits.append(Split(train, table[data.y_train[train]], test, table[data.y_test[test]]))
+    return Stream(tuple(splits), names)
+
+
+def same_classes(data: Data, scenario: Scenario, transforms: Sequence[Transform | None]) -> Stream:
+    """Every experience has all classes and sees them through its own transform (permuted and rotated benchmarks).
+
+    In the class and task scenarios each experience has labels of its own: class c of experience e is e·C + c.
+    """
+    train, test = torch.arange(len(data.y_train)), torch.arange(len(data.y_test))
+    own = scenario != "domain"
+    splits = tuple(
+        Split(
+            train,
+            data.y_train + (position * data.classes if own else 0),
+            test,
+            data.y_test + (position * data.classes if own else 0),
+            transform,
+        )
+        for position, transform in enumerate(transforms)
+    )
+    if not own:
+        return Stream(splits, data.class_names)
+    return Stream(splits, tuple(f"{name} ({e + 1})" for e in range(len(splits)) for name in data.class_names))

@@ -1,0 +1,254 @@
+"""Exemplars of the stream within a fixed budget: reservoir, class-balanced and ring buffers."""
+
+from typing import Any, Literal, cast, get_args
+
+import torch
+from torch import Tensor, nn
+
+Policy = Literal["reservoir", "class_balanced", "ring"]
+
+STORED = "stored_"
+"""Prefix of the registered buffers that hold the fields: field `x` lives in `stored_x` [capacity, ...]."""
+
+DRAW = 2**62
+"""Draws are integers below this; `draw % n` is then uniform over n values up to a bias of n / 2^62."""
+
+
+class ReplayBuffer(nn.Module):
+    """At most `capacity` samples of a stream, chosen by a policy; a capacity of 0 stores nothing.
+
+    * `reservoir`: every sample seen so far is stored with the same probability (Vitter 1985, Algorithm R:
+      sample n, counted from 1, replaces slot j ~ U{0, ..., n - 1} if j < capacity).
+    * `class_balanced`: CBRS (Chrysakis & Moens 2020, Algorithm 1). Once the buffer is filled, a class is
+      *full* from the moment it is a largest one. A sample of a class that is not full replaces a random
+      sample of the largest classes; one of a full class goes through a reservoir within its class. So a class
+      keeps all its samples, or at most one fewer than the largest class holds. With fewer places than
+      classes, a full class may lose its last place for good.
+    * `ring`: the latest samples of each class (Chaudhry et al. 2019), `capacity // classes` each. What the
+      division leaves over gives one more place each to the classes that appeared last; so with fewer places
+      than classes, the classes that appeared last have one each. When a class appears, the older ones drop
+      their oldest samples.
+
+    Every choice is made on the CPU, from the generator given, so CPU and GPU runs store the same samples; how
+    the stream is cut into batches does not matter. Nothing waits for the device, except that the two policies
+    that look at classes read `y` once a write.
+
+    All that is remembered is in the state: the samples as registered buffers (allocated in full at the first
+    write), the book-keeping as extra state. An empty buffer of the same capacity and policy loads it.
+    """
+
+    _device: Tensor
+
+    def __init__(self, capacity: int, policy: Policy = "reservoir") -> None:
+        """Raises `ValueError` for a negative capacity or an unknown policy."""
+        super().__init__()
+        if capacity < 0:
+            raise ValueError(f"capacity is {capacity}; it counts samples, so give 0 or more.")
+        if policy not in get_args(Policy):
+            raise ValueError(f"There is no policy {policy!r}; choose from {', '.join(get_args(Policy))}.")
+        self.capacity = capacity
+        self.policy = policy
+        self.register_buffer("_device", torch.empty(0), persistent=False)  # follows the module to its device
+        self._seen: dict[int, int] = {}  # per class, in order of appearance
+        self._slots: dict[int, list[int]] = {}  # per class; a ring's from the oldest to the newest
+        self._free = list(reversed(range(capacity)))  # taken from the end
+        self._full: set[int] = set()  # classes that may not grow any more
+
+    def __len__(self) -> int:
+        """The number of samples stored."""
+        return self.capacity - len(self._free)
+
+    @property
+    def seen(self) -> int:
+        """The number of samples ever added, stored or not."""
+        return sum(self._seen.values())
+
+    @torch.no_grad()
+    def add(self, generator: torch.Generator, /, **fields: Tensor) -> None:
+        """Offer a batch to the buffer; what it takes is copied, bit for bit.
+
+        `fields`: tensors [batch, ...], such as x, y [batch], task [batch], logits [batch, outputs]. The first
+        call fixes the names, trailing shapes and types. `generator` is on the CPU.
+
+        Raises `ValueError`, with nothing changed, for fields unlike those of the first call, first dimensions
+        that differ, or a policy that looks at classes without integer labels `y` [batch].
+        """
+        batch = self._check(fields)
+        if not self._storages():
+            for name, tensor in fields.items():
+                self._allocate(STORED + name, tensor)
+        labels = [0] * batch if self.policy == "reservoir" else fields["y"].tolist()
+        draws = torch.randint(DRAW, (batch,), generator=generator).tolist()
+        rows: dict[int, int] = {}  # by slot; a later row of the batch overwrites an earlier one
+        for row, (label, draw) in enumerate(zip(labels, draws)):
+            self._seen[label] = self._seen.get(label, 0) + 1
+            slot = self._newest_place(label) if self.policy == "ring" else self._balanced_place(label, draw)
+            if slot is not None:
+                rows[slot] = row
+        self._write(rows, fields)
+
+    def sample(self, n: int, generator: torch.Generator) -> dict[str, Tensor]:
+        """A random min(n, len) of the samples without replacement, in random order: field -> [n, ...].
+
+        Before the first write there are no fields. `generator` is on the CPU. Raises `ValueError` for a
+        negative n.
+        """
+        if n < 0:
+            raise ValueError(f"n is {n}; ask for 0 samples or more.")
+        return self._rows(self._taken()[torch.randperm(len(self), generator=generator)[:n]])
+
+    def everything(self) -> dict[str, Tensor]:
+        """A copy of all that is stored: field -> [len, ...]; before the first write there are no fields."""
+        return self._rows(self._taken())
+
+    def widen(self, field: str, width: int, fill: float = 0.0) -> None:
+        """Make the last dimension of a field `width` wide, `fill` in the new columns: for a head that grew.
+
+        Does nothing before the first write. Raises `ValueError` for an unknown field or a smaller width.
+        """
+        storages = self._storages()
+        if not storages:
+            return
+        if field not in storages or storages[field].dim() < 2:
+            raise ValueError(f"No field {field!r} [batch, ..., width]; the fields are {_names(storages)}.")
+        storage = storages[field]
+        missing = width - storage.shape[-1]
+        if missing < 0:
+            raise ValueError(f"Field {field!r} is {storage.shape[-1]} wide and cannot shrink to {width}.")
+        self.register_buffer(STORED + field, nn.functional.pad(storage, (0, missing), value=fill))
+
+    def _balanced_place(self, label: int, draw: int) -> int | None:
+        """The slot for the next sample of a class, or None; a reservoir is the case of one class."""
+        own = self._slots.setdefault(label, [])
+        if self._free:
+            own.append(self._free.pop())
+            if not self._free:
+                self._mark_full()
+            return own[-1]
+        if not self.capacity:
+            return None
+        if label in self._full:
+            index = draw % self._seen[label]  # < len(own) with probability stored / seen, then uniform
+            return own[index] if index < len(own) else None
+        size = max(map(len, self._slots.values()))
+        largest = [slots for slots in self._slots.values() if len(slots) == size]
+        index, position = divmod(draw % (size * len(largest)), size)
+        own.append(largest[index].pop(position))
+        self._mark_full()
+        return own[-1]
+
+    def _mark_full(self) -> None:
+        size = max(map(len, self._slots.values()))
+        self._full.update(label for label, slots in self._slots.items() if len(slots) == size)
+
+    def _newest_place(self, label: int) -> int | None:
+        """The slot for the next sample of a class of a ring, or None where the class has no quota."""
+        if label not in self._slots:
+            self._slots[label] = []
+            for other, slots in self._slots.items():
+                while len(slots) > self._quota(other):
+                    self._free.append(slots.pop(0))
+        own, quota = self._slots[label], self._quota(label)
+        if not quota:
+            return None
+        own.append(self._free.pop() if len(own) < quota else own.pop(0))
+        return own[-1]
+
+    def _quota(self, label: int) -> int:
+        # A quota never rises when a class appears, so what a queue dropped is never missing later.
+        share, left_over = divmod(self.capacity, len(self._slots))
+        return share + (list(self._slots).index(label) >= len(self._slots) - left_over)
+
+    def _check(self, fields: dict[str, Tensor]) -> int:
+        """The size of the batch; raises `ValueError` where the fields do not fit."""
+        if not fields:
+            raise ValueError("add() was given no fields; give tensors by name, such as x=x, y=y.")
+        shapes = {name: list(tensor.shape) for name, tensor in fields.items()}
+        batch = (next(iter(shapes.values())) or [-1])[0]
+        if any(shape[:1] != [batch] for shape in shapes.values()):
+            raise ValueError(f"Every field needs the same first dimension, the batch; given: {shapes}.")
+        if self.policy != "reservoir":
+            y = fields.get("y")
+            if y is None or y.dim() != 1 or y.is_floating_point():
+                raise ValueError(f"Policy {self.policy!r} needs integer labels y [batch]; given: {shapes}.")
+        storages = self._storages()
+        if storages and fields.keys() != storages.keys():
+            raise ValueError(f"The buffer stores {_names(storages)}, and was given {_names(fields)}.")
+        for name, storage in storages.items():
+            given = fields[name]
+            if given.shape[1:] != storage.shape[1:] or given.dtype != storage.dtype:
+                raise ValueError(
+                    f"A sample of field {name!r} is {storage.dtype} {list(storage.shape[1:])}; given was "
+                    f"{given.dtype} {shapes[name][1:]}. If its last dimension grew, call widen() first."
+                )
+        return batch
+
+    def _storages(self) -> dict[str, Tensor]:
+        """Field -> the registered buffer [capacity, ...] that holds it."""
+        named = self.named_buffers(recurse=False)
+        return {name.removeprefix(STORED): tensor for name, tensor in named if name.startswith(STORED)}
+
+    def _allocate(self, name: str, like: Tensor) -> None:
+        shape = (self.capacity, *like.shape[1:])
+        self.register_buffer(name, torch.zeros(shape, dtype=like.dtype, device=self._device.device))
+
+    def _write(self, rows: dict[int, int], fields: dict[str, Tensor]) -> None:
+        """Copy rows of the batch into slots; `rows` is slot -> row."""
+        if not rows:
+            return
+        slots, chosen = self._to_device(torch.tensor([list(rows), list(rows.values())]))  # each [written]
+        for name, storage in self._storages().items():
+            storage.index_copy_(0, slots, fields[name].to(storage.device)[chosen])
+
+    def _taken(self) -> Tensor:
+        """The slots in use, in ascending order [len], on the CPU."""
+        taken = torch.ones(self.capacity, dtype=torch.bool)
+        taken[self._free] = False
+        return taken.nonzero().flatten()
+
+    def _rows(self, slots: Tensor) -> dict[str, Tensor]:
+        index = self._to_device(slots)
+        return {name: storage.index_select(0, index) for name, storage in self._storages().items()}
+
+    def _to_device(self, index: Tensor) -> Tensor:
+        return index.to(self._device.device, non_blocking=True)  # else the host would wait for the device
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """The book-keeping: plain integers, lists and dictionaries, none shared with the buffer."""
+        return {
+            "capacity": self.capacity,
+            "policy": self.policy,
+            "seen": dict(self._seen),
+            "slots": {label: list(slots) for label, slots in self._slots.items()},
+            "free": list(self._free),
+            "full": sorted(self._full),
+        }
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Take over the book-keeping of another buffer; `load_state_dict` has checked that it fits."""
+        self._seen = dict(state["seen"])
+        self._slots = {label: list(slots) for label, slots in state["slots"].items()}
+        self._free = list(state["free"])
+        self._full = set(state["full"])
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        # First makes the storages those of the state: a fresh buffer has none, a used one perhaps others.
+        state = state_dict.get(prefix + "_extra_state")
+        if state is not None:
+            if (state["capacity"], state["policy"]) != (self.capacity, self.policy):
+                errors = cast(list[str], args[-1])
+                errors.append(
+                    f"The state is of a {state['policy']} buffer of {state['capacity']} samples, "
+                    f"and this is a {self.policy} buffer of {self.capacity}."
+                )
+                return
+            for name in self._storages():
+                delattr(self, STORED + name)
+            for key, tensor in state_dict.items():
+                if key.startswith(prefix + STORED):
+                    self._allocate(key.removeprefix(prefix), tensor)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def _names(fields: dict[str, Tensor]) -> str:
+    return ", ".join(sorted(fields))

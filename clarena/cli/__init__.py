@@ -1,0 +1,68 @@
+"""The command line: one command a file; a `ClarenaError` becomes a message in exactly one place, here."""
+
+import os
+import signal
+import sys
+
+import typer
+
+from clarena.errors import ClarenaError
+
+app = typer.Typer(
+    name="clarena",
+    help="Compare continual-learning methods under one protocol.",
+    epilog="Start with: clarena evaluate finetune ewc er joint --benchmark split-digits",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
+
+
+def _version(value: bool) -> None:
+    if value:
+        from clarena import __version__
+
+        typer.echo(f"clarena {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    traceback: bool = typer.Option(False, "--traceback", help="Show the Python traceback of an error."),
+    version: bool = typer.Option(
+        False, "--version", callback=_version, is_eager=True, help="Show the version and stop."
+    ),
+) -> None:
+    if traceback:
+        os.environ["CLARENA_TRACEBACK"] = "1"
+
+
+def main() -> None:
+    """Run the command line, and turn errors into messages and exit codes: 2 for usage, 1 for failures."""
+    from clarena.cli import commands  # noqa: F401 - each command adds itself to `app`
+
+    # What ends a process politely ends a run as Ctrl-C does: with a record of the interruption.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        app()
+    except ClarenaError as error:
+        if os.environ.get("CLARENA_TRACEBACK"):
+            raise
+        _complain(str(error))
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        _complain("Stopped.")
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader of our output (head, less) has seen enough.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+
+
+def _complain(message: str) -> None:
+    first, _, rest = message.partition("\n")
+    typer.secho(f"Error: {first}", fg="red", bold=True, err=True)
+    if rest:
+        typer.echo(rest, err=True)

@@ -1,0 +1,82 @@
+"""The table of a track, as text for a terminal of any width, and as data."""
+
+import json
+import math
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from clarena.protocol import Track
+from clarena.records import Record
+from clarena.statistics import Interval
+from clarena.summary import Row, by_track, row_labels, rows
+
+NOTHING = "–"
+
+
+def print_table(track: Track, table: list[Row], console: Console | None = None) -> None:
+    """Print the rows of one track: references first and apart, then the rest, best first."""
+    console = console or Console()
+    console.print(f"\n[bold]{track.label}[/bold]  ({track.digest[:12]})", highlight=False)
+    if track.unranked:
+        console.print(f"Not ranked: {track.unranked}.", style="yellow", highlight=False)
+    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    grid.add_column("strategy", overflow="fold")
+    for title in ("final accuracy %", "n", "forgetting %", "train s", "state"):
+        grid.add_column(title, justify="right")
+    problems = any(row.problems for row in table)
+    if problems:
+        grid.add_column("not finished", overflow="fold")
+    labels = row_labels(table)
+    for position, (label, row) in enumerate(zip(labels, table)):
+        last_reference = row.info.reference and position + 1 < len(table) and not table[position + 1].info.reference
+        cells = [
+            label,
+            percent(row.interval("final_average_accuracy")),
+            str(len(row.finished)),
+            percent(row.interval("forgetting")),
+            NOTHING if math.isnan(row.total("train_seconds")) else f"{row.total('train_seconds'):.1f}",
+            size(row.total("state_bytes")),
+        ]
+        grid.add_row(
+            *cells,
+            *([row.problems] if problems else []),
+            style="dim" if row.info.reference else None,
+            end_section=last_reference,
+        )
+    console.print(grid)
+    console.print(
+        "Mean ± half-width of the 95 % Student-t interval over n seeds. Dim rows are references, unranked.",
+        style="dim",
+        highlight=False,
+    )
+
+
+def percent(interval: Interval | None) -> str:
+    """`91.3 ± 1.2`, or a dash where it is undefined."""
+    return NOTHING if interval is None else interval.percent()
+
+
+def size(count: float) -> str:
+    """Bytes as a person says them."""
+    if math.isnan(count):
+        return NOTHING
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000 or unit == "GB":
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return NOTHING
+
+
+def table_json(records: list[Record], errors: dict[str, str]) -> str:
+    """Rows by track, as JSON."""
+    tracks = [
+        {
+            "track": group[0].cell.track.label,
+            "track_digest": digest,
+            "rows": [row.as_dict() for row in rows(group)],
+        }
+        for digest, group in by_track(records).items()
+    ]
+    return json.dumps({"tracks": tracks, "errors": errors}, indent=2, allow_nan=False)

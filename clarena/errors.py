@@ -1,0 +1,57 @@
+"""Errors that a user can fix; the command line prints them without a traceback, in one place.
+
+Every message says what happened, what exists, and what to do next.
+"""
+
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+
+
+class ClarenaError(Exception):
+    """Something the user can put right; `exit_code` is what the command line ends with."""
+
+    exit_code = 1
+
+
+class UsageError(ClarenaError):
+    """The request itself is wrong: an unknown name, a value out of range, options that exclude each other."""
+
+    exit_code = 2
+
+
+class UnknownNameError(UsageError):
+    """No plugin registered this name."""
+
+
+class PluginError(ClarenaError):
+    """A plugin broke the contract: it fails to load, or a strategy returned what the host cannot use."""
+
+
+class DataError(ClarenaError):
+    """A data set is absent, damaged, empty, or holds what no benchmark can use."""
+
+
+class StoreError(ClarenaError):
+    """A store cannot be written, or a record or checkpoint in it cannot be read."""
+
+
+class DivergedError(ClarenaError):
+    """The loss or the scores are no longer finite: a result, not a failure of the host."""
+
+
+def unknown_name(
+    kind: str, name: str, known: Iterable[str], broken: Mapping[str, str] | None = None
+) -> UnknownNameError:
+    """The error for a name that nobody registered: the closest match, what exists, and which plugins failed to load.
+
+    `broken` maps the name of each plugin that failed to load to its one-line reason: the missing name may be in it.
+    """
+    known = sorted(known)
+    lines = [f"There is no {kind} named {name!r}."]
+    close = get_close_matches(name, known, n=1, cutoff=0.5)
+    if close:
+        lines.append(f"Did you mean {close[0]!r}?")
+    lines.append(f"Known: {', '.join(known) or 'none'}.")
+    for plugin, reason in sorted((broken or {}).items()):
+        lines.append(f"Plugin {plugin!r} failed to load and may have held it: {reason}")
+    return UnknownNameError("\n".join(lines))

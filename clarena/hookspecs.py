@@ -1,0 +1,52 @@
+"""The three hooks through which a plugin offers what it has; natives and strangers use the same door."""
+
+from typing import Any, Protocol
+
+import pluggy
+
+PROJECT = "clarena"
+hookspec = pluggy.HookspecMarker(PROJECT)
+hookimpl = pluggy.HookimplMarker(PROJECT)
+
+
+class Register(Protocol):
+    """The callback that every hook is given."""
+
+    def __call__(
+        self,
+        target: type[Any] | str,
+        *,
+        name: str | None = None,
+        summary: str | None = None,
+        extra: str | None = None,
+    ) -> None:
+        """Offer one class.
+
+        Args:
+            target: the class itself, or a lazy reference `"package.module:Class"` that is imported when it is
+                asked for.
+            name: required with a lazy reference; otherwise the class's own `name`. Lower-case letters, digits
+                and `+._-`. Written as `"plugin/name"`, it lays no claim to the short name.
+            summary: one line for `clarena list`, required with a lazy reference; otherwise the first sentence
+                of the class's docstring.
+            extra: with a lazy reference, the extra of `clarena-bench` that brings the packages it imports: an
+                error about a missing package then says how to install it.
+
+        Raises:
+            PluginError: on the author's line, when the registration is not usable.
+        """
+
+
+@hookspec
+def clarena_register_strategies(register: Register) -> None:
+    """Call `register` once for each strategy: a subclass of `clarena.Strategy`."""
+
+
+@hookspec
+def clarena_register_backbones(register: Register) -> None:
+    """Call `register` once for each backbone: a subclass of `clarena.Backbone`."""
+
+
+@hookspec
+def clarena_register_benchmarks(register: Register) -> None:
+    """Call `register` once for each benchmark: a subclass of `clarena.Benchmark`."""

@@ -1,0 +1,167 @@
+"""What is held equal: the protocol, and the track (benchmark × scenario × backbone × protocol) with its digest.
+
+`docs/protocol.md` states in words what these fields mean for a run.
+"""
+
+import hashlib
+import json
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from clarena.errors import UsageError, unknown_name
+
+Scenario = Literal["class", "domain", "task"]
+"""van de Ven & Tolias (2019): what is to be inferred at test time."""
+
+SCENARIOS: tuple[Scenario, ...] = ("class", "domain", "task")
+
+REVISION = 1
+"""Raised whenever a change of the host moves results; golden trajectories in the tests force it."""
+
+
+class FrozenModel(BaseModel):
+    """Data that cannot change and knows no field but its own."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Protocol(FrozenModel):
+    """Everything that is equal for all rows of a table, and never chosen by a strategy."""
+
+    revision: Annotated[int, Field(description="Revision of the host's procedure.")] = REVISION
+    epochs: Annotated[int, Field(ge=1, description="Passes over an experience's data that learning may spend.")] = 10
+    batch_size: Annotated[int, Field(ge=1, description="Samples of the stream per step.")] = 32
+    optimizer: Annotated[
+        Literal["sgd", "adam", "adamw"], Field(description="The optimiser that strategies are given.")
+    ] = "adam"
+    learning_rate: Annotated[
+        float, Field(gt=0, description="Its learning rate, unless a strategy's row sets its own.")
+    ] = 0.001
+    momentum: Annotated[float, Field(ge=0, lt=1, description="Momentum, for sgd.")] = 0.0
+    weight_decay: Annotated[float, Field(ge=0, description="Weight decay.")] = 0.0
+    optimizer_state: Annotated[
+        Literal["kept", "reset"],
+        Field(description="Whether the optimiser's state lives on from experience to experience."),
+    ] = "reset"
+    heads: Annotated[
+        Literal["growing", "full"],
+        Field(description="Outputs are added as classes appear, or all there from the start."),
+    ] = "growing"
+    loss_over: Annotated[
+        Literal["seen", "current", "all"],
+        Field(description="Class scenario: the outputs over which a stream sample's softmax runs."),
+    ] = "seen"
+    stream_length: Annotated[
+        Literal["unknown", "known"],
+        Field(description="Whether a strategy is told the number of experiences and outputs in advance."),
+    ] = "unknown"
+    buffer_size: Annotated[int, Field(ge=0, description="Upper limit on stored exemplars, in total samples.")] = 200
+    eval_batch_size: Annotated[int, Field(ge=1, description="Test samples per call of predict.")] = 512
+    eval_every: Annotated[
+        int,
+        Field(
+            ge=0,
+            description="Also test every so many steps within an experience; 0 tests only between experiences.",
+        ),
+    ] = 0
+    precision: Annotated[
+        Literal["float32", "tf32"],
+        Field(description="Arithmetic of matrix products; tf32 has an effect on CUDA only."),
+    ] = "float32"
+    limit: Annotated[
+        int | None,
+        Field(ge=1, description="Use only so many training and test samples of each experience; never ranked."),
+    ] = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.heads == "full" and self.stream_length == "unknown":
+            raise ValueError("full heads reveal the number of outputs: set stream_length=known as well")
+        if self.loss_over == "all" and self.heads == "growing":
+            raise ValueError("loss_over=all needs outputs that exist from the start: set heads=full as well")
+        return self
+
+
+PRESETS: dict[str, Protocol] = {
+    "standard": Protocol(),
+    "online": Protocol(epochs=1, batch_size=10),
+    "smoke": Protocol(epochs=1, limit=64),
+}
+"""`standard` is ranked, `online` passes over the data once, `smoke` takes seconds and is never ranked."""
+
+
+def protocol(preset: str = "standard", changes: dict[str, Any] | None = None) -> Protocol:
+    """A preset, with some of its fields changed.
+
+    Raises:
+        UsageError: for an unknown preset or field, or a value that does not fit.
+    """
+    if preset not in PRESETS:
+        raise unknown_name("protocol", preset, PRESETS)
+    for field in changes or {}:
+        if field not in Protocol.model_fields or field == "revision":
+            raise unknown_name("protocol field", field, set(Protocol.model_fields) - {"revision"})
+    given = {key: None if value in ("none", "null") else value for key, value in (changes or {}).items()}
+    try:
+        return Protocol.model_validate(PRESETS[preset].model_dump() | given)
+    except ValidationError as error:
+        lines = []
+        for problem in error.errors():
+            field = str(problem["loc"][0]) if problem["loc"] else ""
+            sentence = f" {field}: {Protocol.model_fields[field].description}" if field else ""
+            lines.append(f"protocol{'.' + field if field else ''} is not valid: {problem['msg']}.{sentence}")
+        raise UsageError("\n".join(lines)) from error
+
+
+class Part(FrozenModel):
+    """A benchmark or a backbone as a track names it.
+
+    Attributes:
+        name: its (qualified, where needed) name.
+        options: every option, defaults included.
+        revision: of its rules, as its author declares it.
+        fingerprint: SHA-256 of the source data, for a benchmark.
+    """
+
+    name: str
+    options: dict[str, Any] = {}
+    revision: int = 1
+    fingerprint: str | None = None
+
+
+class Track(FrozenModel):
+    """One leaderboard table; no seed takes part in it."""
+
+    benchmark: Part
+    scenario: Scenario
+    backbone: Part
+    protocol: Protocol
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the canonical JSON, in hexadecimal."""
+        return digest(self.model_dump(mode="json"))
+
+    @property
+    def preset(self) -> str:
+        """The preset that the protocol is, or `custom`."""
+        return next((name for name, preset in PRESETS.items() if preset == self.protocol), "custom")
+
+    @property
+    def label(self) -> str:
+        """What a person calls it: `split-digits/class/mlp/standard`."""
+        return f"{self.benchmark.name}/{self.scenario}/{self.backbone.name}/{self.preset}"
+
+    @property
+    def unranked(self) -> str | None:
+        """Why rows of this track are never ranked, or None."""
+        if self.protocol.limit is not None:
+            return f"only {self.protocol.limit} samples of each experience were used"
+        return None
+
+
+def digest(data: Any) -> str:
+    """SHA-256, in hexadecimal, of canonical JSON: sorted keys, no spaces, no NaN."""
+    text = json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,241 @@
+"""A record: everything that one run (one cell) produced. It is the truth; all else is derived from it."""
+
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BeforeValidator, Field, PlainSerializer
+
+from clarena import metrics
+from clarena.protocol import FrozenModel, Track, digest
+
+SCHEMA_VERSION = 1
+
+Status = Literal["finished", "diverged", "out_of_memory", "failed", "interrupted"]
+RETRIED: frozenset[Status] = frozenset({"failed", "interrupted", "out_of_memory"})
+"""What `--retry` runs again. `diverged` is a result."""
+
+Number = Annotated[
+    float,
+    Field(allow_inf_nan=True),
+    BeforeValidator(lambda value: float("nan") if value is None else value),
+    PlainSerializer(lambda value: value if np.isfinite(value) else None, when_used="json"),
+]
+"""A float whose undefined value is NaN here and `null` in JSON."""
+
+
+class StrategyInfo(FrozenModel):
+    """Which strategy ran, and with what.
+
+    Attributes:
+        name: (qualified, where needed) name.
+        plugin: the plugin that offered it, with the version of its distribution where it has one.
+        source_hash: SHA-256 over its source and that of its helpers.
+        hyperparameters: every keyword argument, defaults included.
+        learning_rate: of the optimiser, the protocol's unless the row set its own.
+        reference: whether it is a bound, shown apart and never ranked.
+        summary, paper, carries: in words.
+    """
+
+    name: str
+    plugin: str = ""
+    source_hash: str
+    hyperparameters: dict[str, Any]
+    learning_rate: float
+    reference: bool = False
+    summary: str = ""
+    paper: str = ""
+    carries: str = ""
+
+
+class Cell(FrozenModel):
+    """One run to be made: a strategy with its hyper-parameters, on a track, under a seed."""
+
+    track: Track
+    strategy: StrategyInfo
+    seed: Annotated[int, Field(ge=0)]
+
+    @property
+    def row(self) -> str:
+        """Identity of the table's row: everything but the seed."""
+        info = self.strategy
+        return digest([self.track.digest, info.name, info.hyperparameters, info.learning_rate, info.source_hash])
+
+    @property
+    def id(self) -> str:
+        """Identity of the cell; environment and hardware take no part in it."""
+        return digest([self.row, self.seed])
+
+    @property
+    def label(self) -> str:
+        """What a person calls it."""
+        return f"{self.strategy.name} seed {self.seed}"
+
+
+class ExperienceInfo(FrozenModel):
+    """What an experience of the realised stream held."""
+
+    classes: list[str]
+    train_samples: int
+    test_samples: int
+
+
+class Cost(FrozenModel):
+    """What learning one experience cost.
+
+    Attributes:
+        position: 1-based; joint has one entry, at the last position.
+        train_seconds: inside `learn`, testing within the experience not counted.
+        predict_seconds: inside `predict`, for the row after this experience.
+        peak_memory_bytes: of the device's allocator on CUDA, of the process elsewhere, since the run began.
+        state_bytes: of everything carried on to the next experience, each storage once.
+        parameters: of the strategy, trainable or not.
+        passes: over the experience's data; with steps, replayed, scanned and accessed samples as the host counted.
+        mean_loss: over the steps.
+    """
+
+    position: int
+    train_seconds: float
+    predict_seconds: float
+    peak_memory_bytes: int
+    state_bytes: int
+    parameters: int
+    passes: float
+    steps: int
+    replayed: int
+    scanned: int
+    accesses: int
+    mean_loss: Number
+
+
+class CurvePoint(FrozenModel):
+    """Accuracy on every experience, tested within one: `eval_every`."""
+
+    position: int
+    step: int
+    accuracy: list[Number]
+
+
+class Record(FrozenModel):
+    """Everything one run produced.
+
+    Attributes:
+        cell: what was run.
+        track_digest, cell_id: their digests, so that a reader need not compute them.
+        status: `finished`, or why not; `reason` in one line, `traceback` where there is one.
+        output_names: the class behind each output, in the order of the stream.
+        experiences: what each of them held.
+        accuracy_matrix: [T+1][T]; row 0 is before any learning; null is undefined.
+        metrics: all of `clarena.metrics.METRICS`.
+        costs: one entry for each experience learned.
+        curve: accuracy within experiences, where the protocol asks for it.
+        class_report, confusion_matrix: of the last row, per class.
+        predictions: SHA-256 of the array file beside the record.
+        resumed: after which experiences the run was resumed (1-based; 0 is the beginning).
+        environment: versions, hardware, device: provenance, not identity.
+        command: that ran it.
+    """
+
+    schema_version: Literal[1] = 1
+    cell: Cell
+    cell_id: str
+    track_digest: str
+    status: Status
+    reason: str | None = None
+    traceback: str | None = None
+    output_names: list[str] = []
+    experiences: list[ExperienceInfo] = []
+    accuracy_matrix: list[list[Number]] = []
+    metrics: dict[str, Number] = {}
+    costs: list[Cost] = []
+    curve: list[CurvePoint] = []
+    class_report: dict[str, Any] = {}
+    confusion_matrix: list[list[int]] = []
+    predictions: str | None = None
+    resumed: list[int] = []
+    environment: dict[str, str] = {}
+    command: str = ""
+    started: datetime
+    ended: datetime
+
+    @property
+    def matrix(self) -> NDArray[np.float64]:
+        """The accuracy matrix as an array [T+1, T], NaN where undefined."""
+        return np.array(self.accuracy_matrix, dtype=float)
+
+    @property
+    def train_seconds(self) -> float:
+        """Seconds of training over the whole stream."""
+        return sum(cost.train_seconds for cost in self.costs)
+
+    @property
+    def predict_seconds(self) -> float:
+        """Seconds of prediction over all rows after learning."""
+        return sum(cost.predict_seconds for cost in self.costs)
+
+    @property
+    def peak_memory_bytes(self) -> int:
+        """Peak memory of the run."""
+        return max((cost.peak_memory_bytes for cost in self.costs), default=0)
+
+    @property
+    def state_bytes(self) -> int:
+        """The largest state carried from one experience to the next."""
+        return max((cost.state_bytes for cost in self.costs), default=0)
+
+    @property
+    def parameters(self) -> int:
+        """Parameters at the end."""
+        return self.costs[-1].parameters if self.costs else 0
+
+    @property
+    def unranked(self) -> str | None:
+        """Why this record takes no part in a ranking, or None."""
+        if self.status != "finished":
+            return self.status
+        return self.cell.track.unranked
+
+
+class Predictions(FrozenModel):
+    """Arg-max predictions with the labels, so that anyone can recompute every metric.
+
+    Attributes:
+        predicted: int [T+1, N]; row 0 is before learning; -1 where the cell is undefined.
+        labels: int [N], as numbered in the stream.
+        experience: int [N], 0-based.
+    """
+
+    model_config = {"arbitrary_types_allowed": True, "frozen": True}
+
+    predicted: NDArray[np.int64]
+    labels: NDArray[np.int64]
+    experience: NDArray[np.int64]
+
+    @property
+    def experiences(self) -> int:
+        """T."""
+        return len(self.predicted) - 1
+
+    def accuracy_matrix(self) -> NDArray[np.float64]:
+        """The accuracy matrix [T+1, T]."""
+        return metrics.accuracy_matrix(self.predicted, self.labels, self.experience, self.experiences)
+
+    def summary(self, output_names: list[str]) -> dict[str, Any]:
+        """The fields of a record that follow from predictions alone."""
+        matrix = self.accuracy_matrix()
+        summary: dict[str, Any] = {"accuracy_matrix": matrix.tolist(), "metrics": metrics.summarise(matrix)}
+        if (self.predicted[-1] >= 0).all():
+            names = dict(enumerate(output_names))
+            present = sorted(set(self.labels.tolist()) | set(self.predicted[-1].tolist()))
+            summary["class_report"] = metrics.class_report(
+                self.labels, self.predicted[-1], [names[label] for label in present]
+            )
+            confusion = metrics.confusion_matrix(self.labels, self.predicted[-1], len(output_names))
+            summary["confusion_matrix"] = confusion.tolist()
+        return summary
+
+
+def now() -> datetime:
+    """The present moment, in UTC."""
+    return datetime.now(UTC)

@@ -1,0 +1,252 @@
+"""Run one cell: learn the stream experience by experience, test after each, keep a checkpoint, write a record.
+
+The runner speaks to a strategy only through `setup`, `learn`, `predict`, `state_dict` and `load_state_dict`.
+"""
+
+import io
+import traceback
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from clarena.arena import Arena, Parts
+from clarena.clock import Clock
+from clarena.environment import configure, environment, peak_memory, reset_peak_memory
+from clarena.errors import ClarenaError, DivergedError, StoreError
+from clarena.experience import Experience
+from clarena.modules import state_bytes
+from clarena.records import Cell, Cost, CurvePoint, Predictions, Record, Status, now
+from clarena.store import CHECKPOINT, Store, write_atomic
+from clarena.strategy import Strategy
+from clarena.testset import UNDEFINED
+
+Progress = Callable[[float], None]
+"""Told the share of the run that is done, in [0, 1]."""
+
+
+@dataclass
+class State:
+    """What a run has produced so far; together with the strategy's state it is the checkpoint.
+
+    Attributes:
+        rows: predictions int [N], the first from before any learning.
+        costs: one entry per call of `learn`.
+        curve: accuracy within experiences.
+        resumed: after which experiences the run was resumed.
+    """
+
+    rows: list[NDArray[np.int64]] = field(default_factory=list)
+    costs: list[Cost] = field(default_factory=list)
+    curve: list[CurvePoint] = field(default_factory=list)
+    resumed: list[int] = field(default_factory=list)
+
+
+class Run:
+    """One cell being run on a device."""
+
+    def __init__(
+        self,
+        cell: Cell,
+        parts: Parts,
+        device: torch.device,
+        store: Store,
+        *,
+        command: str = "",
+        progress: Progress = lambda share: None,
+    ) -> None:
+        self.cell, self.parts, self.device, self.store = cell, parts, device, store
+        self.command, self.progress = command, progress
+        self.checkpoint = store.folder(cell) / CHECKPOINT
+        self.arena: Arena | None = None
+        self.state = State()
+
+    def execute(self) -> Record:
+        """Run to the end, from the last checkpoint where there is one, and write the record whatever happens.
+
+        Raises:
+            StoreError: when the store cannot be written.
+            KeyboardInterrupt: after a record of the interruption was written.
+        """
+        self.started = now()
+        try:
+            configure(self.cell.track.protocol)
+            reset_peak_memory(self.device)
+            self.arena = Arena(self.cell.track, self.parts, self.cell.seed, self.device)
+            self._learn_stream(self.arena)
+        except StoreError:
+            raise
+        except KeyboardInterrupt as error:
+            self._finish("interrupted", error)
+            raise
+        except DivergedError as error:
+            return self._finish("diverged", error)
+        except Exception as error:
+            return self._finish("out_of_memory" if _is_out_of_memory(error) else "failed", error)
+        return self._finish("finished")
+
+    def _learn_stream(self, arena: Arena) -> None:
+        strategy = self._restored(arena) or self._fresh(arena)
+        for positions in arena.steps[len(self.state.costs) :]:
+            arena.begin(positions)
+            self._learn(arena, strategy, positions)
+            self._save(strategy)
+
+    def _fresh(self, arena: Arena) -> Strategy:
+        self.state = State()
+        strategy = self._set_up(arena)
+        self.state.rows.append(arena.test.predict(strategy, arena.space))
+        return strategy
+
+    def _set_up(self, arena: Arena) -> Strategy:
+        info = self.cell.strategy
+        return arena.set_up(self.parts.strategy(**info.hyperparameters), info.learning_rate)
+
+    def _learn(self, arena: Arena, strategy: Strategy, positions: list[int]) -> None:
+        """Learn one experience (or a union of several), test, and account for it."""
+        position = positions[-1] + 1
+        experience = arena.experience(positions)
+        clock, testing = Clock(self.device), Clock(self.device)
+        self._watch(arena, strategy, experience, clock)
+        with clock:
+            strategy.learn(experience)
+        meter = experience.meter
+        loss = meter.mean_loss
+        if loss is not None and not np.isfinite(loss):
+            raise DivergedError(f"The loss in experience {position} is not finite.")
+        with testing:
+            row = arena.test.predict(strategy, arena.space)
+        skipped = position - len(self.state.rows)  # joint has no rows between the first and the last
+        self.state.rows += [np.full_like(row, UNDEFINED)] * skipped + [row]
+        self.state.costs.append(
+            Cost(
+                position=position,
+                train_seconds=clock.seconds,
+                predict_seconds=testing.seconds,
+                peak_memory_bytes=peak_memory(self.device),
+                state_bytes=state_bytes(strategy),
+                parameters=sum(p.numel() for p in strategy.parameters()),
+                passes=meter.samples / len(experience),
+                steps=meter.steps,
+                replayed=meter.replayed,
+                scanned=meter.scanned,
+                accesses=meter.accesses,
+                mean_loss=float("nan") if loss is None else loss,
+            )
+        )
+
+    def _watch(self, arena: Arena, strategy: Strategy, experience: Experience, clock: Clock) -> None:
+        """At every step of the experience: report progress, and test where `eval_every` says so, the clock stopped."""
+        protocol, finished = arena.protocol, len(self.state.costs)
+        total = protocol.epochs * -(-len(experience) // protocol.batch_size)
+
+        def on_step(step: int) -> None:
+            if protocol.eval_every and step and step % protocol.eval_every == 0:
+                with clock.stopped():
+                    row = arena.test.predict(strategy, arena.space)
+                pair = Predictions(
+                    predicted=np.stack([row, row]), labels=arena.test.labels, experience=arena.test.experience
+                )
+                matrix = pair.accuracy_matrix()
+                self.state.curve.append(
+                    CurvePoint(position=experience.position + 1, step=step, accuracy=matrix[-1].tolist())
+                )
+            self.progress((finished + min(1.0, step / total)) / len(arena.steps))
+
+        experience.on_step = on_step
+
+    # --- checkpoints -------------------------------------------------------------------------------------------
+
+    def _save(self, strategy: Strategy) -> None:
+        content = {
+            "cell": self.cell.id,
+            "strategy": strategy.state_dict(),
+            "rows": [torch.from_numpy(row) for row in self.state.rows],
+            "costs": [cost.model_dump() for cost in self.state.costs],
+            "curve": [point.model_dump() for point in self.state.curve],
+            "resumed": self.state.resumed,
+        }
+        buffer = io.BytesIO()
+        torch.save(content, buffer)
+        write_atomic(self.checkpoint, buffer.getvalue())
+
+    def _restored(self, arena: Arena) -> Strategy | None:
+        """A strategy as it was after the last finished experience, or None where there is no usable checkpoint."""
+        if not self.checkpoint.exists():
+            return None
+        try:
+            saved = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
+            if saved["cell"] != self.cell.id:
+                raise ValueError("it belongs to another cell")
+            costs = [Cost(**cost) for cost in saved["costs"]]
+            strategy = self._set_up(arena)
+            for positions in arena.steps[: len(costs)]:
+                arena.begin(positions)
+            strategy.load_state_dict(saved["strategy"])
+            self.state = State(
+                rows=[row.cpu().numpy() for row in saved["rows"]],
+                costs=costs,
+                curve=[CurvePoint(**point) for point in saved["curve"]],
+                resumed=[*saved["resumed"], costs[-1].position],
+            )
+        except Exception as error:
+            # Whatever is wrong with the file, starting this seed over is safe; finished records are elsewhere.
+            reason = " ".join(str(error).split())[:200]
+            warnings.warn(f"The checkpoint {self.checkpoint} cannot be used; starting over. ({reason})", stacklevel=2)
+            return None
+        return strategy
+
+    # --- the record --------------------------------------------------------------------------------------------
+
+    def _finish(self, status: Status, error: BaseException | None = None) -> Record:
+        realised: dict[str, Any] = {}
+        predictions = None
+        if self.arena is not None:
+            names = list(self.arena.stream.output_names)
+            realised = {"output_names": names, "experiences": self.arena.experiences()}
+            if self.state.rows:
+                missing = len(self.arena.stream.splits) + 1 - len(self.state.rows)
+                rows = self.state.rows + [np.full_like(self.state.rows[0], UNDEFINED)] * missing
+                predictions = Predictions(
+                    predicted=np.stack(rows),
+                    labels=self.arena.test.labels,
+                    experience=self.arena.test.experience,
+                )
+                realised |= predictions.summary(names)
+        record = Record(
+            cell=self.cell,
+            cell_id=self.cell.id,
+            track_digest=self.cell.track.digest,
+            status=status,
+            reason=_reason(error),
+            traceback="".join(traceback.format_exception(error)) if error and status == "failed" else None,
+            costs=self.state.costs,
+            curve=self.state.curve,
+            resumed=self.state.resumed,
+            environment=environment(self.device),
+            command=self.command,
+            started=self.started,
+            ended=now(),
+            **realised,
+        )
+        record = self.store.write(record, predictions)
+        if status in ("finished", "diverged"):
+            self.checkpoint.unlink(missing_ok=True)
+        return record
+
+
+def _reason(error: BaseException | None) -> str | None:
+    if error is None:
+        return None
+    if isinstance(error, KeyboardInterrupt):
+        return "stopped by the user"
+    text = " ".join(str(error).split())
+    return text if isinstance(error, ClarenaError) else f"{type(error).__name__}: {text}"
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    return isinstance(error, torch.cuda.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)

@@ -1,0 +1,95 @@
+"""The identity of a strategy's code: a hash over its source file and those of its helpers."""
+
+import ast
+import hashlib
+import inspect
+import sys
+from collections.abc import Iterator
+from functools import cache
+from importlib.util import find_spec, resolve_name
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import cloudpickle
+
+HOST = "clarena"
+
+
+def source_hash(cls: type[Any]) -> str:
+    """SHA-256 over the files that define a strategy, so that a cell is run again when any of them changes.
+
+    They are the modules of the class and of its bases outside the host, and what these import from their own
+    package (or, for a one-file plugin, from its own folder). The host itself is not among them: the protocol's
+    revision stands for it. A class that no file defines (typed into a notebook) is hashed by its source or, failing
+    that, its pickle.
+    """
+    files: set[Path] = set()
+    digest = hashlib.sha256()
+    for base in cls.__mro__:
+        package = base.__module__.partition(".")[0]
+        if package in (HOST, "torch", "builtins", "abc", "typing"):
+            continue
+        module = sys.modules.get(base.__module__)
+        path = _file(module)
+        if path is None or base.__module__ == "__main__":
+            digest.update(_typed_in(base))
+        elif path not in files:
+            files |= set(_closure(path, base.__module__))
+    for path in sorted(files, key=lambda p: (p.name, str(p))):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes().replace(b"\r\n", b"\n") + b"\0")
+    return digest.hexdigest()
+
+
+def _file(module: ModuleType | None) -> Path | None:
+    name = getattr(module, "__file__", None)
+    return Path(name) if name and Path(name).is_file() else None
+
+
+def _typed_in(cls: type[Any]) -> bytes:
+    try:
+        return inspect.getsource(cls).encode()
+    except (OSError, TypeError):
+        return bytes(cloudpickle.dumps(cls))
+
+
+@cache
+def _closure(path: Path, module: str) -> frozenset[Path]:
+    """The file and, transitively, the helpers it imports."""
+    found: set[Path] = set()
+    waiting = [(path, module)]
+    while waiting:
+        here, name = waiting.pop()
+        if here in found:
+            continue
+        found.add(here)
+        waiting += _helpers(here, name)
+    return frozenset(found)
+
+
+def _helpers(path: Path, module: str) -> Iterator[tuple[Path, str]]:
+    for name in _imported(path, module):
+        if "." in module and name.partition(".")[0] == module.partition(".")[0]:
+            try:
+                spec = find_spec(name)
+            except (ImportError, ValueError):
+                continue  # `from package import name` where the name is no module
+            if spec and spec.origin and Path(spec.origin).is_file():
+                yield Path(spec.origin), name
+        elif "." not in module and (sibling := path.parent / f"{name.partition('.')[0]}.py").is_file():
+            yield sibling, name
+
+
+def _imported(path: Path, module: str) -> Iterator[str]:
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            try:
+                origin = resolve_name("." * node.level + (node.module or ""), package) if node.level else node.module
+            except ImportError:
+                continue
+            if origin:
+                yield origin
+                yield from (f"{origin}.{alias.name}" for alias in node.names)

@@ -1,0 +1,68 @@
+"""The conformance kit for pytest: one line in an author's tests runs every check on their strategies."""
+
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from clarena.backbone import Backbone
+from clarena.checks import Suite, TinyMlp
+from clarena.protocol import Scenario
+from clarena.strategy import Strategy
+
+
+@dataclass(frozen=True)
+class Case:
+    """One check of one strategy; calling it passes, fails, skips or fails as expected."""
+
+    suite: Suite
+    name: str
+    scenario: Scenario | None
+
+    def __call__(self) -> None:
+        """Run the check and tell pytest."""
+        result = self.suite.result(self.name, self.scenario)
+        match result.outcome:
+            case "failed":
+                pytest.fail(result.message, pytrace=False)
+            case "excepted":
+                pytest.xfail(result.message)
+            case "not_applicable":
+                pytest.skip(result.message)
+            case "unexpectedly_passed":
+                warnings.warn(f"{self.name}: {result.message}", stacklevel=2)
+
+    def __str__(self) -> str:
+        name = getattr(self.suite.strategy, "name", self.suite.strategy.__name__)
+        return "-".join(filter(None, (name, self.scenario, self.name)))
+
+
+def parametrize_with_checks(
+    strategies: Sequence[type[Strategy]],
+    scenarios: Iterable[Scenario] | None = None,
+    backbone: type[Backbone] = TinyMlp,
+    options: Mapping[str, Any] | None = None,
+) -> pytest.MarkDecorator:
+    """Run a test once for every check of every strategy; its argument is `check`, to be called.
+
+        @parametrize_with_checks([MyMethod])
+        def test_conformance(check):
+            check()
+
+    Args:
+        strategies: the classes.
+        scenarios: in which; None takes all that each declares.
+        backbone, options: on what; a tiny MLP if nothing is said.
+
+    Raises:
+        UsageError: for a scenario that a strategy does not declare.
+    """
+    cases = [
+        Case(suite, *case)
+        for strategy in strategies
+        for suite in [Suite(strategy, scenarios, backbone, options)]
+        for case in suite.cases
+    ]
+    return pytest.mark.parametrize("check", cases, ids=str)

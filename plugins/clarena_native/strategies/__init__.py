@@ -1,0 +1,1 @@
+"""The native strategies, one file each."""

@@ -1,0 +1,19 @@
+"""Settings of the whole suite."""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+
+import pytest
+from hypothesis import settings
+
+settings.register_profile("clarena", deadline=None, print_blob=True)  # a deadline is a timed assertion
+settings.load_profile("clarena")
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)

@@ -1,0 +1,5 @@
+"""Is not Python."""
+
+
+def clarena_register_strategies(register)
+    register("json:JSONDecoder")

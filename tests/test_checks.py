@@ -1,0 +1,221 @@
+"""The conformance kit: every fault is caught by the check meant for it, and what ships passes."""
+
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+import torch
+from clarena_native.backbones import Cnn
+from clarena_native.strategies.cumulative import Cumulative
+from clarena_native.strategies.er import ER
+from clarena_native.strategies.ewc import EWC
+from clarena_native.strategies.finetune import Finetune
+from clarena_native.strategies.joint import Joint
+from faulty_strategies import FAULTY
+
+from clarena import GradientStrategy, Strategy, UsageError
+from clarena.checks import CHECKS, CheckResult, Suite, TinyStream, run_checks, summary
+from clarena.checks.behaviour import exemplars
+from clarena.checks.suite import CLASS_CHECKS
+from clarena.checks.tiny import Subject
+from clarena.checks.trial import Trial, laboratory
+from clarena.host import Host, PluginSources
+from clarena.testing import parametrize_with_checks
+
+NATIVES = [Finetune, Joint, Cumulative, EWC, ER]
+SLOW = "restart"  # starts a process
+
+
+@parametrize_with_checks(NATIVES)
+def test_natives(check):
+    check()
+
+
+@parametrize_with_checks([EWC, ER], ["class"], Cnn, {"norm": "batch", "widths": [4], "features": 16})
+def test_natives_on_images_with_batch_norm(check):
+    if check.name != SLOW:
+        check()
+
+
+@pytest.mark.parametrize(("strategy", "meant", "advice"), FAULTY, ids=[cls.__name__ for cls, _, _ in FAULTY])
+def test_a_fault_is_caught_by_its_check_alone(strategy: type[Strategy], meant: str, advice: str) -> None:
+    of_class, untrained = meant in CLASS_CHECKS, meant == "untrained_scores"
+    suite = Suite(strategy, [] if of_class else ["domain"] if untrained else ["class"])
+    results = [suite.result(*case) for case in suite.cases if case[0] != SLOW or meant == SLOW]
+    failed = {result.name: result.message for result in results if not result.ok}
+    assert list(failed) == [meant]
+    assert advice in failed[meant]
+
+
+def test_every_check_has_a_fault() -> None:
+    assert {meant for _, meant, _ in FAULTY} == set(CHECKS)
+
+
+def test_the_stream_has_everything_awkward() -> None:
+    for scenario in TinyStream.scenarios:
+        arena = Trial(Subject(Finetune, scenario)).arena
+        sizes = [len(split.train) for split in arena.stream.splits]
+        batch = arena.protocol.batch_size
+        assert len(set(sizes)) == len(sizes)  # uneven
+        assert 1 in [len(split.classes) for split in arena.stream.splits]
+        assert {size % batch for size in sizes} >= {1}  # a last batch of one sample
+        assert all(size % batch for size in sizes)  # and odd ones elsewhere
+        trained = {int(i) for split in arena.stream.splits for i in split.train}
+        assert len(trained) == sum(sizes) if scenario != "domain" else True
+
+
+def test_exemplars_are_counted_in_buffers_and_elsewhere() -> None:
+    with laboratory():
+        trial = Trial(Subject(ER, "class"))
+        inputs = trial.step().x.flatten(1)
+        assert exemplars(trial, inputs) == 7  # the buffer is full, and not counted twice
+        trial.strategy.register_buffer("alias", trial.strategy.buffer.stored_x)
+        assert exemplars(trial, inputs) == 7  # the same storage
+        trial.strategy.register_buffer("hidden", torch.cat([inputs[:2], torch.randn(3, 16)]).view(5, 1, 4, 4))
+        assert exemplars(trial, inputs) == 9
+        trial.strategy.register_buffer("flat", inputs[2:5].double())
+        assert exemplars(trial, inputs) == 12
+
+
+class Excused(GradientStrategy):
+    """Learns nothing, and says so; says also that it cannot be copied, which is not true."""
+
+    name = "excused"
+    reference = "Made up for a test."
+    exceptions = {"learns": "It has no mechanism.", "copies": "It is unique."}
+
+    def step(self, batch):
+        pass
+
+
+def test_declared_exceptions_are_run_and_reported() -> None:
+    suite = Suite(Excused, ["task"])
+    learns, copies = suite.result("learns", "task"), suite.result("copies", "task")
+    assert learns.outcome == "excepted"
+    assert learns.ok
+    assert learns.message.startswith("It has no mechanism. (Accuracy just after learning is ")
+    assert copies.outcome == "unexpectedly_passed"
+    assert "remove it from exceptions" in copies.message
+
+
+def test_checks_wait_for_those_they_build_upon() -> None:
+    broken = next(cls for cls, meant, _ in FAULTY if meant == "runs")
+    results = run_checks(broken, ["class", "task"])
+    outcomes = {(r.name, r.scenario): r.outcome for r in results}
+    assert outcomes["metadata", None] == "passed"
+    assert outcomes["runs", "class"] == outcomes["runs", "task"] == "failed"
+    later = {outcome for (name, scenario), outcome in outcomes.items() if scenario and name != "runs"}
+    assert later == {"not_applicable"}
+    assert "ExpectsFullBatches" not in summary(broken, results)  # its name is
+    text = summary(broken, results)
+    assert text.startswith("expectsfullbatches: 3 passed, 2 failed, 32 not applicable (")
+    assert text.count("failed: runs") == 1
+    assert "failed: runs (class, task)" in text
+
+
+def test_the_callers_settings_come_back() -> None:
+    torch.manual_seed(5)
+    chance, deterministic = torch.get_rng_state(), torch.are_deterministic_algorithms_enabled()
+    assert Suite(Finetune, ["class"]).result("reproducible", "class").ok
+    assert torch.equal(chance, torch.get_rng_state())
+    assert torch.are_deterministic_algorithms_enabled() == deterministic
+
+
+def test_a_scenario_that_is_not_declared_is_refused() -> None:
+    class TaskOnly(GradientStrategy):
+        """Runs in one scenario."""
+
+        scenarios = frozenset({"task"})
+
+    with pytest.raises(UsageError, match="does not declare the scenario 'class'; it declares: task"):
+        Suite(TaskOnly, ["class"])
+
+
+def test_a_hidden_state_shows_in_a_new_process_only() -> None:
+    hides = next(cls for cls, meant, _ in FAULTY if meant == "restart")
+    suite = Suite(hides, ["class"])
+    assert suite.result("copies", "class").ok
+    assert not suite.result("restart", "class").ok
+
+
+MINE = """
+    from clarena import GradientStrategy, hookimpl
+
+    class Mine(GradientStrategy):
+        '''Does as it is told.'''
+
+        name = "mine"
+        reference = "Made up for a test."
+
+    @hookimpl
+    def clarena_register_strategies(register):
+        register(Mine)
+"""
+
+
+def test_a_one_file_plugin_is_found_in_a_new_process(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(textwrap.dedent(MINE))
+    strategy = Host.discover(PluginSources(files=(str(file),))).strategies.resolve("mine")
+    assert Suite(strategy, ["class"]).result("restart", "class") == passed("restart")
+
+
+def test_a_class_of_a_script_is_found_in_a_new_process(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    ending = "from clarena.checks import Suite\nprint(Suite(Mine, ['class']).result('restart', 'class'))\n"
+    script.write_text(textwrap.dedent(MINE) + ending)
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True)
+    assert "outcome='passed'" in done.stdout, done.stderr
+
+
+def passed(name: str) -> object:
+    class Passed:
+        def __eq__(self, other: object) -> bool:
+            return isinstance(other, CheckResult) and (other.name, other.outcome) == (name, "passed")
+
+    return Passed()
+
+
+def test_pytest_is_told_how_a_check_came_out(pytester_folder: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-rfsxX", str(pytester_folder)],
+        capture_output=True,
+        text=True,
+    )
+    assert "1 failed, 1 passed, 1 skipped, 1 xfailed, 1 warning" in done.stdout, done.stdout
+    assert "lazy-class-off" in done.stdout
+    assert "reads experience.x itself" in done.stdout
+
+
+@pytest.fixture
+def pytester_folder(tmp_path: Path) -> Path:
+    (tmp_path / "test_mine.py").write_text(
+        textwrap.dedent("""
+            import pytest
+            from clarena import GradientStrategy
+            from clarena.testing import parametrize_with_checks
+
+            class Lazy(GradientStrategy):
+                '''Does nothing but look.'''
+
+                name = "lazy"
+                reference = "Made up for a test."
+                exceptions = {"learns": "It is lazy.", "runs": "It is too lazy."}
+
+                def step(self, batch):
+                    pass
+
+                def after_experience(self, experience):
+                    experience.x
+
+            @parametrize_with_checks([Lazy], ["class"])
+            def test_conformance(check):
+                if check.name in ("runs", "learns", "budget", "off"):
+                    check()
+                else:
+                    pytest.deselected = None
+        """)
+    )
+    return tmp_path
