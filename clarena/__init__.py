@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from clarena.buffer import ReplayBuffer
     from clarena.evaluation import Results, evaluate
     from clarena.experience import Batch, Experience, cross_entropy
-    from clarena.gradients import fisher_diagonal
-    from clarena.modules import Frozen, evaluating
+    from clarena.gradients import fisher_diagonal, output_norm_sensitivity
+    from clarena.modules import BatchNorm, Frozen, evaluating
     from clarena.protocol import Protocol, Scenario, Track
     from clarena.records import Record
     from clarena.store import Store
@@ -28,6 +28,7 @@ __version__ = "0.1.0"
 _LAZY = {
     "Backbone": "clarena.backbone",
     "Batch": "clarena.experience",
+    "BatchNorm": "clarena.modules",
     "Benchmark": "clarena.benchmark",
     "Context": "clarena.strategy",
     "Data": "clarena.benchmark",
@@ -50,6 +51,7 @@ _LAZY = {
     "evaluate": "clarena.evaluation",
     "evaluating": "clarena.modules",
     "fisher_diagonal": "clarena.gradients",
+    "output_norm_sensitivity": "clarena.gradients",
     "same_classes": "clarena.benchmark",
     "split_by_class": "clarena.benchmark",
 }
@@ -57,6 +59,7 @@ _LAZY = {
 __all__ = [
     "Backbone",
     "Batch",
+    "BatchNorm",
     "Benchmark",
     "ClarenaError",
     "Context",
@@ -86,6 +89,7 @@ __all__ = [
     "evaluating",
     "fisher_diagonal",
     "hookimpl",
+    "output_norm_sensitivity",
     "same_classes",
     "split_by_class",
 ]

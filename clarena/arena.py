@@ -2,12 +2,12 @@
 
 import json
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 
 import torch
 
 from clarena.backbone import Backbone
-from clarena.benchmark import Benchmark, Data
+from clarena.benchmark import Benchmark, Data, limited
 from clarena.experience import Experience, OutputSpace
 from clarena.parameters import parse
 from clarena.protocol import Track
@@ -42,7 +42,6 @@ class Arena:
         steps: which experiences' data are learned from together, one after another: each alone, or for a strategy
             that needs past or all data, the union.
         space: which outputs exist and are in play by now.
-        test: the test samples.
         seeds: the named generators.
     """
 
@@ -52,10 +51,19 @@ class Arena:
         self.benchmark = parts.benchmark(**parse(parts.benchmark, options, track.benchmark.name))
         self.data = load_data(parts.benchmark, json.dumps(options, sort_keys=True))
         self.seeds = Seeds(seed)
-        self.stream = self.benchmark.stream(self.data, track.scenario, self.seeds.numpy("class_order"))
+        stream = self.benchmark.stream(self.data, track.scenario, self.seeds.numpy("class_order"))
+        stream.validate(self.data, track.benchmark.name)
+        self.stream = limited(stream, self.protocol.limit)
         self.steps = _steps(len(self.stream.splits), parts.strategy.needs)
-        self.test = TestSet(self.benchmark, self.data, self.stream, track.scenario, self.protocol, self.seeds, device)
+        self._evaluation = self.seeds.torch("evaluation")
         self.space = OutputSpace(track.scenario, self.protocol, self.stream.outputs, device)
+
+    @cached_property
+    def test(self) -> TestSet:
+        """The test samples, on the device."""
+        return TestSet(
+            self.benchmark, self.data, self.stream, self.track.scenario, self.protocol, self._evaluation, self.device
+        )
 
     def set_up(self, strategy: Strategy, learning_rate: float | None = None) -> Strategy:
         """Start over: hand the strategy a fresh context, and put it on the device."""
@@ -66,7 +74,9 @@ class Arena:
 
     def context(self, learning_rate: float | None = None) -> Context:
         """What the protocol grants."""
-        input_shape = tuple(self.test.x.shape[1:])
+        transform = self.stream.splits[0].transform
+        sample = self.benchmark.inputs(self.data.x_train[:1])
+        input_shape = tuple((sample if transform is None else transform(sample)).shape[1:])
         options = parse(self.parts.backbone, self.track.backbone.options, self.track.backbone.name)
         known = self.protocol.stream_length == "known"
         return Context(
@@ -93,9 +103,9 @@ class Arena:
         inputs, labels, tasks = [], [], []
         for i in positions:
             split = self.stream.splits[i]
-            x = self.benchmark.inputs(self.data.x_train[split.train[: self.protocol.limit]].to(self.device))
+            x = self.benchmark.inputs(self.data.x_train[split.train].to(self.device))
             inputs.append(x if split.transform is None else split.transform(x))
-            labels.append(split.y_train[: self.protocol.limit].to(self.device))
+            labels.append(split.y_train.to(self.device))
             tasks.append(torch.full_like(labels[-1], i))
         with_task = self.track.scenario == "task"
         return Experience(
@@ -117,8 +127,8 @@ class Arena:
         return [
             ExperienceInfo(
                 classes=[names[label] for label in split.classes],
-                train_samples=len(split.train[: self.protocol.limit]),
-                test_samples=len(split.test[: self.protocol.limit]),
+                train_samples=len(split.train),
+                test_samples=len(split.test),
             )
             for split in self.stream.splits
         ]

@@ -7,7 +7,7 @@ make up each experience, under a scenario and a seed. Everything else (batches, 
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -21,7 +21,7 @@ Order = Literal["seed", "natural"]
 Transform = Callable[[Tensor], Tensor]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Data:
     """The source arrays of a benchmark, on the CPU, as they are stored (uint8 images stay uint8).
 
@@ -73,7 +73,7 @@ class Data:
         return digest.hexdigest()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Split:
     """One experience: which rows of the source arrays, under which labels, seen through which transform.
 
@@ -95,7 +95,7 @@ class Split:
         return tuple(self.y_train.unique().tolist())
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Stream:
     """The ordered experiences of one run.
 
@@ -114,6 +114,46 @@ class Stream:
     def outputs(self) -> int:
         """The number of outputs a full head has."""
         return len(self.output_names)
+
+    def validate(self, data: Data, name: str) -> None:
+        """Raise `DataError` where the experiences do not fit the data they are made of; `name` is the benchmark's."""
+        if not self.splits:
+            raise DataError(f"The benchmark {name} makes a stream without experiences.")
+        for number, split in enumerate(self.splits, 1):
+            parts = (
+                ("training", split.train, split.y_train, len(data.y_train)),
+                ("test", split.test, split.y_test, len(data.y_test)),
+            )
+            for part, rows, labels, size in parts:
+                where = f"Experience {number} of the benchmark {name}"
+                if not len(rows):
+                    raise DataError(f"{where} has no {part} samples. Give at least one.")
+                if len(rows) != len(labels):
+                    raise DataError(f"{where} has {len(rows)} {part} samples but {len(labels)} labels.")
+                if int(rows.min()) < 0 or int(rows.max()) >= size:
+                    raise DataError(f"{where} names {part} samples outside 0 … {size - 1}.")
+                if int(labels.min()) < 0 or int(labels.max()) >= self.outputs:
+                    raise DataError(f"{where} has {part} labels outside 0 … {self.outputs - 1}, its outputs.")
+
+
+def limited(stream: Stream, limit: int | None) -> Stream:
+    """The stream with at most `limit` training and test samples in each experience, every class in its proportion."""
+    if limit is None:
+        return stream
+
+    def some(y: Tensor) -> Tensor:
+        by_class = y.argsort(stable=True)
+        count = min(limit, len(y))
+        evenly = (2 * torch.arange(count) + 1) * len(y) // (2 * count)  # the middles of `count` equal stretches
+        return by_class[evenly].sort().values
+
+    splits = []
+    for split in stream.splits:
+        train, test = some(split.y_train), some(split.y_test)
+        splits.append(
+            Split(split.train[train], split.y_train[train], split.test[test], split.y_test[test], split.transform)
+        )
+    return replace(stream, splits=tuple(splits))
 
 
 class Benchmark(ABC):

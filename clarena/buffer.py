@@ -5,7 +5,7 @@ from typing import Any, Literal, cast, get_args
 import torch
 from torch import Tensor, nn
 
-Policy = Literal["reservoir", "class_balanced", "ring"]
+Policy = Literal["reservoir", "class_balanced", "greedy", "ring"]
 
 STORED = "stored_"
 """Prefix of the registered buffers that hold the fields: field `x` lives in `stored_x` [capacity, ...]."""
@@ -24,14 +24,17 @@ class ReplayBuffer(nn.Module):
       sample of the largest classes; one of a full class goes through a reservoir within its class. So a class
       keeps all its samples, or at most one fewer than the largest class holds. With fewer places than
       classes, a full class may lose its last place for good.
+    * `greedy`: GDumb's sampler (Prabhu et al. 2020, Algorithm 1). A sample is taken where its class has fewer
+      than its share, capacity / classes seen; once the buffer is filled, in exchange for a random sample of the
+      largest classes.
     * `ring`: the latest samples of each class (Chaudhry et al. 2019), `capacity // classes` each. What the
       division leaves over gives one more place each to the classes that appeared last; so with fewer places
       than classes, the classes that appeared last have one each. When a class appears, the older ones drop
       their oldest samples.
 
     Every choice is made on the CPU, from the generator given, so CPU and GPU runs store the same samples; how
-    the stream is cut into batches does not matter. Nothing waits for the device, except that the two policies
-    that look at classes read `y` once a write.
+    the stream is cut into batches does not matter. Nothing waits for the device, except that the policies
+    that look at classes read them once a write.
 
     All that is remembered is in the state: the samples as registered buffers (allocated in full at the first
     write), the book-keeping as extra state. An empty buffer of the same capacity and policy loads it.
@@ -39,8 +42,11 @@ class ReplayBuffer(nn.Module):
 
     _device: Tensor
 
-    def __init__(self, capacity: int, policy: Policy = "reservoir") -> None:
-        """Raises `ValueError` for a negative capacity or an unknown policy."""
+    def __init__(self, capacity: int, policy: Policy = "reservoir", key: str = "y") -> None:
+        """`key` is the field that holds the classes, or whatever else the policy is to balance.
+
+        Raises `ValueError` for a negative capacity or an unknown policy.
+        """
         super().__init__()
         if capacity < 0:
             raise ValueError(f"capacity is {capacity}; it counts samples, so give 0 or more.")
@@ -48,6 +54,7 @@ class ReplayBuffer(nn.Module):
             raise ValueError(f"There is no policy {policy!r}; choose from {', '.join(get_args(Policy))}.")
         self.capacity = capacity
         self.policy = policy
+        self.key = key
         self.register_buffer("_device", torch.empty(0), persistent=False)  # follows the module to its device
         self._seen: dict[int, int] = {}  # per class, in order of appearance
         self._slots: dict[int, list[int]] = {}  # per class; a ring's from the oldest to the newest
@@ -71,18 +78,18 @@ class ReplayBuffer(nn.Module):
         call fixes the names, trailing shapes and types. `generator` is on the CPU.
 
         Raises `ValueError`, with nothing changed, for fields unlike those of the first call, first dimensions
-        that differ, or a policy that looks at classes without integer labels `y` [batch].
+        that differ, or a policy that looks at classes without integer labels [batch].
         """
         batch = self._check(fields)
         if not self._storages():
             for name, tensor in fields.items():
                 self._allocate(STORED + name, tensor)
-        labels = [0] * batch if self.policy == "reservoir" else fields["y"].tolist()
-        draws = torch.randint(DRAW, (batch,), generator=generator).tolist()
+        labels = [0] * batch if self.policy == "reservoir" else fields[self.key].tolist()
+        draws = torch.randint(DRAW, (batch,), generator=generator).tolist() if self.capacity else [0] * batch
         rows: dict[int, int] = {}  # by slot; a later row of the batch overwrites an earlier one
         for row, (label, draw) in enumerate(zip(labels, draws)):
             self._seen[label] = self._seen.get(label, 0) + 1
-            slot = self._newest_place(label) if self.policy == "ring" else self._balanced_place(label, draw)
+            slot = self._place(label, draw)
             if slot is not None:
                 rows[slot] = row
         self._write(rows, fields)
@@ -115,7 +122,21 @@ class ReplayBuffer(nn.Module):
         missing = width - storage.shape[-1]
         if missing < 0:
             raise ValueError(f"Field {field!r} is {storage.shape[-1]} wide and cannot shrink to {width}.")
-        self.register_buffer(STORED + field, nn.functional.pad(storage, (0, missing), value=fill))
+        if missing:
+            self.register_buffer(STORED + field, nn.functional.pad(storage, (0, missing), value=fill))
+
+    def _place(self, label: int, draw: int) -> int | None:
+        """The slot for the next sample of a class, or None where it is not stored."""
+        if self.policy == "ring":
+            return self._newest_place(label)
+        return self._greedy_place(label, draw) if self.policy == "greedy" else self._balanced_place(label, draw)
+
+    def _greedy_place(self, label: int, draw: int) -> int | None:
+        own = self._slots.setdefault(label, [])
+        if len(own) * len(self._slots) >= self.capacity:
+            return None
+        own.append(self._free.pop() if self._free else self._taken_from_largest(draw))
+        return own[-1]
 
     def _balanced_place(self, label: int, draw: int) -> int | None:
         """The slot for the next sample of a class, or None; a reservoir is the case of one class."""
@@ -130,12 +151,16 @@ class ReplayBuffer(nn.Module):
         if label in self._full:
             index = draw % self._seen[label]  # < len(own) with probability stored / seen, then uniform
             return own[index] if index < len(own) else None
+        own.append(self._taken_from_largest(draw))
+        self._mark_full()
+        return own[-1]
+
+    def _taken_from_largest(self, draw: int) -> int:
+        """A random slot of the largest classes, which loses it."""
         size = max(map(len, self._slots.values()))
         largest = [slots for slots in self._slots.values() if len(slots) == size]
         index, position = divmod(draw % (size * len(largest)), size)
-        own.append(largest[index].pop(position))
-        self._mark_full()
-        return own[-1]
+        return largest[index].pop(position)
 
     def _mark_full(self) -> None:
         size = max(map(len, self._slots.values()))
@@ -168,9 +193,9 @@ class ReplayBuffer(nn.Module):
         if any(shape[:1] != [batch] for shape in shapes.values()):
             raise ValueError(f"Every field needs the same first dimension, the batch; given: {shapes}.")
         if self.policy != "reservoir":
-            y = fields.get("y")
-            if y is None or y.dim() != 1 or y.is_floating_point():
-                raise ValueError(f"Policy {self.policy!r} needs integer labels y [batch]; given: {shapes}.")
+            classes = fields.get(self.key)
+            if classes is None or classes.dim() != 1 or classes.is_floating_point():
+                raise ValueError(f"Policy {self.policy!r} needs integer labels {self.key} [batch]; given: {shapes}.")
         storages = self._storages()
         if storages and fields.keys() != storages.keys():
             raise ValueError(f"The buffer stores {_names(storages)}, and was given {_names(fields)}.")

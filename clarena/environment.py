@@ -4,15 +4,20 @@ import os
 import platform
 import resource
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from clarena.errors import UsageError
 from clarena.protocol import Protocol
+
+WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
+"""Without it, matrix products on CUDA are not deterministic."""
 
 
 def device_named(name: str) -> torch.device:
@@ -31,19 +36,36 @@ def device_named(name: str) -> torch.device:
     return device
 
 
-def configure(protocol: Protocol) -> None:
-    """Make this process deterministic, with one thread.
+@contextmanager
+def configured(protocol: Protocol) -> Iterator[None]:
+    """Inside, this process is deterministic and has one thread; the caller's own settings come back afterwards.
 
     On few cores one thread per run and a run per core beats two threads in one run by far.
     """
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.set_num_threads(1)
-    torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # costs time, protects nothing
-    torch.backends.cudnn.benchmark = False
-    tf32 = protocol.precision == "tf32"
-    torch.backends.cuda.matmul.allow_tf32 = tf32
-    torch.backends.cudnn.allow_tf32 = tf32
+    switches: list[tuple[Any, str, bool]] = [
+        (torch.utils.deterministic, "fill_uninitialized_memory", False),  # costs time and protects nothing here
+        (torch.backends.cudnn, "benchmark", False),
+        (torch.backends.cuda.matmul, "allow_tf32", protocol.precision == "tf32"),
+        (torch.backends.cudnn, "allow_tf32", protocol.precision == "tf32"),
+    ]
+    before = [getattr(owner, name) for owner, name, _ in switches]
+    workspace, threads = os.environ.get(WORKSPACE), torch.get_num_threads()
+    mode = torch.get_deterministic_debug_mode()
+    try:
+        os.environ.setdefault(WORKSPACE, ":4096:8")
+        torch.set_num_threads(1)
+        # The same as use_deterministic_algorithms(True), which imports a compiler first and takes most of a second.
+        torch.set_deterministic_debug_mode("error")
+        for owner, name, value in switches:
+            setattr(owner, name, value)
+        yield
+    finally:
+        if workspace is None:
+            os.environ.pop(WORKSPACE, None)
+        torch.set_num_threads(threads)
+        torch.set_deterministic_debug_mode(mode)
+        for (owner, name, _), value in zip(switches, before):
+            setattr(owner, name, value)
 
 
 def synchronise(device: torch.device) -> None:

@@ -232,12 +232,13 @@ class Experience:
             PluginError: when more passes are asked for than are left.
         """
         passes = self.passes_left if passes is None else passes
-        if passes > self.passes_left:
-            raise PluginError(
-                f"A strategy asked for {passes} passes over experience {self.position + 1}, but {self.passes_left} "
-                f"of {self.protocol.epochs} are left. Ask for fewer, or for batches() to spend what is left."
-            )
-        for _ in range(passes):
+        for wanted in range(passes, 0, -1):
+            if wanted > self.passes_left:  # asked before every pass: others may have begun in the meantime
+                raise PluginError(
+                    f"A strategy asked for {wanted} passes over experience {self.position + 1}, but "
+                    f"{self.passes_left} of {self.protocol.epochs} are left. Ask for fewer, or for batches() to spend "
+                    "what is left."
+                )
             self._passes_begun += 1
             order = torch.randperm(len(self), generator=self.generator).to(self.y.device)
             for index in order.split(self.protocol.batch_size):

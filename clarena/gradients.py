@@ -20,6 +20,7 @@ from torch.func import functional_call, grad, vmap
 from torch.nn import functional as F
 
 from clarena.errors import DataError, UsageError, unknown_name
+from clarena.modules import BatchNorm, evaluating
 
 Batches = Iterable[tuple[Tensor, Tensor | None, Tensor | None]]
 """`(x, y, mask)`: inputs [n, …], labels, outputs in play (bool, [outputs] or [n, outputs]; None = all)."""
@@ -36,7 +37,7 @@ _Totals = dict[nn.Parameter, Tensor]
 IGNORED = -100  # the label of a position of a sequence that does not count, as in PyTorch's cross-entropy
 _CHUNK = 2**22  # numbers held at a time where per-sample gradients cannot be avoided
 
-_NORMS = (nn.LayerNorm, nn.GroupNorm, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+_NORMS = (nn.LayerNorm, nn.GroupNorm, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, BatchNorm)
 _LAYERS = (nn.Linear, nn.Conv2d, *_NORMS)
 
 
@@ -296,19 +297,11 @@ def _undisturbed(model: nn.Module, x: Tensor) -> Iterator[None]:
                 f"Per-sample gradients do not exist: layer {name!r} normalises by the batch even in eval "
                 "mode, so samples influence each other. Use track_running_stats=True, or GroupNorm."
             )
-    modes = [(module, module.training) for module in model.modules()]
-    try:
-        model.eval()
-        with torch.random.fork_rng([x.device] if x.is_cuda else []), torch.enable_grad():
-            yield
-    finally:
-        for module, training in modes:
-            module.training = training
+    with evaluating(model), torch.random.fork_rng([x.device] if x.is_cuda else []), torch.enable_grad():
+        yield
 
 
-def _mean(
-    model: nn.Module, batches: Batches, directions: _LabelledDirections, *, power: Literal[1, 2]
-) -> list[Tensor]:
+def _mean(model: nn.Module, batches: Batches, directions: _LabelledDirections, *, power: Literal[1, 2]) -> list[Tensor]:
     """The mean over samples of what `accumulate_per_sample` sums; `directions` also takes y and mask."""
     totals = [torch.zeros_like(p, requires_grad=False) for p in model.parameters() if p.requires_grad]
     samples = 0
@@ -341,9 +334,7 @@ def _exact(scores: Tensor, y: Tensor | None, mask: Tensor | None) -> Iterator[Te
         yield p.gather(1, label[:, None]).sqrt() * _log_gradient(p, label)  # p = 0 where not in play
 
 
-def _sampled(
-    scores: Tensor, y: Tensor | None, mask: Tensor | None, *, generator: torch.Generator
-) -> Iterator[Tensor]:
+def _sampled(scores: Tensor, y: Tensor | None, mask: Tensor | None, *, generator: torch.Generator) -> Iterator[Tensor]:
     """∂ log p(c|x) / ∂scores for one c ~ p(·|x), by inverse transform."""
     p = _probabilities(scores, _in_play(scores, mask))
     cumulative = p.double().cpu().cumsum(-1)  # on the CPU: CUDA has no deterministic cumulative sum

@@ -121,9 +121,7 @@ class Host:
             reached.add(candidate.identity)
             try:
                 if holder := plugins.get(candidate.plugin):
-                    raise PluginError(
-                        f"the plugin name {candidate.plugin!r} is taken by {holder}; rename one"
-                    )
+                    raise PluginError(f"the plugin name {candidate.plugin!r} is taken by {holder}; rename one")
                 offered = _offers_of(candidate)
             except (Exception, SystemExit) as error:
                 broken.append(Broken.by(error, candidate.plugin, candidate.origin))
@@ -132,6 +130,20 @@ class Host:
             for kind, entries in offered.items():
                 offers[kind] += entries
         return cls(sources, plugins, offers, broken)
+
+    def strategy(self, name_or_class: str | type[Any]) -> type[Any]:
+        """The strategy behind a name, a class, or a sum of names such as `ewc+lwf`.
+
+        Raises:
+            UsageError: as `Registry.resolve`, and for parts that cannot be combined.
+        """
+        if isinstance(name_or_class, str) and name_or_class not in self.strategies.names():
+            from clarena.composite import compose, part_names
+
+            parts = part_names(name_or_class)
+            if len(parts) > 1:
+                return compose(tuple(self.strategies.load(part) for part in parts))
+        return self.strategies.resolve(name_or_class)
 
 
 # ---- Finding plugins ----
@@ -252,9 +264,7 @@ def _offers_of(candidate: _Candidate) -> dict[Kind, list[Entry]]:
     for kind in KINDS:
         register = _Register(candidate, kind)
         if returned := getattr(manager.hook, kind.hook)(register=register):
-            raise PluginError(
-                f"the hook {kind.hook} must call register and return nothing, not {returned[0]!r}"
-            )
+            raise PluginError(f"the hook {kind.hook} must call register and return nothing, not {returned[0]!r}")
         offers[kind] = register.entries
     return offers
 

@@ -23,9 +23,7 @@ Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
 
-def accuracy_matrix(
-    predictions: ArrayLike, labels: ArrayLike, experience: ArrayLike, experiences: int
-) -> Floats:
+def accuracy_matrix(predictions: ArrayLike, labels: ArrayLike, experience: ArrayLike, experiences: int) -> Floats:
     """The accuracy matrix that a run's predictions amount to.
 
     R[i, j] = mean over the test samples n of experience j of [predictions[i, n] = labels[n]]
@@ -208,9 +206,7 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
     {
         metric.name: metric
         for metric in (
-            Metric(
-                "final_average_accuracy", "Final average accuracy", "accuracy", True, final_average_accuracy
-            ),
+            Metric("final_average_accuracy", "Final average accuracy", "accuracy", True, final_average_accuracy),
             Metric(
                 "average_incremental_accuracy",
                 "Average incremental accuracy",
@@ -240,9 +236,7 @@ def summarise(matrix: ArrayLike) -> dict[str, float]:
     return {name: metric.function(matrix) for name, metric in METRICS.items()}
 
 
-def class_report(
-    labels: ArrayLike, predictions: ArrayLike, names: Sequence[str] | None = None
-) -> dict[str, Any]:
+def class_report(labels: ArrayLike, predictions: ArrayLike, names: Sequence[str] | None = None) -> dict[str, Any]:
     """Precision, recall, F1 and support of each class that occurs, and their averages, by scikit-learn.
 
     Args:

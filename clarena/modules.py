@@ -1,4 +1,4 @@
-"""Small things every strategy needs from `torch.nn`: evaluation mode that restores itself, and frozen copies."""
+"""Small things from `torch.nn`: evaluation mode that restores itself, frozen copies, BatchNorm for one sample."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,6 +7,7 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 
 @contextmanager
@@ -50,6 +51,23 @@ class Frozen(nn.Module):
         if self.module is None:
             raise RuntimeError("Frozen holds no module yet: call hold(module) first.")
         return self.module(*args, **kwargs)
+
+
+class BatchNorm(nn.BatchNorm2d):
+    """Batch normalisation of [batch, channels, …] that also takes a training batch of one sample.
+
+    One sample has no variance over the batch, and torch refuses it where there is one value per channel.
+    Here it is normalised by the running statistics, as in evaluation, and leaves them as they are.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The normalised batch, shaped as it was."""
+        if len(x) > 1:
+            return super().forward(x)
+        return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        """Images and vectors alike."""
 
 
 def tensors(state: Any) -> Iterator[Tensor]:

@@ -10,6 +10,7 @@ import json
 import math
 import types
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -45,19 +46,26 @@ class Parameter:
 
 
 def parameters(cls: type[Any]) -> dict[str, Parameter]:
-    """The hyper-parameters of a class, in the order of its signature; arguments without a type are refused."""
-    if cls.__init__ in (object.__init__, None):
-        return {}
-    try:
-        hints = get_type_hints(cls.__init__, include_extras=True)
-    except (NameError, TypeError) as error:
-        raise PluginError(f"The annotations of {cls.__qualname__}.__init__ cannot be read: {error}") from error
-    found = {}
-    for argument in inspect.signature(cls.__init__).parameters.values():
-        if argument.kind is not argument.KEYWORD_ONLY:
+    """The hyper-parameters of a class, in the order of its signature; one without a type takes anything.
+
+    Where a constructor passes `**options` on, those of the next class in line that has one come after its own.
+    """
+    found: dict[str, Parameter] = {}
+    for base in cls.__mro__:
+        constructor = vars(base).get("__init__")
+        if constructor is None or base is object:
             continue
-        annotation = hints.get(argument.name, Any)
-        found[argument.name] = Parameter(argument.name, annotation, argument.default, _description(annotation))
+        try:
+            hints = get_type_hints(constructor, include_extras=True)
+        except (NameError, TypeError) as error:
+            raise PluginError(f"The annotations of {base.__qualname__}.__init__ cannot be read: {error}") from error
+        arguments = inspect.signature(constructor).parameters.values()
+        for argument in arguments:
+            if argument.kind is argument.KEYWORD_ONLY and argument.name not in found:
+                annotation = hints.get(argument.name, Any)
+                found[argument.name] = Parameter(argument.name, annotation, argument.default, _description(annotation))
+        if not any(argument.kind is argument.VAR_KEYWORD for argument in arguments):
+            break
     return found
 
 
@@ -84,12 +92,11 @@ def parse(cls: type[Any], values: Mapping[str, Any], owner: str) -> dict[str, An
             raise unknown_name(f"hyper-parameter of {owner}", name, known)
     parsed = {}
     for name, parameter in known.items():
-        if name in values:
-            parsed[name] = _validate(parameter, values[name], owner)
-        elif parameter.default is inspect.Parameter.empty:
+        value = values.get(name, parameter.default)
+        if value is inspect.Parameter.empty:
             raise UsageError(f"{owner} needs {name} ({parameter.type_name}): {parameter.description}")
-        else:
-            parsed[name] = parameter.default
+        # Defaults, too: a `float` that is 1 by default and one that was set to 1.0 are the same hyper-parameter.
+        parsed[name] = _validate(parameter, value, owner)
     return parsed
 
 
@@ -105,7 +112,7 @@ def _validate(parameter: Parameter, value: Any, owner: str) -> Any:
         except ValidationError as error:
             problem = problem or error.errors()[0]["msg"]
             continue
-        if isinstance(result, float) and not math.isfinite(result):
+        if not _finite(result):
             problem = "Input should be a finite number"
             continue
         return result
@@ -116,18 +123,24 @@ def _validate(parameter: Parameter, value: Any, owner: str) -> Any:
 
 
 def _readings(value: Any) -> list[Any]:
-    """What a value given as text may mean: itself, a JSON value, or `none`."""
+    """What text may mean, in this order: `none`, itself, a JSON value, or a list such as `400,400`."""
     if not isinstance(value, str):
         return [value]
-    readings: list[Any] = [value]
-    try:
+    readings: list[Any] = [None, value] if value.lower() == "none" else [value]
+    with suppress(ValueError):
         readings.append(json.loads(value))
-    except ValueError:
-        if value.lower() == "none":
-            readings.append(None)
-        elif "," in value:
-            readings.append([part.strip() for part in value.split(",")])
+    parts = [part.strip() for part in value.strip("() ").split(",")]
+    readings.append([part for part in parts if part])
     return readings
+
+
+def _finite(value: Any) -> bool:
+    """Whether there is no NaN and no infinity in it, however deep."""
+    if isinstance(value, dict):
+        return all(map(_finite, value.values()))
+    if isinstance(value, list | tuple | set | frozenset):
+        return all(map(_finite, value))
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def _description(annotation: Any) -> str:

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BeforeValidator, Field, PlainSerializer
+from pydantic import AwareDatetime, BeforeValidator, Field, PlainSerializer
 
 from clarena import metrics
 from clarena.protocol import FrozenModel, Track, digest
@@ -132,7 +132,7 @@ class Record(FrozenModel):
         curve: accuracy within experiences, where the protocol asks for it.
         class_report, confusion_matrix: of the last row, per class.
         predictions: SHA-256 of the array file beside the record.
-        resumed: after which experiences the run was resumed (1-based; 0 is the beginning).
+        resumed: after which experiences the run was resumed (1-based).
         environment: versions, hardware, device: provenance, not identity.
         command: that ran it.
     """
@@ -156,8 +156,8 @@ class Record(FrozenModel):
     resumed: list[int] = []
     environment: dict[str, str] = {}
     command: str = ""
-    started: datetime
-    ended: datetime
+    started: AwareDatetime
+    ended: AwareDatetime
 
     @property
     def matrix(self) -> NDArray[np.float64]:
@@ -226,11 +226,7 @@ class Predictions(FrozenModel):
         matrix = self.accuracy_matrix()
         summary: dict[str, Any] = {"accuracy_matrix": matrix.tolist(), "metrics": metrics.summarise(matrix)}
         if (self.predicted[-1] >= 0).all():
-            names = dict(enumerate(output_names))
-            present = sorted(set(self.labels.tolist()) | set(self.predicted[-1].tolist()))
-            summary["class_report"] = metrics.class_report(
-                self.labels, self.predicted[-1], [names[label] for label in present]
-            )
+            summary["class_report"] = metrics.class_report(self.labels, self.predicted[-1], output_names)
             confusion = metrics.confusion_matrix(self.labels, self.predicted[-1], len(output_names))
             summary["confusion_matrix"] = confusion.tolist()
         return summary

@@ -51,11 +51,7 @@ class Kind:
     def includes(self, target: object) -> bool:
         """Whether `target` is a class of this kind; what inherits from the base has imported it already."""
         held = sys.modules.get(self.base.partition(":")[0])
-        return (
-            isinstance(target, type)
-            and held is not None
-            and issubclass(target, getattr(held, self.base_name))
-        )
+        return isinstance(target, type) and held is not None and issubclass(target, getattr(held, self.base_name))
 
 
 @dataclass(frozen=True)
@@ -209,9 +205,7 @@ class Registry:
             module = importlib.import_module(module_name)
         except ModuleNotFoundError as error:
             if f"{module_name}.".startswith(f"{error.name}."):
-                raise PluginError(
-                    f"{what} is said to be {reference!r}; there is no {error.name!r}."
-                ) from error
+                raise PluginError(f"{what} is said to be {reference!r}; there is no {error.name!r}.") from error
             needs = f"needs the package {error.name!r}, which is not installed. {self._install(entry)}"
             raise PluginError(f"{what} {needs}") from error
         except (Exception, SystemExit) as error:
@@ -245,9 +239,11 @@ def one_line(error: BaseException) -> str:
 def _location(error: BaseException) -> str:
     if isinstance(error, SyntaxError) and error.filename:
         return f" (at line {error.lineno} of {Path(error.filename).name})"
-    ours = tuple(
-        str(Path(str(file)).parent) + os.sep for file in (__file__, pluggy.__file__, importlib.__file__)
-    )
+    # Where a plugin is passed through: this host, what finds and calls it, and torch, which calls its modules. The
+    # backport of importlib.metadata, once some package has imported it, finds distributions in its place.
+    passed: list[str | None] = [__file__, pluggy.__file__, importlib.__file__]
+    passed += [getattr(sys.modules.get(name), "__file__", None) for name in ("torch", "importlib_metadata")]
+    ours = tuple(str(Path(file).parent) + os.sep for file in passed if file is not None)
     frames = traceback.extract_tb(error.__traceback__)
     frames_of_plugin = [frame for frame in frames if not frame.filename.startswith((*ours, "<frozen"))]
     if not frames_of_plugin:

@@ -3,10 +3,12 @@
 The runner speaks to a strategy only through `setup`, `learn`, `predict`, `state_dict` and `load_state_dict`.
 """
 
+import hashlib
 import io
 import traceback
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,14 +18,18 @@ from numpy.typing import NDArray
 
 from clarena.arena import Arena, Parts
 from clarena.clock import Clock
-from clarena.environment import configure, environment, peak_memory, reset_peak_memory
+from clarena.environment import configured, environment, peak_memory, reset_peak_memory
 from clarena.errors import ClarenaError, DivergedError, StoreError
 from clarena.experience import Experience
 from clarena.modules import state_bytes
 from clarena.records import Cell, Cost, CurvePoint, Predictions, Record, Status, now
+from clarena.seeding import forked
 from clarena.store import CHECKPOINT, Store, write_atomic
 from clarena.strategy import Strategy
-from clarena.testset import UNDEFINED
+from clarena.testset import UNDEFINED, TestSet
+
+DIGEST_BYTES = 32
+"""A checkpoint begins with the SHA-256 of what follows: torch does not notice every altered byte."""
 
 Progress = Callable[[float], None]
 """Told the share of the run that is done, in [0, 1]."""
@@ -68,29 +74,37 @@ class Run:
     def execute(self) -> Record:
         """Run to the end, from the last checkpoint where there is one, and write the record whatever happens.
 
+        The caller's settings of torch and global random numbers are as they were when this returns.
+
         Raises:
             StoreError: when the store cannot be written.
             KeyboardInterrupt: after a record of the interruption was written.
         """
         self.started = now()
+        with forked(self.cell.seed), configured(self.cell.track.protocol):
+            return self._execute()
+
+    def _execute(self) -> Record:
         try:
-            configure(self.cell.track.protocol)
             reset_peak_memory(self.device)
             self.arena = Arena(self.cell.track, self.parts, self.cell.seed, self.device)
             self._learn_stream(self.arena)
         except StoreError:
             raise
         except KeyboardInterrupt as error:
-            self._finish("interrupted", error)
+            with suppress(StoreError):  # stopping comes first, and the checkpoint is there
+                self._finish("interrupted", error)
             raise
         except DivergedError as error:
             return self._finish("diverged", error)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             return self._finish("out_of_memory" if _is_out_of_memory(error) else "failed", error)
         return self._finish("finished")
 
     def _learn_stream(self, arena: Arena) -> None:
-        strategy = self._restored(arena) or self._fresh(arena)
+        strategy = self._restored(arena)
+        if strategy is None:
+            strategy = self._fresh(arena)
         for positions in arena.steps[len(self.state.costs) :]:
             arena.begin(positions)
             self._learn(arena, strategy, positions)
@@ -114,10 +128,7 @@ class Run:
         self._watch(arena, strategy, experience, clock)
         with clock:
             strategy.learn(experience)
-        meter = experience.meter
-        loss = meter.mean_loss
-        if loss is not None and not np.isfinite(loss):
-            raise DivergedError(f"The loss in experience {position} is not finite.")
+        meter, loss = experience.meter, _finite_loss(experience)
         with testing:
             row = arena.test.predict(strategy, arena.space)
         skipped = position - len(self.state.rows)  # joint has no rows between the first and the last
@@ -135,26 +146,26 @@ class Run:
                 replayed=meter.replayed,
                 scanned=meter.scanned,
                 accesses=meter.accesses,
-                mean_loss=float("nan") if loss is None else loss,
+                mean_loss=loss,
             )
         )
 
     def _watch(self, arena: Arena, strategy: Strategy, experience: Experience, clock: Clock) -> None:
-        """At every step of the experience: report progress, and test where `eval_every` says so, the clock stopped."""
+        """At every step of the experience: report progress, and test where `eval_every` says so, the clock stopped.
+
+        Whether the loss is finite is looked up once for each pass over the data, because that waits for the device.
+        """
         protocol, finished = arena.protocol, len(self.state.costs)
-        total = protocol.epochs * -(-len(experience) // protocol.batch_size)
+        steps_per_pass = -(-len(experience) // protocol.batch_size)
+        total = protocol.epochs * steps_per_pass
 
         def on_step(step: int) -> None:
+            if step and step % steps_per_pass == 0:
+                _finite_loss(experience)
             if protocol.eval_every and step and step % protocol.eval_every == 0:
                 with clock.stopped():
-                    row = arena.test.predict(strategy, arena.space)
-                pair = Predictions(
-                    predicted=np.stack([row, row]), labels=arena.test.labels, experience=arena.test.experience
-                )
-                matrix = pair.accuracy_matrix()
-                self.state.curve.append(
-                    CurvePoint(position=experience.position + 1, step=step, accuracy=matrix[-1].tolist())
-                )
+                    accuracy = _accuracy(arena.test.predict(strategy, arena.space), arena.test)
+                self.state.curve.append(CurvePoint(position=experience.position + 1, step=step, accuracy=accuracy))
             self.progress((finished + min(1.0, step / total)) / len(arena.steps))
 
         experience.on_step = on_step
@@ -172,14 +183,19 @@ class Run:
         }
         buffer = io.BytesIO()
         torch.save(content, buffer)
-        write_atomic(self.checkpoint, buffer.getvalue())
+        saved = buffer.getvalue()
+        write_atomic(self.checkpoint, hashlib.sha256(saved).digest() + saved)
 
     def _restored(self, arena: Arena) -> Strategy | None:
         """A strategy as it was after the last finished experience, or None where there is no usable checkpoint."""
         if not self.checkpoint.exists():
             return None
         try:
-            saved = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
+            content = self.checkpoint.read_bytes()
+            digest, content = content[:DIGEST_BYTES], content[DIGEST_BYTES:]
+            if hashlib.sha256(content).digest() != digest:
+                raise ValueError("it is damaged: the SHA-256 differs")
+            saved = torch.load(io.BytesIO(content), map_location=self.device, weights_only=True)
             if saved["cell"] != self.cell.id:
                 raise ValueError("it belongs to another cell")
             costs = [Cost(**cost) for cost in saved["costs"]]
@@ -239,6 +255,23 @@ class Run:
         return record
 
 
+def _finite_loss(experience: Experience) -> float:
+    """The mean loss so far, NaN where none was observed; raises `DivergedError` where one was not finite."""
+    loss = experience.meter.mean_loss
+    if loss is not None and not np.isfinite(loss):
+        raise DivergedError(f"The loss in experience {experience.position + 1} is not finite.")
+    return float("nan") if loss is None else loss
+
+
+def _accuracy(row: NDArray[np.int64], test: TestSet) -> list[float]:
+    """Accuracy on each experience of one row of predictions; NaN where it was not predicted."""
+    parts = [test.experience == j for j in range(len(test.classes))]
+    return [
+        float(np.mean(row[part] == test.labels[part])) if (row[part] != UNDEFINED).all() else float("nan")
+        for part in parts
+    ]
+
+
 def _reason(error: BaseException | None) -> str | None:
     if error is None:
         return None
@@ -248,5 +281,5 @@ def _reason(error: BaseException | None) -> str | None:
     return text if isinstance(error, ClarenaError) else f"{type(error).__name__}: {text}"
 
 
-def _is_out_of_memory(error: Exception) -> bool:
+def _is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, torch.cuda.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)

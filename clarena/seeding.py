@@ -29,7 +29,7 @@ class Seeds:
         self.experience = experience
         self._generators: dict[str, torch.Generator] = {}
         state = self._entropy("global")
-        torch.manual_seed(state)  # CUDA's generators too
+        _seed_torch(state)
         np.random.seed(state % 2**32)
         random.seed(state)
 
@@ -61,7 +61,7 @@ def forked(seed: int) -> Iterator[None]:
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
     numpy_state, python_state = np.random.get_state(), random.getstate()
     with torch.random.fork_rng(devices):
-        torch.manual_seed(seed)
+        _seed_torch(seed)
         np.random.seed(seed % 2**32)
         random.seed(seed)
         try:
@@ -69,3 +69,10 @@ def forked(seed: int) -> Iterator[None]:
         finally:
             np.random.set_state(numpy_state)
             random.setstate(python_state)
+
+
+def _seed_torch(seed: int) -> None:
+    """Seed torch's global generators; `torch.manual_seed` costs a millisecond where CUDA was not used yet."""
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(seed)

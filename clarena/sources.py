@@ -1,8 +1,11 @@
 """The identity of a strategy's code: a hash over its source file and those of its helpers."""
 
 import ast
+import dis
 import hashlib
 import inspect
+import io
+import re
 import sys
 from collections.abc import Iterator
 from functools import cache
@@ -11,9 +14,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import cloudpickle
-
 HOST = "clarena"
+ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 
 
 def source_hash(cls: type[Any]) -> str:
@@ -21,11 +23,13 @@ def source_hash(cls: type[Any]) -> str:
 
     They are the modules of the class and of its bases outside the host, and what these import from their own
     package (or, for a one-file plugin, from its own folder). The host itself is not among them: the protocol's
-    revision stands for it. A class that no file defines (typed into a notebook) is hashed by its source or, failing
-    that, its pickle.
+    revision stands for it. A class that no file defines (typed into a notebook) is hashed by its own source or,
+    failing that, what it was compiled to.
     """
     files: set[Path] = set()
     digest = hashlib.sha256()
+    for member in getattr(cls, "members", ()):  # of a composite
+        digest.update(source_hash(member).encode())
     for base in cls.__mro__:
         package = base.__module__.partition(".")[0]
         if package in (HOST, "torch", "builtins", "abc", "typing"):
@@ -36,8 +40,9 @@ def source_hash(cls: type[Any]) -> str:
             digest.update(_typed_in(base))
         elif path not in files:
             files |= set(_closure(path, base.__module__))
-    for path in sorted(files, key=lambda p: (p.name, str(p))):
-        digest.update(path.name.encode() + b"\0" + path.read_bytes().replace(b"\r\n", b"\n") + b"\0")
+    # In an order that does not depend on where the files lie.
+    for name, content in sorted((path.name, path.read_bytes().replace(b"\r\n", b"\n")) for path in files):
+        digest.update(name.encode() + b"\0" + content + b"\0")
     return digest.hexdigest()
 
 
@@ -49,8 +54,21 @@ def _file(module: ModuleType | None) -> Path | None:
 def _typed_in(cls: type[Any]) -> bytes:
     try:
         return inspect.getsource(cls).encode()
-    except (OSError, TypeError):
-        return bytes(cloudpickle.dumps(cls))
+    except (OSError, TypeError):  # before Python 3.13, a notebook's class is not found, but its functions are
+        return "\n".join(f"{name}: {_described(value)}" for name, value in vars(cls).items()).encode()
+
+
+def _described(value: Any) -> str:
+    """The source of a function or, failing that, what it was compiled to; how anything else prints. No addresses."""
+    function = getattr(value, "__func__", getattr(value, "fget", value))
+    if not inspect.isfunction(function):
+        return ADDRESS.sub("", repr(value))
+    try:
+        return inspect.getsource(function)
+    except OSError:
+        listing = io.StringIO()
+        dis.dis(function, file=listing)
+        return ADDRESS.sub("", f"{listing.getvalue()} {function.__defaults__} {function.__kwdefaults__}")
 
 
 @cache
@@ -68,8 +86,10 @@ def _closure(path: Path, module: str) -> frozenset[Path]:
 
 
 def _helpers(path: Path, module: str) -> Iterator[tuple[Path, str]]:
+    if path.suffix != ".py":
+        return  # compiled: part of the identity, but nothing to read
     for name in _imported(path, module):
-        if "." in module and name.partition(".")[0] == module.partition(".")[0]:
+        if name.partition(".")[0] == module.partition(".")[0]:
             try:
                 spec = find_spec(name)
             except (ImportError, ValueError):

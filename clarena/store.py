@@ -61,7 +61,7 @@ class Store:
     def find(self, cell: Cell) -> Record | None:
         """The record of a cell, or None where it was not run yet; raises `StoreError` for a damaged one."""
         path = self.folder(cell) / RECORD
-        return read_record(path) if path.exists() else None
+        return read_record(path) if os.path.exists(path) else None  # unlike Path.exists, never raises
 
     def records(self) -> tuple[list[Record], list[Damaged]]:
         """All records, oldest first, and those that cannot be read."""
@@ -111,7 +111,12 @@ class Store:
         except Timeout:
             yield False
             return
+        except OSError as error:
+            raise StoreError(f"Cannot lock {folder}: {error.strerror}. Choose another store with --store.") from error
         try:
+            for name in (RECORD, PREDICTIONS, CHECKPOINT):
+                for left in folder.glob(f".{name}.*.tmp"):  # by a process that was killed while it wrote
+                    left.unlink(missing_ok=True)
             yield True
         finally:
             lock.release()
@@ -138,7 +143,7 @@ def read_record(path: Path) -> Record:
         raise StoreError(
             f"The record {path} is not valid ({where}: {first['msg']}). Move its folder away to run the cell again."
         ) from error
-    if record.cell_id != record.cell.id:
+    if (record.cell_id, record.track_digest) != (record.cell.id, record.cell.track.digest):
         raise StoreError(f"The record {path} was altered: its cell does not match its digest. Move its folder away.")
     return record
 
@@ -157,9 +162,11 @@ def write_atomic(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    except OSError as error:
+    except BaseException as error:  # an interrupt leaves nothing behind either
         temporary.unlink(missing_ok=True)
-        raise StoreError(f"Cannot write {path}: {error.strerror}. What was finished before is safe.") from error
+        if isinstance(error, OSError):
+            raise StoreError(f"Cannot write {path}: {error.strerror}. What was finished before is safe.") from error
+        raise
 
 
 def _mkdir(folder: Path) -> None:

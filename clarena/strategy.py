@@ -93,7 +93,7 @@ class Context:
         if p.optimizer == "sgd":
             return torch.optim.SGD(params, lr=rate, momentum=p.momentum, weight_decay=p.weight_decay)
         kind = torch.optim.Adam if p.optimizer == "adam" else torch.optim.AdamW
-        return kind(params, lr=rate, weight_decay=p.weight_decay)
+        return kind(params, lr=rate, weight_decay=p.weight_decay, fused=True)  # one kernel for all parameters
 
     def granted_buffer(self, wanted: int | None) -> int:
         """The buffer size a strategy gets: what it wants, within the limit; None asks for all of it.
@@ -177,7 +177,11 @@ class Strategy(nn.Module):
                 present = module._buffers[leaf]
                 if present is None or present.shape != value.shape:
                     module._buffers[leaf] = torch.empty_like(value, device=self.context.device)
-        return super().load_state_dict(state_dict, strict, assign)
+        keys = super().load_state_dict(state_dict, strict, assign)
+        for module in self.modules():
+            if isinstance(module, Frozen):
+                module.requires_grad_(False).train()  # also what has grown in it while loading
+        return keys
 
 
 def is_reference(cls: type[Strategy]) -> bool:

@@ -108,7 +108,10 @@ def by_track(records: list[Record]) -> dict[str, list[Record]]:
 
 
 def row_labels(table: list[Row]) -> list[str]:
-    """A name for each row; where a name occurs more than once, with the hyper-parameters in which those rows differ."""
+    """A name for each row; where a name occurs more than once, with what tells those rows apart.
+
+    That is the hyper-parameters in which they differ, or where there are none, the beginning of the source's hash.
+    """
     names = Counter(row.info.name for row in table)
     labels = []
     for row in table:
@@ -117,14 +120,15 @@ def row_labels(table: list[Row]) -> list[str]:
             rivals = [_settings(rival) for rival in table if rival.info.name == label]
             mine = _settings(row)
             varied = [key for key in mine if any(rival.get(key) != mine[key] for rival in rivals)]
+            if sum(rival == mine for rival in rivals) > 1:
+                mine, varied = mine | {"source": row.info.source_hash[:8]}, [*varied, "source"]
             label += "".join(f" {key}={mine[key]}" for key in varied)
         labels.append(label)
     return labels
 
 
 def _settings(row: Row) -> dict[str, Any]:
-    info = row.info
-    return info.hyperparameters | {"learning_rate": info.learning_rate, "source": info.source_hash[:8]}
+    return row.info.hyperparameters | {"learning_rate": row.info.learning_rate}
 
 
 def _interval(values: list[float]) -> Interval | None:

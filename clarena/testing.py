@@ -9,6 +9,7 @@ import pytest
 
 from clarena.backbone import Backbone
 from clarena.checks import Suite, TinyMlp
+from clarena.checks.restart import Restart
 from clarena.protocol import Scenario
 from clarena.strategy import Strategy
 
@@ -59,10 +60,9 @@ def parametrize_with_checks(
     Raises:
         UsageError: for a scenario that a strategy does not declare.
     """
-    cases = [
-        Case(suite, *case)
-        for strategy in strategies
-        for suite in [Suite(strategy, scenarios, backbone, options)]
-        for case in suite.cases
-    ]
+    suites = [Suite(strategy, scenarios, backbone, options) for strategy in strategies]
+    restart = Restart([subject for suite in suites for subject in suite.subjects.values()])
+    for suite in suites:
+        suite.restart = restart
+    cases = [Case(suite, *case) for suite in suites for case in suite.cases]
     return pytest.mark.parametrize("check", cases, ids=str)

@@ -9,7 +9,7 @@ from clarena.benchmark import Benchmark, Data, Stream
 from clarena.errors import DivergedError, PluginError
 from clarena.experience import OutputSpace
 from clarena.protocol import Protocol, Scenario
-from clarena.seeding import Seeds, forked
+from clarena.seeding import forked
 from clarena.strategy import Strategy
 
 UNDEFINED = -1
@@ -35,23 +35,23 @@ class TestSet:
         stream: Stream,
         scenario: Scenario,
         protocol: Protocol,
-        seeds: Seeds,
+        generator: torch.Generator,
         device: torch.device,
     ) -> None:
         self.scenario, self.protocol, self.device, self.outputs = scenario, protocol, device, stream.outputs
         inputs, labels = [], []
         for split in stream.splits:
-            x = benchmark.inputs(data.x_test[split.test[: protocol.limit]].to(device))
+            x = benchmark.inputs(data.x_test[split.test].to(device))
             inputs.append(x if split.transform is None else split.transform(x))
-            labels.append(split.y_test[: protocol.limit])
+            labels.append(split.y_test)
         sizes = torch.tensor([len(y) for y in labels])
         experience = torch.repeat_interleave(torch.arange(len(labels)), sizes)
-        order = torch.randperm(len(experience), generator=seeds.torch("evaluation"))
+        order = torch.randperm(len(experience), generator=generator)
         self.x = torch.cat(inputs)[order.to(device)]
         self.classes = [frozenset(split.classes) for split in stream.splits]
         self.labels: NDArray[np.int64] = torch.cat(labels)[order].numpy()
         self.experience: NDArray[np.int64] = experience[order].numpy()
-        self.seed = seeds.seed
+        self.seed = generator.initial_seed()
 
     def predict(self, strategy: Strategy, space: OutputSpace) -> NDArray[np.int64]:
         """The class predicted for each test sample, int [N]; -1 where a prediction is undefined.
@@ -64,13 +64,13 @@ class TestSet:
         """
         predicted = np.full(len(self.labels), UNDEFINED)
         with forked(self.seed):
-            for task, experiences, columns in self._questions(space):
+            for task, experiences, columns in self.questions(space):
                 rows = np.flatnonzero(np.isin(self.experience, experiences))
                 if len(rows):
                     predicted[rows] = self._ask(strategy, rows, task, columns)
         return predicted
 
-    def _questions(self, space: OutputSpace) -> list[tuple[int | None, list[int], list[int]]]:
+    def questions(self, space: OutputSpace) -> list[tuple[int | None, list[int], list[int]]]:
         """(task, experiences tested in one call, outputs in play) for each kind of question that has an answer."""
         everything = list(range(len(self.classes)))
         if self.scenario == "domain":

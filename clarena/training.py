@@ -24,7 +24,7 @@ class GradientStrategy(Strategy):
         super().setup(context)
         self.optimizer = None
         self.experience = None
-        self._saved_optimizer: dict[str, Any] | None = None
+        self._saved_optimizer: dict[str, Any] = {}
 
     def learn(self, experience: Experience) -> None:
         """The loop."""
@@ -44,7 +44,7 @@ class GradientStrategy(Strategy):
     def step(self, batch: Batch) -> None:
         """One step: gradient of the loss, of the penalty, adjustment, update."""
         batch = self.replay(batch)
-        self.optimizer.zero_grad()  # type: ignore[union-attr]
+        self.model.zero_grad()
         batch.scores = self.model(batch.x)
         loss = self.loss(batch)
         extra = self.distil(batch)
@@ -95,32 +95,31 @@ class GradientStrategy(Strategy):
         """Consolidate: importances, exemplars, a teacher."""
 
     def get_extra_state(self) -> dict[str, Any]:
-        """The optimiser's state, where it lives on from experience to experience."""
+        """The optimiser's state by parameter, where it lives on from experience to experience."""
+        return {"optimizer": kept} if (kept := self._kept_optimizer_state()) else {}
+
+    def _kept_optimizer_state(self) -> dict[str, dict[str, Any]]:
         if self.context.protocol.optimizer_state == "reset":
             return {}
         if self.optimizer is None:
-            return {"optimizer": self._saved_optimizer}
-        return {"optimizer": self.optimizer.state_dict()}
+            return self._saved_optimizer
+        named, state = self.model.named_parameters(), self.optimizer.state
+        return {name: state[parameter] for name, parameter in named if parameter in state}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Keep the optimiser's state until there is an optimiser to load it into."""
-        self._saved_optimizer = state.get("optimizer")
+        self.optimizer = None
+        self._saved_optimizer = state.get("optimizer", {})
 
     def _next_optimizer(self) -> torch.optim.Optimizer:
-        trained = [p for p in self.model.parameters() if p.requires_grad]
-        if self.optimizer is None or self.context.protocol.optimizer_state == "reset":
-            optimizer = self.context.optimizer(trained)
-            if self._saved_optimizer is not None:
-                saved, self._saved_optimizer = self._saved_optimizer, None
-                _load_grown(optimizer, saved)
-            return optimizer
-        # State is kept by parameter: those that are new (a grown head) join the group and start without any.
-        self.optimizer.param_groups[0]["params"] = trained
-        return self.optimizer
+        """The optimiser for the next experience: a new one, with the state of the last where it is kept.
 
-
-def _load_grown(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
-    """Load a state that was saved when there were fewer parameters: the others, at the end, start without any."""
-    group = saved["param_groups"][0]
-    count = len(optimizer.param_groups[0]["params"])
-    optimizer.load_state_dict({**saved, "param_groups": [{**group, "params": list(range(count))}]})
+        State goes by parameter: those that are new (a grown head) start without any, and what is no longer trained
+        loses its own.
+        """
+        named = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        kept = self._kept_optimizer_state()
+        optimizer = self.context.optimizer(named.values())
+        for name in named.keys() & kept.keys():
+            optimizer.state[named[name]] = {key: value.to(named[name].device) for key, value in kept[name].items()}
+        return optimizer

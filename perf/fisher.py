@@ -30,9 +30,7 @@ def loop(model: nn.Module, x: Tensor) -> list[Tensor]:
 def main(samples: int = 256, pairs: int = 5, batch_size: int = 128) -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    model = nn.Sequential(
-        nn.Linear(784, 400), nn.ReLU(), nn.Linear(400, 400), nn.ReLU(), nn.Linear(400, 10)
-    ).eval()
+    model = nn.Sequential(nn.Linear(784, 400), nn.ReLU(), nn.Linear(400, 400), nn.ReLU(), nn.Linear(400, 10)).eval()
     x = torch.rand(samples, 784)
     batches = [(part, None, None) for part in x.split(batch_size)]
     for ours, theirs in zip(fisher_diagonal(model, batches), loop(model, x)):  # warm, and the same

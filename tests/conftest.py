@@ -17,3 +17,9 @@ def _one_thread() -> None:
     import torch
 
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A parallel test run sets a width for its workers; what is printed must be that of a pipe."""
+    monkeypatch.delenv("COLUMNS", raising=False)

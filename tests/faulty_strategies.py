@@ -389,7 +389,7 @@ class HidesState(GradientStrategy):
 class HidesStateInClass(GradientStrategy):
     """Hides the same in its class, where every object of this process finds it."""
 
-    factors: dict[int, float] = {}  # noqa: RUF012 - that is the fault
+    factors: dict[int, float] = {}
 
     def loss(self, batch: Batch) -> Tensor:
         assert self.experience is not None
@@ -401,10 +401,13 @@ class HidesStateInClass(GradientStrategy):
 
 @caught_by("restart", "not in its state_dict")
 class ForgetsOptimiser(GradientStrategy):
-    """Saves something of its own in place of the optimiser's momentum."""
+    """Restores something of its own in place of the optimiser's momentum."""
 
     def get_extra_state(self) -> dict[str, Any]:
-        return {"version": 1}
+        return super().get_extra_state() | {"version": 1}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        self.version = state["version"]
 
 
 @caught_by("restart", "there before it is loaded")

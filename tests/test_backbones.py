@@ -80,9 +80,7 @@ def test_one_sample_is_a_training_batch_like_any_other(backbone, norm):
     sample = torch.randn(1, 1, 8, 8)
     features = model(sample)
     features.sum().backward()
-    assert all(
-        parameter.grad is not None and parameter.grad.isfinite().all() for parameter in model.parameters()
-    )
+    assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in model.parameters())
     assert features.count_nonzero() > 0
     torch.testing.assert_close(features, model.eval()(sample))
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())

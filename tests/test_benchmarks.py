@@ -30,6 +30,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clarena import Data, DataError, UsageError
+from clarena.benchmark import limited
 
 DIGITS = [SplitDigits, PermutedDigits, RotatedDigits]
 MNIST = [SplitMnist, PermutedMnist, RotatedMnist]
@@ -398,3 +399,27 @@ def test_other_import_errors_are_not_hidden(monkeypatch):
     monkeypatch.setattr(torchvision_cpu, "import_module", failing)
     with pytest.raises(RuntimeError, match="something else"):
         torchvision_cpu.import_torchvision()
+
+
+def test_images_are_padded_and_normalised_as_asked() -> None:
+    """Hsu et al. 2018 pad to 32×32 and normalise by statistics of their own; permutations then cover the padding."""
+    x = torch.full((2, 1, 28, 28), 255, dtype=torch.uint8)
+    inputs = SplitMnist(pad=2, mean=0.1, std=0.2752).inputs(x)
+    assert inputs.shape == (2, 1, 32, 32)
+    assert inputs[0, 0, 0, 0] == pytest.approx(-0.1 / 0.2752)
+    assert inputs[0, 0, 16, 16] == pytest.approx(0.9 / 0.2752)
+
+
+@given(limit=st.integers(1, 400), experiences=st.sampled_from([1, 2, 5, 10]))
+def test_a_limit_keeps_every_class_in_its_proportion(limit: int, experiences: int) -> None:
+    """The first rows would do on shuffled data only; a data set in class order would lose its last classes."""
+    benchmark = SplitDigits(experiences=experiences)
+    data = benchmark.data()
+    stream = benchmark.stream(data, "class", np.random.default_rng(0))
+    for whole, part in zip(stream.splits, limited(stream, limit).splits):
+        assert len(part.train) == len(part.y_train) == min(limit, len(whole.train))
+        assert set(part.train.tolist()) <= set(whole.train.tolist())
+        share = len(part.train) / len(whole.train)
+        expected = whole.y_train.bincount() * share
+        assert (part.y_train.bincount(minlength=len(expected)) - expected).abs().max() <= 1
+        assert len(part.test) == min(limit, len(whole.test))

@@ -17,7 +17,7 @@ from torch import Generator, Tensor, nn
 
 from clarena.buffer import Policy, ReplayBuffer
 
-POLICIES: tuple[Policy, ...] = ("reservoir", "class_balanced", "ring")
+POLICIES: tuple[Policy, ...] = ("reservoir", "class_balanced", "greedy", "ring")
 STREAMS = 2000
 
 policies = st.sampled_from(POLICIES)
@@ -78,10 +78,11 @@ def test_class_balanced_is_uniform_within_each_class() -> None:
     assert uniform_p([counts[i] for i in range(12, 18)], 3) > 1e-3
 
 
-def test_class_balanced_takes_from_each_of_several_largest_classes_equally() -> None:
+@pytest.mark.parametrize("policy", ["class_balanced", "greedy"])
+def test_each_of_several_largest_classes_loses_equally(policy: Policy) -> None:
     chance, lost = generator(), Counter[int]()
     for _ in range(STREAMS):
-        buffer = feed(ReplayBuffer(4, "class_balanced"), [0, 0, 1, 1, 2], 5, chance)
+        buffer = feed(ReplayBuffer(4, policy), [0, 0, 1, 1, 2], 5, chance)
         lost.update({0, 1, 2, 3, 4} - set(contents(buffer)))
     assert lost[4] == 0
     assert uniform_p([lost[i] for i in range(4)], 1) > 1e-3
@@ -115,6 +116,33 @@ def test_class_balanced_is_as_balanced_as_the_stream_allows(capacity: int, y: li
         assert stored[label] == count or stored[label] >= max(stored.values()) - 1
 
 
+@given(capacities, labels)
+def test_every_step_of_greedy_is_one_of_algorithm_1(capacity: int, y: list[int]) -> None:
+    buffer, chance = ReplayBuffer(capacity, "greedy"), generator()
+    seen: set[int] = set()
+    before: set[int] = set()
+    for i, label in enumerate(y):
+        feed(buffer, [label], 1, chance, start=i)
+        after, counts = set(contents(buffer)), Counter(y[j] for j in before)
+        if capacity == 0 or (label in seen and counts[label] >= capacity / len(seen)):
+            assert after == before
+        else:
+            assert after - before == {i}
+            lost = [y[j] for j in before - after]
+            assert lost in (
+                [[c] for c in counts if counts[c] == max(counts.values())] if len(before) == capacity else [[]]
+            )
+        seen.add(label)
+        before = after
+
+
+def test_greedy_ends_with_equal_shares_however_uneven_the_stream() -> None:
+    buffer = feed(ReplayBuffer(12, "greedy"), [0] * 50 + [1] * 9 + [2] * 4 + [3] * 2, 7, generator())
+    counts = Counter(buffer.everything()["y"].tolist())
+    assert counts[3] == 2  # all there are; the other ten places are shared as evenly as the order allows
+    assert sorted(counts.values()) == [2, 3, 3, 4]
+
+
 def latest_of_each_class(y: list[int], capacity: int) -> list[int]:
     """What a ring must hold in the end, from the definition and the whole stream."""
     order = list(dict.fromkeys(y))
@@ -141,6 +169,23 @@ def test_ring_worked_by_hand() -> None:
     assert contents(feed(buffer, [7, 9], 2, chance, start=10)) == [8, 9, 10, 11]  # one, two and two places
 
 
+@given(capacities, labels, batch_sizes)
+def test_another_field_can_be_the_key(capacity: int, groups: list[int], batch: int) -> None:
+    buffer = ReplayBuffer(capacity, "ring", key="group")
+    for first in range(0, len(groups), batch):
+        part = torch.tensor(groups[first : first + batch])
+        buffer.add(generator(), x=torch.arange(len(part)) + first, y=torch.zeros_like(part), group=part)
+    assert contents(buffer) == latest_of_each_class(groups, capacity)
+    fresh = ReplayBuffer(capacity, "ring", key="group")
+    fresh.load_state_dict(buffer.state_dict())
+    assert same(fresh.everything(), buffer.everything())
+
+
+def test_the_key_has_to_be_among_the_fields() -> None:
+    with pytest.raises(ValueError, match=r"Policy 'ring' needs integer labels group \[batch\]"):
+        ReplayBuffer(3, "ring", key="group").add(generator(), x=torch.zeros(2), y=torch.zeros(2, dtype=torch.long))
+
+
 # --- chance
 
 
@@ -149,6 +194,14 @@ def test_cuts_into_batches_do_not_matter(policy: Policy, capacity: int, y: list[
     one = feed(ReplayBuffer(capacity, policy), y, a, generator())
     other = feed(ReplayBuffer(capacity, policy), y, b, generator())
     assert same(one.everything(), other.everything())
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_with_no_budget_nothing_is_drawn(policy: Policy) -> None:
+    chance = generator()
+    before = chance.get_state()
+    feed(ReplayBuffer(0, policy), [0, 1, 2], 2, chance)
+    assert torch.equal(chance.get_state(), before)
 
 
 @pytest.mark.parametrize("policy", POLICIES)
@@ -229,6 +282,9 @@ def test_widen_keeps_what_is_stored_and_fills_the_rest() -> None:
     buffer.add(chance, logits=wider)
     expected = torch.cat([torch.cat([logits, torch.full((3, 3), -1.0)], 1), wider])
     assert torch.equal(buffer.everything()["logits"], expected)
+    storage = buffer.stored_logits
+    buffer.widen("logits", 5)
+    assert buffer.stored_logits is storage  # nothing is copied where nothing is missing
     with pytest.raises(ValueError, match="5 wide and cannot shrink to 4"):
         buffer.widen("logits", 4)
     with pytest.raises(ValueError, match="No field 'scores'"):
@@ -352,7 +408,7 @@ def test_fields_that_do_not_fit_change_nothing(fields: dict[str, Tensor], messag
 def test_arguments_out_of_range_are_refused() -> None:
     with pytest.raises(ValueError, match="capacity is -1"):
         ReplayBuffer(-1)
-    with pytest.raises(ValueError, match="no policy 'fifo'; choose from reservoir, class_balanced, ring"):
+    with pytest.raises(ValueError, match="no policy 'fifo'; choose from reservoir, class_balanced, greedy, ring"):
         ReplayBuffer(1, "fifo")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="n is -2"):
         ReplayBuffer(1).sample(-2, generator())

@@ -318,9 +318,7 @@ def test_outputs_not_in_play_take_no_part() -> None:
         z = model(x).detach()
         p = z.masked_fill(~mask, -torch.inf).softmax(1)
         expected = p * (1 - p)
-        assert_close(
-            fisher_diagonal(model, [(x, None, mask)]), [expected.T @ x**2 / N, expected.mean(0)], 1e-12
-        )
+        assert_close(fisher_diagonal(model, [(x, None, mask)]), [expected.T @ x**2 / N, expected.mean(0)], 1e-12)
         expected = (F.one_hot(y, OUTPUTS) - p) ** 2
         found = fisher_diagonal(model, [(x, y, mask)], kind="empirical")
         assert_close(found, [expected.T @ x**2 / N, expected.mean(0)], 1e-12)
@@ -379,9 +377,7 @@ def test_labels_matter_to_the_empirical_fisher_alone(order: list[int]) -> None:
     garbage = (y + 1) % OUTPUTS
 
     first, second, weight, bias = fisher_diagonal(model, [(x, y, None)])
-    assert_close(
-        fisher_diagonal(renamed, [(x, garbage, None)]), [first, second, weight[order], bias[order]], 1e-12
-    )
+    assert_close(fisher_diagonal(renamed, [(x, garbage, None)]), [first, second, weight[order], bias[order]], 1e-12)
     for a, b in zip(
         output_norm_sensitivity(model, [(x, y, None)]), output_norm_sensitivity(model, [(x, garbage, None)])
     ):
@@ -395,9 +391,7 @@ def test_sampled_fisher_averages_to_the_exact_one() -> None:
     model, mask, draws = double(nn.Linear(2, OUTPUTS)), torch.tensor([True, True, False, True, True]), 20_000
     x = data(1, 2)
     p = model(x)[0].detach().masked_fill(~mask, -torch.inf).softmax(0)
-    squares = (
-        torch.eye(OUTPUTS, dtype=torch.float64)[mask] - p
-    ) ** 2  # [label, output]: bias gradient squared
+    squares = (torch.eye(OUTPUTS, dtype=torch.float64)[mask] - p) ** 2  # [label, output]: bias gradient squared
     mean = p[mask] @ squares
     error = ((p[mask] @ squares**2 - mean**2).clamp(min=0) / draws).sqrt()
     found = fisher_diagonal(
@@ -411,9 +405,7 @@ def test_sampling_is_repeatable_and_leaves_the_global_stream_alone() -> None:
     model, x, _ = linear()
     before = torch.get_rng_state()
     first, second = (fisher_diagonal(model, [(x, None, None)], kind="sample") for _ in range(2))
-    other = fisher_diagonal(
-        model, [(x, None, None)], kind="sample", generator=torch.Generator().manual_seed(1)
-    )
+    other = fisher_diagonal(model, [(x, None, None)], kind="sample", generator=torch.Generator().manual_seed(1))
     assert torch.equal(torch.get_rng_state(), before)
     assert torch.equal(flattened(first), flattened(second))
     assert not torch.equal(flattened(first), flattened(other))
@@ -458,9 +450,7 @@ def test_nothing_changes(estimate: Callable[..., list[Tensor]], fails: bool) -> 
     """E6: parameters, gradients, buffers, modes, hooks, random numbers; also when the model fails."""
     frozen = Stubborn(nn.Linear(6, 6), nn.BatchNorm1d(6)).requires_grad_(False)
     model = double(
-        nn.Sequential(
-            nn.BatchNorm1d(6), frozen, nn.Dropout(), nn.Linear(6, 4), nn.PReLU(), nn.Linear(4, 5), Noisy()
-        )
+        nn.Sequential(nn.BatchNorm1d(6), frozen, nn.Dropout(), nn.Linear(6, 4), nn.PReLU(), nn.Linear(4, 5), Noisy())
     )
     model.train()
     model[5].eval()  # a mode of its own
@@ -475,9 +465,7 @@ def test_nothing_changes(estimate: Callable[..., list[Tensor]], fails: bool) -> 
             with pytest.raises(RuntimeError, match="running_mean"):
                 estimate(model, [(data(N, 7), None, None)])
         else:
-            assert len(estimate(model, [(data(N, 6), None, None)])) == sum(
-                p.requires_grad for p in model.parameters()
-            )
+            assert len(estimate(model, [(data(N, 6), None, None)])) == sum(p.requires_grad for p in model.parameters())
         assert not torch.is_grad_enabled()
 
     for name, tensor in model.state_dict().items():
@@ -515,3 +503,23 @@ def test_errors_say_what_to_do() -> None:
     mixing = double(nn.Sequential(nn.BatchNorm1d(6, track_running_stats=False), nn.Linear(6, 2)))
     with pytest.raises(UsageError, match="layer '0' normalises by the batch"):
         fisher_diagonal(mixing, [(x, y, None)])
+
+
+def test_the_hosts_own_batch_norm_is_read_off_and_needs_no_fallback(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`clarena.BatchNorm` is what the native backbones use: the slow path would cost every row of a table."""
+    from clarena import BatchNorm, gradients
+
+    model = nn.Sequential(nn.Linear(5, 4), BatchNorm(4), nn.ReLU(), nn.Linear(4, 3)).double()
+    x = torch.randn(6, 5, dtype=torch.float64)
+    model(x)  # running statistics of its own
+    expected = [torch.zeros_like(p) for p in model.parameters()]
+    model.eval()
+    for sample in x:
+        probabilities = model(sample[None]).softmax(1)[0].detach()
+        for label, p in enumerate(probabilities):
+            loss = model(sample[None]).log_softmax(1)[0, label]
+            for total, g in zip(expected, torch.autograd.grad(loss, list(model.parameters()))):
+                total += p * g.square() / len(x)
+    monkeypatch.setattr(gradients, "_add_others", None)
+    for ours, theirs in zip(fisher_diagonal(model, [(x, None, None)]), expected):
+        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)

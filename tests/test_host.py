@@ -181,15 +181,11 @@ def test_every_way_in(site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert not host.broken
     assert [entry.origin for entry in host.strategies if entry.name == "by_packaged"] == ["elsewhere 1.2"]
 
-    closed = Host.discover(
-        PluginSources(requested.files, requested.directories, requested.modules, third_party=False)
-    )
+    closed = Host.discover(PluginSources(requested.files, requested.directories, requested.modules, third_party=False))
     assert set(closed.plugins) == {"native", "one", "first", "asked"}
 
 
-def test_one_plugin_reached_twice_is_loaded_once(
-    site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_one_plugin_reached_twice_is_loaded_once(site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     install(site, "elsewhere", {"pack": "packaged"})
     write_plugin(site / "packaged.py", "thing")
     file = write_plugin(tmp_path / "many" / "one.py", "other")
@@ -285,9 +281,7 @@ def test_an_edited_file_is_run_again_and_an_unchanged_one_is_not(tmp_path: Path)
 def test_another_process_finds_the_same_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(FAULTY)
     sources = PluginSources(files=["good.py"], third_party=False)
-    pickled = pickle.dumps(
-        (pickle.dumps(sources), pickle.dumps(Host.discover(sources).strategies.load("good")))
-    )
+    pickled = pickle.dumps((pickle.dumps(sources), pickle.dumps(Host.discover(sources).strategies.load("good"))))
     code = """
         import pickle, sys
         from clarena.host import Host
@@ -385,3 +379,11 @@ def test_register_is_documented_and_has_the_promised_signature() -> None:
     )
     for parameter in list(signature.parameters)[1:]:
         assert f"            {parameter}: " in (Register.__call__.__doc__ or "")
+
+
+def test_the_backport_of_importlib_metadata_is_not_taken_for_the_plugin(site: Path) -> None:
+    """Some packages import it, and from then on it is what finds distributions."""
+    pytest.importorskip("importlib_metadata")
+    install(site, "nowhere", {"gone": "module_that_is_gone"})
+    (broken,) = (each for each in Host.discover().broken if each.plugin == "gone")
+    assert broken.reason == "ModuleNotFoundError: No module named 'module_that_is_gone'"

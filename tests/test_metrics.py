@@ -91,12 +91,8 @@ def test_run_that_stopped_early_keeps_no_final_number():
 
 def test_forgetting_is_chaudhrys():
     """On 0.5, 0.8, 0.6 others print -0.1; on 0.5, 0.6, 0.8 those whose maximum takes in the end print 0."""
-    assert forgetting_per_experience([[0, 0, 0], [0.5, 0, 0], [0.8, 0, 0], [0.6, 0, 0]])[0] == pytest.approx(
-        0.2
-    )
-    assert forgetting_per_experience([[0, 0, 0], [0.5, 0, 0], [0.6, 0, 0], [0.8, 0, 0]])[0] == pytest.approx(
-        -0.2
-    )
+    assert forgetting_per_experience([[0, 0, 0], [0.5, 0, 0], [0.8, 0, 0], [0.6, 0, 0]])[0] == pytest.approx(0.2)
+    assert forgetting_per_experience([[0, 0, 0], [0.5, 0, 0], [0.6, 0, 0], [0.8, 0, 0]])[0] == pytest.approx(-0.2)
 
 
 def test_accuracy_before_learning_is_never_forgotten():
@@ -128,9 +124,7 @@ def test_equations_read_as_loops(matrix):
     assert summarise(matrix) == pytest.approx(
         {
             "final_average_accuracy": mean(R(T, j) for j in range(1, T + 1)),
-            "average_incremental_accuracy": mean(
-                mean(R(i, j) for j in range(1, i + 1)) for i in range(1, T + 1)
-            ),
+            "average_incremental_accuracy": mean(mean(R(i, j) for j in range(1, i + 1)) for i in range(1, T + 1)),
             "learning_accuracy": mean(R(j, j) for j in range(1, T + 1)),
             "worst_experience_accuracy": min(R(T, j) for j in range(1, T + 1)),
             "forgetting": mean(max(R(i, j) for i in range(1, T)) - R(T, j) for j in old),
@@ -247,9 +241,7 @@ def test_accuracy_matrix_worked():
 
 
 def test_experience_without_test_samples_is_undefined():
-    np.testing.assert_array_equal(
-        accuracy_matrix([[0], [0], [1]], [0], [0], 2), [[1.0, NAN], [1.0, NAN], [0.0, NAN]]
-    )
+    np.testing.assert_array_equal(accuracy_matrix([[0], [0], [1]], [0], [0], 2), [[1.0, NAN], [1.0, NAN], [0.0, NAN]])
 
 
 @given(st.data())

@@ -31,9 +31,7 @@ DARWIN = [
     -48,
 ]  # crossed minus self-fertilised maize, 1/8 inch
 accuracies = st.floats(0, 1, width=32)
-correct = st.integers(
-    0, 1000
-)  # of 1000 test samples: sums of counts are exact, so ties are ties for every oracle
+correct = st.integers(0, 1000)  # of 1000 test samples: sums of counts are exact, so ties are ties for every oracle
 p_values = st.lists(accuracies, min_size=1, max_size=6)
 
 

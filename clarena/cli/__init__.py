@@ -30,9 +30,9 @@ def _version(value: bool) -> None:
 
 @app.callback()
 def _options(
-    traceback: bool = typer.Option(False, "--traceback", help="Show the Python traceback of an error."),
+    traceback: bool = typer.Option(False, "--traceback", metavar="", help="Show the Python traceback of an error."),
     version: bool = typer.Option(
-        False, "--version", callback=_version, is_eager=True, help="Show the version and stop."
+        False, "--version", metavar="", callback=_version, is_eager=True, help="Show the version and stop."
     ),
 ) -> None:
     if traceback:

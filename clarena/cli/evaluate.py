@@ -1,6 +1,8 @@
 """`clarena evaluate`: run strategies on one track and print the table."""
 
 import os
+import sys
+from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -8,6 +10,7 @@ import typer
 
 from clarena.cli import app
 from clarena.cli.options import (
+    FLAG,
     AsJson,
     NoPlugins,
     PluginDirs,
@@ -18,19 +21,44 @@ from clarena.cli.options import (
     parse_seeds,
     parse_settings,
 )
+from clarena.cli.text import as_json as to_json
 
 if TYPE_CHECKING:
-    from clarena.evaluation import Plan, Results
+    from clarena.evaluation import Results
+    from clarena.planning import Plan
 
 
-@app.command()
+TRACK = "Track"
+"""The panel of the help with what takes part in a track's digest."""
+
+
+@app.command(
+    epilog="Examples: clarena evaluate finetune ewc er joint\n\n"
+    "clarena evaluate ewc --set ewc.strength=10 --benchmark permuted-digits --seeds 0-9"
+)
 def evaluate(
-    strategies: Annotated[list[str], typer.Argument(metavar="STRATEGY...", help="What to run: ewc er mymethod …")],
-    benchmark: Annotated[str, typer.Option(help="The stream to learn; see `clarena list`.")] = "split-digits",
-    scenario: Annotated[str | None, typer.Option(help="class, domain or task; default: the benchmark's first.")] = None,
-    backbone: Annotated[str, typer.Option(help="The network under the head.")] = "mlp",
-    protocol: Annotated[str, typer.Option(help="A preset: standard, online (one pass), smoke (seconds).")] = "standard",
-    seeds: Annotated[str, typer.Option(help="How many (5), which (0,3,7), or a range (10-14).")] = "5",
+    strategies: Annotated[list[str], typer.Argument(metavar="STRATEGY", help="What to run: ewc er mymethod …")],
+    benchmark: Annotated[
+        str,
+        typer.Option(metavar="NAME", rich_help_panel=TRACK, help="The stream to learn; `clarena list` names them."),
+    ] = "split-digits",
+    scenario: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", rich_help_panel=TRACK, help="class, domain or task. Default: as the benchmark."),
+    ] = None,
+    backbone: Annotated[
+        str, typer.Option(metavar="NAME", rich_help_panel=TRACK, help="The network under the head.")
+    ] = "mlp",
+    protocol: Annotated[
+        str,
+        typer.Option(metavar="PRESET", rich_help_panel=TRACK, help="standard, online (one pass) or smoke (seconds)."),
+    ] = "standard",
+    limit: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", min=1, rich_help_panel=TRACK, help="Samples per experience, to try things; never ranked."
+        ),
+    ] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option(
@@ -39,71 +67,75 @@ def evaluate(
             help="ewc.strength=10, benchmark.experiences=2, backbone.norm=batch, protocol.epochs=4 …; may be repeated.",
         ),
     ] = None,
-    limit: Annotated[
-        int | None, typer.Option(min=1, help="Samples per experience, to try things; never ranked.")
+    seeds: Annotated[str, typer.Option(metavar="SEEDS", help="How many (5), which (0,3,7), or a range (10-14).")] = "5",
+    device: Annotated[str, typer.Option(metavar="DEVICE", help="cpu, cuda or cuda:N.")] = "cpu",
+    jobs: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Runs at a time. Default: one per core; one on a GPU.")
     ] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
-    jobs: Annotated[int | None, typer.Option(min=1, help="Runs at a time; default: one per core.")] = None,
     retry: Annotated[
-        bool, typer.Option("--retry", help="Run failed, interrupted and out-of-memory cells again.")
+        bool, typer.Option("--retry", metavar=FLAG, help="Run failed, interrupted and out-of-memory cells again.")
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be run, and stop.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", metavar=FLAG, help="Say what would be run, and stop.")] = False,
     store: StorePath = Path("runs"),
     tracking_uri: TrackingUri = None,
-    no_tracking: Annotated[bool, typer.Option("--no-tracking", help="Keep records in the store only.")] = False,
+    no_tracking: Annotated[
+        bool, typer.Option("--no-tracking", metavar=FLAG, help="Keep records in the store only.")
+    ] = False,
     plugin: PluginFiles = None,
     plugins_dir: PluginDirs = None,
     no_plugins: NoPlugins = False,
     as_json: AsJson = False,
 ) -> None:
-    """Run strategies on one track (benchmark × scenario × backbone × protocol), over several seeds.
+    """Run strategies on one track, over several seeds.
 
-    What the store holds already is not run again; what was killed goes on from its last finished experience.
+    A track is benchmark × scenario × backbone × protocol. What the store holds already is not run again; what was
+    killed goes on from its last finished experience.
     """
-    from clarena.cli.progress import Display
-    from clarena.evaluation import carry_out, make_plan
+    from clarena.planning import make_plan
 
-    host = discover(plugin, plugins_dir, no_plugins)
-    plan = make_plan(
-        strategies,
-        benchmark=benchmark,
-        scenario=scenario,
-        backbone=backbone,
-        preset=protocol,
-        seeds=parse_seeds(seeds),
-        settings=parse_settings(settings),
-        limit=limit,
-        device=device,
-        store=store,
-        retry=retry,
-        host=host,
-    )
-    if dry_run:
+    # What a plugin prints must not end up in the middle of JSON.
+    with redirect_stdout(sys.stderr) if as_json else nullcontext():
+        plan = make_plan(
+            strategies,
+            benchmark=benchmark,
+            scenario=scenario,
+            backbone=backbone,
+            preset=protocol,
+            seeds=parse_seeds(seeds),
+            settings=parse_settings(settings),
+            limit=limit,
+            device=device,
+            store=store,
+            retry=retry,
+            host=discover(plugin, plugins_dir, no_plugins),
+        )
+        results = None if dry_run else run(plan, store, jobs, tracking_uri, not no_tracking, quiet=as_json)
+    if results is None:
         _announce(plan, as_json)
         return
-    with Display(plan, quiet=as_json) as display:
-        try:
-            results = carry_out(
-                plan,
-                store,
-                jobs=jobs,
-                tracking_uri=tracking_uri,
-                track=not no_tracking,
-                listener=display.listen,
-            )
-        except KeyboardInterrupt:
-            display.interrupted()
-            raise typer.Exit(130) from None
     _report(plan, results, store, None if no_tracking else tracking_uri, as_json, no_tracking)
     if results.errors or any(record.status != "finished" for record in results):
         raise typer.Exit(1)
 
 
+def run(
+    plan: "Plan", store: Path, jobs: int | None, tracking_uri: str | None, track: bool, quiet: bool = False
+) -> "Results":
+    """Carry out a plan under the eyes of the user; Ctrl-C ends the command with code 130 and says how to go on."""
+    from clarena.cli.progress import Display
+    from clarena.evaluation import carry_out
+
+    with Display(plan, quiet) as display:
+        try:
+            return carry_out(plan, store, jobs=jobs, tracking_uri=tracking_uri, track=track, listener=display.listen)
+        except KeyboardInterrupt:
+            display.interrupted()
+            raise typer.Exit(130) from None
+
+
 def _announce(plan: "Plan", as_json: bool) -> None:
     """What would be run."""
     if as_json:
-        import json
-
         cells = [
             {
                 "strategy": work.cell.strategy.name,
@@ -113,7 +145,7 @@ def _announce(plan: "Plan", as_json: bool) -> None:
             }
             for work in plan.works
         ]
-        typer.echo(json.dumps({"track": plan.track.label, "track_digest": plan.track.digest, "cells": cells}, indent=2))
+        typer.echo(to_json({"track": plan.track.label, "track_digest": plan.track.digest, "cells": cells}))
         return
     typer.echo(f"Track {plan.track.label} ({plan.track.digest[:12]})")
     for work in plan.works:
@@ -126,11 +158,11 @@ def _report(
     plan: "Plan", results: "Results", store: Path, tracking_uri: str | None, as_json: bool, no_tracking: bool
 ) -> None:
     """The table, what went wrong, and where to browse."""
-    from clarena.cli.table import print_table, table_json
+    from clarena.cli.table import as_data, print_table
     from clarena.summary import rows
 
     if as_json:
-        typer.echo(table_json(results.records, results.errors))
+        typer.echo(to_json({"tracks": as_data(results.records), "errors": results.errors}))
         return
     print_table(plan.track, rows(results.records))
     for label, message in results.errors.items():

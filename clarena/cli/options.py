@@ -9,6 +9,12 @@ from clarena.errors import UsageError
 
 if TYPE_CHECKING:
     from clarena.host import Host, PluginSources
+    from clarena.store import Store
+
+FLAG = ""
+"""The metavar of an option that takes no value: the help then says nothing of types."""
+
+MOST_SEEDS = 1000
 
 PluginFiles = Annotated[
     list[Path] | None,
@@ -19,10 +25,11 @@ PluginDirs = Annotated[
     typer.Option("--plugins-dir", metavar="DIR", help="Load every *.py of a folder as a plugin."),
 ]
 NoPlugins = Annotated[
-    bool, typer.Option("--no-plugins", help="Leave out installed third-party plugins and CLARENA_PLUGINS.")
+    bool,
+    typer.Option("--no-plugins", metavar=FLAG, help="Leave out installed third-party plugins and CLARENA_PLUGINS."),
 ]
 StorePath = Annotated[Path, typer.Option("--store", metavar="DIR", help="Where records are kept.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+AsJson = Annotated[bool, typer.Option("--json", metavar=FLAG, help="Print JSON instead of text.")]
 TrackingUri = Annotated[
     str | None,
     typer.Option(
@@ -45,6 +52,17 @@ def discover(files: list[Path] | None, dirs: list[Path] | None, without: bool) -
     from clarena.host import Host
 
     return Host.discover(plugin_sources(files, dirs, without))
+
+
+def existing_store(path: Path) -> "Store":
+    """The store at this path; raises `UsageError` where there is none."""
+    from clarena.store import Store
+
+    if not path.is_dir():
+        raise UsageError(
+            f"There is no store at {path}. Name one with --store, or make one: clarena evaluate ewc --store {path}"
+        )
+    return Store(path)
 
 
 def parse_settings(items: list[str] | None) -> dict[str, dict[str, Any]]:
@@ -72,17 +90,29 @@ def parse_seeds(text: str) -> list[int]:
     """Read `--seeds`: `5` is the first five, `0,3,7` those, `10-14` a range.
 
     Raises:
-        UsageError: for text of another form.
+        UsageError: for text of another form, or more seeds than anyone can wait for.
     """
     try:
         if text.strip().isdigit():
-            return list(range(int(text)))
-        seeds: list[int] = []
-        for part in filter(None, (piece.strip() for piece in text.split(","))):
-            low, dash, high = part.partition("-") if not part.startswith("-") else (part, "", "")
-            seeds += range(int(low), int(high) + 1) if dash else [int(part)]
-        return seeds
+            pieces = [range(int(text))]
+        else:
+            pieces = [_piece(part.strip()) for part in text.split(",") if part.strip()]
     except ValueError as error:
         raise UsageError(
             f"--seeds {text!r} cannot be read. Write 5 for the first five, 0,3,7 for those, or 10-14 for a range."
         ) from error
+    # The length of a range is counted before it is spelled out: a slip of the finger must not fill the memory.
+    if sum(max(0, piece.stop - piece.start) for piece in pieces) > MOST_SEEDS:
+        raise UsageError(
+            f"--seeds {text} asks for more than {MOST_SEEDS} seeds. A number alone says how many; for one seed write "
+            f"it twice, as a range: --seeds {text}-{text}"
+            if text.strip().isdigit()
+            else f"--seeds {text} asks for more than {MOST_SEEDS} seeds."
+        )
+    return [seed for piece in pieces for seed in piece]
+
+
+def _piece(part: str) -> range:
+    """`7` or `10-14`; a minus in front belongs to the number."""
+    low, dash, high = part.partition("-") if not part.startswith("-") else (part, "", "")
+    return range(int(low), int(high if dash else low) + 1)

@@ -1,5 +1,6 @@
 """Live progress of an evaluation: bars in a terminal, plain lines elsewhere, both on standard error."""
 
+import shlex
 import sys
 import time
 from typing import TYPE_CHECKING, Any, Self
@@ -8,9 +9,12 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 if TYPE_CHECKING:
-    from clarena.evaluation import Plan
     from clarena.executors import Event
+    from clarena.planning import Plan
     from clarena.records import Record
+
+LEAST_WORK = 0.5
+"""Runs after which the time left is estimated: before that, starting up is most of the time."""
 
 
 class Display:
@@ -68,7 +72,7 @@ class Display:
 
     def interrupted(self) -> None:
         """Say how to go on."""
-        command = " ".join(sys.argv[1:])
+        command = shlex.join(sys.argv[1:])
         retry = "" if "--retry" in sys.argv else " --retry"
         self.console.print("\nStopped. What was finished is safe. Go on with:", highlight=False)
         self.console.print(f"  clarena {command}{retry}", highlight=False, markup=False, soft_wrap=True)
@@ -83,7 +87,7 @@ class Display:
         """An estimate of the time left, from the work done so far."""
         work = self.finished + sum(self.shares.values())
         remaining = self.total - work
-        if remaining <= 0 or work <= 0:
+        if remaining <= 0 or work < LEAST_WORK:
             return ""
         seconds = (time.monotonic() - self.began) / work * remaining
         return f", about {duration(seconds)} left"
@@ -108,7 +112,7 @@ def outcome(record: "Record") -> str:
     if record.status != "finished":
         return f"{record.status.replace('_', ' ')}: {record.reason}"
     accuracy: Any = record.metrics.get("final_average_accuracy", float("nan"))
-    return f"{100 * accuracy:.1f} % in {duration((record.ended - record.started).total_seconds())}"
+    return f"{100 * accuracy:.1f} % accurate in {duration((record.ended - record.started).total_seconds())}"
 
 
 def duration(seconds: float) -> str:

@@ -1,12 +1,14 @@
 """The table of a track, as text for a terminal of any width, and as data."""
 
-import json
 import math
+from typing import Any
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from clarena.cli.text import page, put
 from clarena.protocol import Track
 from clarena.records import Record
 from clarena.statistics import Interval
@@ -17,22 +19,22 @@ NOTHING = "–"
 
 def print_table(track: Track, table: list[Row], console: Console | None = None) -> None:
     """Print the rows of one track: references first and apart, then the rest, best first."""
-    console = console or Console()
-    console.print(f"\n[bold]{track.label}[/bold]  ({track.digest[:12]})", highlight=False)
+    console = console or page()
+    console.print(Text.assemble("\n", (track.label, "bold"), f"  ({track.digest[:12]})"))
     if track.unranked:
-        console.print(f"Not ranked: {track.unranked}.", style="yellow", highlight=False)
+        console.print(f"Not ranked: {track.unranked}.", style="yellow")
     grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    grid.add_column("strategy", overflow="fold")
+    grid.add_column("strategy", overflow="fold", min_width=12)
     for title in ("final accuracy %", "n", "forgetting %", "train s", "state"):
-        grid.add_column(title, justify="right")
+        grid.add_column(title, justify="right", no_wrap=True)
     problems = any(row.problems for row in table)
     if problems:
         grid.add_column("not finished", overflow="fold")
     labels = row_labels(table)
     for position, (label, row) in enumerate(zip(labels, table)):
         last_reference = row.info.reference and position + 1 < len(table) and not table[position + 1].info.reference
-        cells = [
-            label,
+        cells: list[str | Text] = [
+            Text(label),
             percent(row.interval("final_average_accuracy")),
             str(len(row.finished)),
             percent(row.interval("forgetting")),
@@ -45,12 +47,11 @@ def print_table(track: Track, table: list[Row], console: Console | None = None) 
             style="dim" if row.info.reference else None,
             end_section=last_reference,
         )
-    console.print(grid)
-    console.print(
-        "Mean ± half-width of the 95 % Student-t interval over n seeds. Dim rows are references, unranked.",
-        style="dim",
-        highlight=False,
-    )
+    put(console, grid)
+    legend = "Mean ± half-width of the 95 % Student-t interval over n seeds."
+    if any(row.info.reference for row in table):
+        legend += " References come first; they are never ranked."
+    console.print(legend, style="dim")
 
 
 def percent(interval: Interval | None) -> str:
@@ -69,14 +70,9 @@ def size(count: float) -> str:
     return NOTHING
 
 
-def table_json(records: list[Record], errors: dict[str, str]) -> str:
-    """Rows by track, as JSON."""
-    tracks = [
-        {
-            "track": group[0].cell.track.label,
-            "track_digest": digest,
-            "rows": [row.as_dict() for row in rows(group)],
-        }
+def as_data(records: list[Record]) -> list[dict[str, Any]]:
+    """Rows by track, as plain data."""
+    return [
+        {"track": group[0].cell.track.label, "track_digest": digest, "rows": [row.as_dict() for row in rows(group)]}
         for digest, group in by_track(records).items()
     ]
-    return json.dumps({"tracks": tracks, "errors": errors}, indent=2, allow_nan=False)

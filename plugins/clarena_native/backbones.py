@@ -6,9 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from clarena import Backbone, UsageError
+from clarena import Backbone, BatchNorm, UsageError
 
 Norm = Literal["none", "batch", "group", "layer"]
 Size = Annotated[int, Field(ge=1)]
@@ -96,23 +95,6 @@ class Cnn(Backbone):
     def forward(self, x: Tensor) -> Tensor:
         """Features [batch, features] of images [batch, channels, height, width]."""
         return self.layers(x)  # type: ignore[no-any-return]
-
-
-class BatchNorm(nn.BatchNorm2d):
-    """Batch normalisation of [batch, channels, …] that also takes a training batch of one sample.
-
-    One sample has no variance over the batch, and torch refuses it where there is one value per channel.
-    Here it is normalised by the running statistics, as in evaluation, and leaves them as they are.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        """The normalised batch, shaped as it was."""
-        if len(x) > 1:
-            return super().forward(x)
-        return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
-
-    def _check_input_dim(self, input: Tensor) -> None:
-        """Images and vectors alike."""
 
 
 def normalise(norm: Norm, channels: int) -> list[nn.Module]:

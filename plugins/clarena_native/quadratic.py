@@ -1,5 +1,7 @@
 """A quadratic penalty around anchors, the common form of EWC, MAS, SI and L2."""
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 
@@ -53,6 +55,17 @@ class QuadraticPenalty(nn.Module):
 def flat(model: Model) -> Tensor:
     """All parameters as one vector, in the order of `model.parameters()`."""
     return torch.cat([p.flatten() for p in model.parameters()])
+
+
+def flat_gradient(model: Model) -> Tensor:
+    """All gradients as one vector, in the same order; zero where there is none."""
+    return torch.cat([(p.new_zeros(p.shape) if p.grad is None else p.grad).flatten() for p in model.parameters()])
+
+
+def spread(model: Model, estimates: Iterable[Tensor]) -> Tensor:
+    """Estimates for the trainable parameters as one vector over all of them; zero for those that are frozen."""
+    given = iter(estimates)
+    return torch.cat([(next(given) if p.requires_grad else torch.zeros_like(p)).flatten() for p in model.parameters()])
 
 
 def grown(vector: Tensor, length: int) -> Tensor:

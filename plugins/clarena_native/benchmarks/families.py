@@ -58,7 +58,7 @@ class PermutedInputs(Benchmark):
 
     def stream(self, data: Data, scenario: Scenario, generator: np.random.Generator) -> Stream:
         """The whole data once for each experience, through permutations drawn from `generator`."""
-        values = data.x_train[0].numel()
+        values = self.inputs(data.x_train[:1]).numel()
         permutations = [
             Permutation(torch.from_numpy(generator.permutation(values))) for _ in range(self.experiences - 1)
         ]
@@ -91,8 +91,9 @@ class RotatedImages(Benchmark):
         angles = np.arange(self.experiences) * self.max_angle / self.experiences
         if self.order == "seed":
             angles = generator.permutation(angles)
-        height, width = data.x_train.shape[-2:]
-        black = float(self.inputs(data.x_train.new_zeros(1)))
+        blank = self.inputs(torch.zeros_like(data.x_train[:1]))  # [1, channels, height, width]
+        height, width = blank.shape[-2:]
+        black = float(blank[0, 0, 0, 0])
         rotations = [Rotation(rotation_grid(angle, height, width), black) if angle else None for angle in angles]
         return same_classes(data, scenario, rotations)
 

@@ -7,14 +7,17 @@ read-only.
 
 import gzip
 import os
+from dataclasses import replace
 from functools import cache
 from http.client import HTTPException
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from filelock import FileLock
+from pydantic import Field
 from torch import Tensor
 
 from clarena import Benchmark, Data, DataError
@@ -29,13 +32,33 @@ class Mnist(Benchmark):
     Attributes:
         dataset: what torchvision calls the source, and the folder under the data root that holds it.
         class_names: a name for each class.
-        mean, std: of all training pixels, as fractions of white.
+        statistics: mean and standard deviation of all training pixels, as fractions of white.
     """
 
     dataset: ClassVar[str] = "MNIST"
     class_names: ClassVar[tuple[str, ...]] = tuple("0123456789")
-    mean: ClassVar[float] = 0.1307
-    std: ClassVar[float] = 0.3081
+    statistics: ClassVar[tuple[float, float]] = (0.1307, 0.3081)
+
+    def __init__(
+        self,
+        *,
+        pad: Annotated[int, Field(ge=0, description="Black pixels added on every side of an image.")] = 0,
+        mean: Annotated[
+            float | None, Field(description="Subtracted from pixels in 0 … 1; none takes that of the training set.")
+        ] = None,
+        std: Annotated[
+            float | None, Field(gt=0, description="What they are divided by; none takes that of the training set.")
+        ] = None,
+        train_samples: Annotated[
+            int | None, Field(ge=1, description="Use only the first so many training images; none uses all.")
+        ] = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        self.pad = pad
+        self.mean = mean
+        self.std = std
+        self.train_samples = train_samples
 
     def data(self) -> Data:
         """Images uint8 [n, 1, 28, 28] and the published test set, loaded once for each process.
@@ -43,11 +66,17 @@ class Mnist(Benchmark):
         Raises:
             DataError: when archives are missing or damaged and cannot be downloaded, or without torchvision.
         """
-        return load(self.dataset, data_root(), self.class_names)
+        data = load(self.dataset, data_root(), self.class_names)
+        if self.train_samples is None:
+            return data
+        kept = slice(self.train_samples)
+        return replace(data, x_train=data.x_train[kept], y_train=data.y_train[kept])
 
     def inputs(self, x: Tensor) -> Tensor:
-        """Pixels normalised to mean 0 and standard deviation 1 over the training set."""
-        return (x.float() / 255 - self.mean) / self.std
+        """Padded pixels, normalised to mean 0 and standard deviation 1 over the training set, or as the options say."""
+        mean, std = self.statistics
+        mean, std = (mean if self.mean is None else self.mean), (std if self.std is None else self.std)
+        return (F.pad(x.float() / 255, [self.pad] * 4) - mean) / std
 
 
 class FashionMnist(Mnist):
@@ -58,8 +87,7 @@ class FashionMnist(Mnist):
         *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
         *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
     )
-    mean = 0.2860
-    std = 0.3530
+    statistics = (0.2860, 0.3530)
 
 
 def data_root() -> Path:

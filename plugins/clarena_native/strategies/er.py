@@ -7,14 +7,23 @@ learn without forgetting by maximizing transfer and minimizing interference", IC
 
 Differences from the papers:
 1. Exemplars are drawn without replacement within a step.
-2. Buffers: reservoir (exact inclusion probability M/n), class-balanced (Chrysakis & Moens 2020), or a ring per class.
+2. Buffers: reservoir (exact inclusion probability M/n), class-balanced (Chrysakis & Moens 2020), a ring per class,
+   or balanced-random: at the end of each experience, equal shares of every experience chosen at random, as in the
+   code of Hsu et al. 2018.
+3. `draw=pass` deals the whole buffer out over each pass, in random order and repeated to about the size of the
+   stream's data, instead of drawing at each step (again Hsu et al.).
+4. `loss_weights=averaged` takes the mean of the stream's loss and of the exemplars' loss, each a mean of its own,
+   instead of the mean over both together.
 """
 
 from typing import Annotated, Literal
 
+import torch
 from pydantic import Field
+from torch import Tensor
 
-from clarena import Batch, GradientStrategy, ReplayBuffer
+from clarena import Batch, Context, Experience, GradientStrategy, ReplayBuffer
+from clarena_native.replay import Dealer, draw, fields, joined
 
 
 class ER(GradientStrategy):
@@ -29,36 +38,79 @@ class ER(GradientStrategy):
         self,
         *,
         buffer_size: Annotated[
-            int | None,
-            Field(ge=0, description="Exemplars kept in total; none takes all that the protocol grants."),
+            int | None, Field(ge=0, description="Exemplars kept in total; none takes all that the protocol grants.")
         ] = None,
         replay_size: Annotated[
             int | None,
             Field(ge=1, description="Exemplars drawn per step; none draws as many as the protocol's batch."),
         ] = None,
         policy: Annotated[
-            Literal["reservoir", "class_balanced", "ring"],
+            Literal["reservoir", "class_balanced", "ring", "balanced_random"],
             Field(description="Which samples the buffer keeps."),
         ] = "reservoir",
+        draw: Annotated[
+            Literal["step", "pass"], Field(description="Drawn at each step, or dealt out over each pass.")
+        ] = "step",
+        loss_weights: Annotated[
+            Literal["joined", "averaged"],
+            Field(description="One mean over stream and exemplars, or the mean of their two means."),
+        ] = "joined",
     ) -> None:
         super().__init__()
         self.buffer_size = buffer_size
         self.replay_size = replay_size
         self.policy = policy
+        self.draw = draw
+        self.loss_weights = loss_weights
 
-    def setup(self, context):
+    def setup(self, context: Context) -> None:
         super().setup(context)
-        self.buffer = ReplayBuffer(context.granted_buffer(self.buffer_size), self.policy).to(context.device)
+        capacity = context.granted_buffer(self.buffer_size)
+        if self.policy == "balanced_random":
+            buffer = ReplayBuffer(capacity, "ring", key="experience")
+        else:
+            buffer = ReplayBuffer(capacity, self.policy)
+        self.buffer = buffer.to(context.device)
+        self.dealer: Dealer | None = None
+
+    def before_experience(self, experience: Experience) -> None:
+        if self.draw == "pass" and len(self.buffer):
+            self.stored = self.buffer.everything()
+            repeats = max(1, len(experience) // len(self.buffer))
+            self.dealer = Dealer(repeats * len(self.buffer), experience, self.context)
 
     def replay(self, batch: Batch) -> Batch:
+        if self.draw == "pass":
+            return joined(batch, self._deal(self.dealer), self.context) if self.dealer else batch
         if len(self.buffer) == 0:
             return batch
         wanted = self.replay_size or self.context.protocol.batch_size
-        exemplars = self.buffer.sample(wanted, self.context.generator("buffer"))
-        task = exemplars.get("task")
-        return batch.join(exemplars["x"], exemplars["y"], task, self.context.space.exemplar_mask(task))
+        return joined(batch, draw(self.buffer, wanted, self.context), self.context)
+
+    def _deal(self, dealer: Dealer) -> dict[str, Tensor]:
+        rows = dealer.next() % len(self.stored["y"])
+        return {name: column[rows] for name, column in self.stored.items()}
+
+    def loss(self, batch: Batch) -> Tensor:
+        if self.loss_weights == "joined" or batch.fresh == len(batch):
+            return super().loss(batch)
+        return (super().loss(batch.stream()) + super().loss(batch.exemplars())) / 2
 
     def after_step(self, batch: Batch) -> None:
-        fresh = batch.stream()
-        fields = {"x": fresh.x, "y": fresh.y} | ({} if fresh.task is None else {"task": fresh.task})
-        self.buffer.add(self.context.generator("buffer"), **fields)
+        if self.policy != "balanced_random":
+            self.buffer.add(self.context.generator("buffer"), **fields(batch.stream()))
+
+    def after_experience(self, experience: Experience) -> None:
+        if self.dealer:
+            self.dealer = None
+            del self.stored
+        if self.policy == "balanced_random" and self.buffer.capacity:
+            self._choose(experience)
+
+    def _choose(self, experience: Experience) -> None:
+        """Offer everything in random order to a ring of experiences, which keeps the last of each: a random share."""
+        batches = [fields(batch) for batch in experience.scan()]
+        order = torch.randperm(len(experience), generator=self.context.generator("buffer"))
+        offered = {name: torch.cat([batch[name] for batch in batches])[order] for name in batches[0]}
+        position = torch.full_like(offered["y"], experience.position)
+        self.buffer.add(self.context.generator("buffer"), **offered, experience=position)

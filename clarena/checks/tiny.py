@@ -1,0 +1,114 @@
+"""What strategies are checked on: a tiny stream with everything awkward in it, and a tiny backbone."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from clarena.backbone import Backbone
+from clarena.benchmark import Benchmark, Data, Split, Stream
+from clarena.protocol import Part, Protocol, Scenario, Track
+from clarena.strategy import Strategy
+
+SIZES = ((12, 11, 10), (13,), (9, 13))
+"""Training samples of each class of each experience; in batches of 8 these end with 1, 5 and 6 samples."""
+
+TEST_SAMPLES = 20
+"""Test samples of each class."""
+
+INPUT_SHAPE = (1, 4, 4)
+
+
+class TinyStream(Benchmark):
+    """Six Gaussian blobs in three uneven experiences: of three classes, of a single one, and of two."""
+
+    name = "tiny-stream"
+    scenarios = ("class", "domain", "task")
+
+    def data(self) -> Data:
+        """Well separated blobs, so that a few steps of SGD suffice."""
+        generator = np.random.default_rng(0)
+        classes = sum(map(len, SIZES))
+        means = generator.normal(size=(classes, prod(INPUT_SHAPE)))
+
+        def draw(samples: int) -> tuple[Tensor, Tensor]:
+            y = np.repeat(np.arange(classes), samples)
+            x = means[y] + 0.5 * generator.normal(size=(len(y), prod(INPUT_SHAPE)))
+            return torch.tensor(x, dtype=torch.float32).view(-1, *INPUT_SHAPE), torch.tensor(y)
+
+        return Data(*draw(max(map(max, SIZES))), *draw(TEST_SAMPLES), tuple(f"blob {c}" for c in range(classes)))
+
+    def stream(self, data: Data, scenario: Scenario, generator: np.random.Generator) -> Stream:
+        """Deal the blobs, in an order that `generator` chooses, to the places that `SIZES` describes."""
+        blobs = iter(generator.permutation(data.classes).tolist())
+        splits: list[Split] = []
+        names: list[str] = []
+        for sizes in SIZES:
+            train, test, y_train, y_test = [], [], [], []
+            for position, size in enumerate(sizes):
+                blob = next(blobs)
+                label = position if scenario == "domain" else len(names)
+                names.append(data.class_names[blob])
+                train.append((data.y_train == blob).nonzero().flatten()[:size])
+                test.append((data.y_test == blob).nonzero().flatten())
+                y_train.append(torch.full_like(train[-1], label))
+                y_test.append(torch.full_like(test[-1], label))
+            splits.append(Split(torch.cat(train), torch.cat(y_train), torch.cat(test), torch.cat(y_test)))
+        if scenario == "domain":
+            names = [f"position {position}" for position in range(max(map(len, SIZES)))]
+        return Stream(tuple(splits), tuple(names))
+
+
+class TinyMlp(Backbone):
+    """One layer of 32 units on the flattened input."""
+
+    name = "tiny-mlp"
+
+    def __init__(self, input_shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.features = 32
+        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(prod(input_shape), self.features), nn.ReLU())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features [batch, 32] of inputs [batch, *input_shape]."""
+        return self.layers(x)  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """What a check is about: a strategy in one scenario of the tiny stream.
+
+    Attributes:
+        strategy: the class.
+        scenario: class-, domain- or task-incremental.
+        backbone: the class of the backbone.
+        options: of the backbone.
+    """
+
+    strategy: type[Strategy]
+    scenario: Scenario
+    backbone: type[Backbone] = TinyMlp
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def track(self, buffer_size: int = 7) -> Track:
+        """The track: momentum whose state is kept shows what a strategy forgets to save; a small buffer overflows."""
+        known = "known_stream_length" in self.strategy.needs
+        protocol = Protocol(
+            epochs=4,
+            batch_size=8,
+            learning_rate=0.05,
+            momentum=0.5,
+            optimizer_state="kept",
+            buffer_size=buffer_size,
+            stream_length="known" if known else "unknown",
+        )
+        return Track(
+            benchmark=Part(name=TinyStream.name),
+            scenario=self.scenario,
+            backbone=Part(name=self.backbone.name, options=dict(self.options)),
+            protocol=protocol,
+        )

@@ -1,0 +1,146 @@
+"""One run of a strategy on the tiny stream, in the open: step by step, with state and scores to look at."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from clarena.arena import Arena, Parts
+from clarena.checks.tiny import Subject, TinyStream
+from clarena.environment import configured
+from clarena.experience import Experience
+from clarena.protocol import Protocol
+from clarena.seeding import forked
+from clarena.strategy import Strategy
+
+
+@dataclass(frozen=True)
+class Question:
+    """Test inputs that the host may ask about in one call of `predict`.
+
+    Attributes:
+        task: the task label; None outside the task scenario.
+        x: inputs [n, *input_shape].
+        labels: the right answers [n].
+        experience: where each input comes from [n], 0-based.
+        columns: the outputs in play, ascending.
+    """
+
+    task: int | None
+    x: Tensor
+    labels: Tensor
+    experience: Tensor
+    columns: list[int]
+
+
+class Trial:
+    """A strategy that was set up for one seed of the tiny stream, and how far it has come.
+
+    Attributes:
+        steps: which experiences are learned together, one after another.
+        done: how many steps are.
+    """
+
+    def __init__(
+        self,
+        subject: Subject,
+        *,
+        seed: int = 0,
+        strategy: Strategy | None = None,
+        buffer_size: int | None = None,
+        **hyperparameters: Any,
+    ) -> None:
+        """Set up `strategy`, or a new object with these hyper-parameters."""
+        track = subject.track() if buffer_size is None else subject.track(buffer_size)
+        parts = Parts(subject.strategy, TinyStream, subject.backbone)
+        self.arena = Arena(track, parts, seed, torch.device("cpu"))
+        self.strategy = self.arena.set_up(strategy or subject.strategy(**hyperparameters))
+        self.steps = self.arena.steps
+        self.done = 0
+
+    def begin(self) -> Experience:
+        """The next step's experience, its outputs revealed."""
+        self.arena.begin(self.steps[self.done])
+        return self.arena.experience(self.steps[self.done])
+
+    def learn(self, experience: Experience) -> None:
+        """Learn what `begin` returned."""
+        self.strategy.learn(experience)
+        self.done += 1
+
+    def step(self, on_step: Callable[[int], None] = lambda step: None) -> Experience:
+        """Begin and learn the next step, `on_step` being called before each batch; return what was learned."""
+        experience = self.begin()
+        experience.on_step = on_step
+        self.learn(experience)
+        return experience
+
+    def finish(self) -> "Trial":
+        """Learn all that is left."""
+        while self.done < len(self.steps):
+            self.step()
+        return self
+
+    def resume(self, state: dict[str, Any], done: int) -> "Trial":
+        """Continue after `done` steps from a saved state, as the runner does."""
+        for positions in self.steps[:done]:
+            self.arena.begin(positions)
+        self.strategy.load_state_dict(state)
+        self.done = done
+        return self
+
+    def questions(self) -> Iterator[Question]:
+        """All that the host may ask at this moment."""
+        test = self.arena.test
+        for task, experiences, columns in test.questions(self.arena.space):
+            rows = np.flatnonzero(np.isin(test.experience, experiences))
+            if len(rows):
+                yield Question(
+                    task,
+                    test.x[torch.from_numpy(rows)],
+                    torch.from_numpy(test.labels[rows]),
+                    torch.from_numpy(test.experience[rows]),
+                    columns,
+                )
+
+    def ask(self, question: Question, rows: Tensor | None = None) -> Tensor:
+        """Scores of the outputs in play [n, in play], of all inputs of a question or some rows of them."""
+        x = question.x.clone() if rows is None else question.x[rows]
+        return self.strategy.predict(x, question.task)[:, question.columns]
+
+    def scores(self) -> list[Tensor]:
+        """Scores of the outputs in play, for every question."""
+        return [self.ask(question) for question in self.questions()]
+
+    def state(self) -> dict[str, Any]:
+        """A copy of everything the strategy would save."""
+        return deepcopy(dict(self.strategy.state_dict()))
+
+
+def same(a: Any, b: Any) -> bool:
+    """Whether nested states are equal, tensors bit for bit."""
+    if isinstance(a, Tensor) or isinstance(b, Tensor):
+        return isinstance(a, Tensor) and isinstance(b, Tensor) and a.dtype == b.dtype and torch.equal(a, b)
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple) and isinstance(b, list | tuple):
+        return len(a) == len(b) and all(map(same, a, b))
+    return bool(np.array_equal(a, b))
+
+
+def differing(a: dict[str, Any], b: dict[str, Any]) -> str:
+    """The keys at which two states differ, for a message; empty where they are equal."""
+    keys = [key for key in {**a, **b} if key not in a or key not in b or not same(a[key], b[key])]
+    return ", ".join(keys[:5]) + (", …" if len(keys) > 5 else "")
+
+
+@contextmanager
+def laboratory() -> Iterator[None]:
+    """Deterministic settings as in a run; the caller's settings and random numbers come back afterwards."""
+    with forked(0), configured(Protocol()):
+        yield

@@ -1,0 +1,118 @@
+"""`clarena check`: the conformance kit, with a line for each rule as it is tried."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.text import Text
+
+from clarena.cli import app
+from clarena.cli.options import AsJson, NoPlugins, PluginDirs, PluginFiles, discover
+from clarena.cli.text import as_json as to_json
+from clarena.cli.text import page
+from clarena.errors import PluginError, UsageError, unknown_name
+
+if TYPE_CHECKING:
+    from clarena.checks import CheckResult, Suite
+    from clarena.strategy import Strategy
+
+MARKS = {
+    "passed": ("ok", "green"),
+    "failed": ("FAILED", "bold red"),
+    "excepted": ("excepted", "yellow"),
+    "unexpectedly_passed": ("passed!", "yellow"),
+    "not_applicable": ("–", "dim"),
+}
+
+
+@app.command(epilog="Example: clarena check mymethod.py --scenario class")
+def check(
+    targets: Annotated[
+        list[str],
+        typer.Argument(metavar="NAME|FILE.py", help="Strategies by name, or one-file plugins with all they hold."),
+    ],
+    scenario: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="class, domain or task; may be repeated. Default: all it declares."),
+    ] = None,
+    plugin: PluginFiles = None,
+    plugins_dir: PluginDirs = None,
+    no_plugins: NoPlugins = False,
+    as_json: AsJson = False,
+) -> None:
+    """Try every rule of the contract on a strategy.
+
+    They are tried on a tiny stream of made-up data and take seconds. Ends with exit code 1 when one is broken.
+    """
+    from clarena.checks import Suite
+
+    strategies = _strategies(targets, plugin, plugins_dir, no_plugins)
+    scenarios = _scenarios(scenario)
+    reports = []
+    for name, strategy in strategies.items():
+        results = _try_out(name, Suite(strategy, scenarios), quiet=as_json)
+        reports.append({"strategy": name, "ok": all(r.ok for r in results), "results": [asdict(r) for r in results]})
+    if as_json:
+        typer.echo(to_json(reports))
+    if not all(report["ok"] for report in reports):
+        raise typer.Exit(1)
+
+
+def _strategies(
+    targets: list[str], plugin: list[Path] | None, plugins_dir: list[Path] | None, no_plugins: bool
+) -> dict[str, type["Strategy"]]:
+    """The classes meant, by name."""
+    files = {Path(target).expanduser().absolute(): target for target in targets if target.endswith(".py")}
+    host = discover([*(plugin or []), *files], plugins_dir, no_plugins)
+    found: dict[str, type[Strategy]] = {}
+    for path, given in files.items():
+        for each in host.broken:
+            if each.origin == str(path):
+                raise PluginError(f"{given} cannot be loaded: {each.reason}.")
+        offered = [entry for entry in host.strategies if entry.origin == str(path)]
+        if not offered:
+            raise UsageError(
+                f"{given} registers no strategy. Call register(…) in its hook clarena_register_strategies."
+            )
+        found |= {entry.name: host.strategies.load(entry.name) for entry in offered}
+    names = [target for target in targets if not target.endswith(".py")]
+    return found | {host.strategies.entry(name).name: host.strategies.load(name) for name in names}
+
+
+def _scenarios(names: list[str] | None) -> list[Any] | None:
+    from clarena.protocol import SCENARIOS
+
+    for name in names or ():
+        if name not in SCENARIOS:
+            raise unknown_name("scenario", name, SCENARIOS)
+    return list(dict.fromkeys(names)) if names else None
+
+
+def _try_out(name: str, suite: "Suite", quiet: bool) -> list["CheckResult"]:
+    """Run all checks, rule by rule, each in every scenario; print a line for each rule and a summary."""
+    from clarena.checks import CHECKS, summary
+
+    console = page()
+    scenarios = list(suite.subjects)
+    width = max(map(len, CHECKS))
+    if not quiet:
+        columns = "".join(f"{scenario:<10}" for scenario in scenarios).rstrip()
+        console.print(Text(f"{name:<{width + 4}}{columns}", "bold"))
+    results = []
+    for rule in CHECKS:
+        line = Text(f"  {rule:<{width + 2}}")
+        for case in (case for case in suite.cases if case[0] == rule):
+            result = suite.result(*case)
+            results.append(result)
+            mark, style = MARKS[result.outcome]
+            line.append(f"{mark:<10}", style)
+        if not quiet:
+            line.rstrip()
+            console.print(line)
+    if not quiet:
+        failed = any(not result.ok for result in results)
+        console.print()
+        console.print(summary(suite.strategy, results), style="red" if failed else "green")
+        console.print()
+    return results

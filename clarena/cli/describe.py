@@ -1,0 +1,225 @@
+"""`clarena describe`: all that is known of one strategy, backbone or benchmark."""
+
+import inspect
+import shlex
+import sys
+import textwrap
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from clarena.cli import app
+from clarena.cli.listing import registries
+from clarena.cli.options import AsJson, NoPlugins, PluginDirs, PluginFiles, discover
+from clarena.cli.text import as_json as to_json
+from clarena.cli.text import numbered, page, prose, put, reflow, value
+from clarena.errors import PluginError, UnknownNameError, unknown_name
+
+if TYPE_CHECKING:
+    from clarena.host import Host
+    from clarena.registry import Entry, Registry
+
+TEXT_WIDTH = 100
+
+
+@app.command(epilog="Example: clarena describe ewc")
+def describe(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A strategy, backbone or benchmark; see `clarena list`.")],
+    plugin: PluginFiles = None,
+    plugins_dir: PluginDirs = None,
+    no_plugins: NoPlugins = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show a strategy, backbone or benchmark with all its options.
+
+    For a strategy also its paper, where it differs from it, what it needs and carries, and how to switch it off.
+    """
+    pages = [_facts(registry, entry) for registry, entry in find(discover(plugin, plugins_dir, no_plugins), name)]
+    if as_json:
+        typer.echo(to_json(pages))
+    else:
+        for facts in pages:
+            _print(facts)
+    if any(facts["problem"] for facts in pages):
+        raise typer.Exit(1)
+
+
+def find(host: "Host", name: str) -> list[tuple["Registry", "Entry"]]:
+    """Everything of this name, whatever its kind; raises `UnknownNameError` where there is nothing."""
+    found = []
+    for registry in registries(host).values():
+        try:
+            found.append((registry, registry.entry(name)))
+        except UnknownNameError:
+            continue
+    if not found:
+        known = [entry.name for registry in registries(host).values() for entry in registry]
+        broken = {f"{each.plugin} ({each.origin})": each.reason for each in host.broken}
+        raise unknown_name("strategy, backbone or benchmark", name, known, broken)
+    return found
+
+
+def _facts(registry: "Registry", entry: "Entry") -> dict[str, Any]:
+    """A page as plain data."""
+    facts: dict[str, Any] = {
+        "kind": registry.kind.word,
+        "name": entry.name,
+        "plugin": entry.plugin,
+        "origin": entry.origin,
+        "summary": entry.summary,
+        "problem": None,
+    }
+    try:
+        cls = registry.load(entry.qualified)
+        parameters = _parameters(cls)
+    except PluginError as error:
+        return facts | {"problem": str(error)}
+    text = _text(cls)
+    if registry.kind.word == "strategy":
+        facts |= _strategy(cls)
+    elif registry.kind.word == "benchmark":
+        facts["scenarios"] = list(cls.scenarios)
+    return facts | {
+        "parameters": parameters,
+        "text": text,
+        "differences": numbered(text),
+        "mismatches": registry.compare(entry),
+        "example": _example(registry.kind.word, entry, cls, parameters),
+    }
+
+
+def _strategy(cls: Any) -> dict[str, Any]:
+    from clarena.protocol import SCENARIOS
+    from clarena.strategy import NEEDS, is_reference
+
+    return {
+        "paper": cls.reference,
+        "scenarios": [scenario for scenario in SCENARIOS if scenario in cls.scenarios],
+        "needs": {need: NEEDS.get(need, "") for need in sorted(cls.needs)},
+        "carries": cls.carries,
+        "off": None if cls.off is None else dict(cls.off),
+        "reference": is_reference(cls),
+        "exceptions": dict(cls.exceptions),
+    }
+
+
+def _parameters(cls: type[Any]) -> list[dict[str, Any]]:
+    from clarena.parameters import parameters
+
+    return [
+        {
+            "name": each.name,
+            "type": each.type_name,
+            "required": each.default is inspect.Parameter.empty,
+            "default": None if each.default is inspect.Parameter.empty else each.default,
+            "description": each.description,
+        }
+        for each in parameters(cls).values()
+    ]
+
+
+def _text(cls: type[Any]) -> str:
+    """The docstring of the module, and what those of the class and its bases outside the host say besides."""
+    module = sys.modules.get(cls.__module__)
+    parts = [prose(inspect.cleandoc(module.__doc__))] if module and module.__doc__ else []
+    for base in cls.__mro__:
+        if base.__module__.partition(".")[0] in ("clarena", "torch", "abc", "builtins", "typing") or not base.__doc__:
+            continue
+        docstring = prose(inspect.cleandoc(base.__doc__))
+        parts.append(docstring.partition("\n\n")[2] if base is cls else docstring)
+    return "\n\n".join(filter(None, parts))
+
+
+def _example(kind: str, entry: "Entry", cls: type[Any], parameters: list[dict[str, Any]]) -> str:
+    """A command that runs it."""
+    words = ["clarena", "evaluate"]
+    if kind == "strategy":
+        rivals = [name for name in ("finetune", "joint") if name != entry.name]
+        words += [entry.name, *rivals]
+        if "class" not in cls.scenarios:
+            words += ["--scenario", sorted(cls.scenarios)[0]]
+        if "known_stream_length" in cls.needs:
+            words += ["--set", "protocol.stream_length=known"]
+    else:
+        words += ["finetune", "joint", f"--{kind}", entry.name]
+    owner = cls.name if kind == "strategy" else kind
+    shown = [each for each in parameters if each["default"] is not None]
+    if shown:
+        words += ["--set", f"{owner}.{shown[0]['name']}={value(shown[0]['default'])}"]
+    if entry.origin.endswith(".py"):
+        words += ["--plugin", entry.origin]
+    return shlex.join(words)
+
+
+# ---- The page as text ----
+
+
+def _print(facts: dict[str, Any]) -> None:
+    console = page()
+    source = f"  {facts['kind']} of plugin {facts['plugin']} ({facts['origin']})"
+    console.print(Text.assemble((facts["name"], "bold cyan"), source), soft_wrap=True)
+    console.print(f"{facts['summary']}.\n")
+    if facts["problem"]:
+        console.print(facts["problem"], style="red", soft_wrap=True)
+        return
+    put(console, _short_facts(facts))
+    if facts["parameters"] or facts["kind"] == "strategy":
+        console.print("\nHyper-parameters" if facts["kind"] == "strategy" else "\nOptions", style="bold")
+        put(console, _parameter_table(facts, console.width))
+    if facts["text"]:
+        console.print("\nAbout", style="bold")
+        console.print(textwrap.indent(reflow(facts["text"], min(console.width, TEXT_WIDTH) - 2), "  "))
+    if facts["mismatches"]:
+        console.print("\nThe registration and the class disagree", style="bold yellow")
+        for line in facts["mismatches"]:
+            console.print(f"  {line}")
+    console.print("\nExample", style="bold")
+    console.print(f"  {facts['example']}", soft_wrap=True)
+    console.print()
+
+
+def _short_facts(facts: dict[str, Any]) -> Table:
+    rows = {}
+    if "scenarios" in facts:
+        rows["scenarios"] = ", ".join(facts["scenarios"])
+    if facts["kind"] == "strategy":
+        off = facts["off"]
+        rows = {"paper": facts["paper"] or "none given"} | rows
+        rows["needs"] = "\n".join(f"{need}: {means}" for need, means in facts["needs"].items()) or "nothing besides"
+        rows["carries"] = facts["carries"]
+        rows["off"] = (
+            "cannot be switched off"
+            if off is None
+            else " ".join(f"{name}={value(default)}" for name, default in off.items()) + " equals finetune, bit for bit"
+            if off
+            else "it is finetune"
+        )
+        if facts["reference"]:
+            rows["ranked"] = "no: it is a reference row, shown apart"
+        if facts["exceptions"]:
+            rows["exceptions"] = "\n".join(f"{check}: {reason}" for check, reason in facts["exceptions"].items())
+    elif facts["kind"] == "benchmark":
+        rows["scenarios"] += "  (the first is the default)"
+    grid = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    grid.add_column(style="dim", no_wrap=True)
+    grid.add_column(overflow="fold")
+    for title, text in rows.items():
+        grid.add_row(title, Text(text))
+    return grid
+
+
+def _parameter_table(facts: dict[str, Any], width: int) -> Table:
+    grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    grid.add_column("  name", no_wrap=True, style="cyan")
+    grid.add_column("default", overflow="fold", max_width=width // 5)
+    grid.add_column("type", overflow="fold", max_width=width // 3)
+    grid.add_column("meaning", overflow="fold")
+    for each in facts["parameters"]:
+        default = "required" if each["required"] else value(each["default"])
+        cells = (f"  {each['name']}", default, each["type"], each["description"])
+        grid.add_row(*map(Text, cells))
+    if facts["kind"] == "strategy" and all(each["name"] != "learning_rate" for each in facts["parameters"]):
+        grid.add_row("  learning_rate", "protocol's", "float, > 0", "Of the optimiser; every strategy has it.")
+    return grid

@@ -1,0 +1,93 @@
+"""`clarena reproduce`: run a published table again, and say where we stand."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from clarena.cli import app
+from clarena.cli.evaluate import run
+from clarena.cli.options import NoPlugins, PluginDirs, PluginFiles, StorePath, TrackingUri, discover, parse_seeds
+
+if TYPE_CHECKING:
+    from clarena.reproduction import Comparison, Reproduction
+
+
+@app.command()
+def reproduce(
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME|FILE.toml]", help="Which table; without it, list them.")
+    ] = None,
+    seeds: Annotated[str | None, typer.Option(help="How many (5), which (0,3,7), or a range (10-14).")] = None,
+    only: Annotated[str | None, typer.Option(help="Cells to run: ewc,er-1100/class; default: all.")] = None,
+    write: Annotated[bool, typer.Option("--write", help="Write docs/reproductions/NAME.md.")] = False,
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
+    jobs: Annotated[int | None, typer.Option(min=1, help="Runs at a time; default: one per core.")] = None,
+    retry: Annotated[
+        bool, typer.Option("--retry", help="Run failed, interrupted and out-of-memory cells again.")
+    ] = False,
+    store: StorePath = Path("runs"),
+    tracking_uri: TrackingUri = None,
+    no_tracking: Annotated[bool, typer.Option("--no-tracking", help="Keep records in the store only.")] = False,
+    plugin: PluginFiles = None,
+    plugins_dir: PluginDirs = None,
+    no_plugins: NoPlugins = False,
+) -> None:
+    """Run a published table again, and print ours beside theirs with a verdict for each cell.
+
+    What the store holds already is not run again.
+
+    Example: clarena reproduce hsu2018-split-mnist --only ewc,er-1100/class
+    """
+    from clarena.reproduction import available, compare, joined, load, page, plans, select
+
+    if name is None:
+        for known in available():
+            typer.echo(f"{known:<28} {load(known).title}")
+        return
+    table = select(load(name), only)
+    host = discover(plugin, plugins_dir, no_plugins)
+    chosen = parse_seeds(seeds) if seeds else list(range(table.seeds))
+    parts = plans(table, seeds=chosen, device=device, store=store, retry=retry, host=host)
+    plan = joined(parts)
+    results = run(plan, store, jobs, tracking_uri, not no_tracking)
+    comparisons = compare(table, parts, results)
+    _print(table, comparisons)
+    for label, message in results.errors.items():
+        typer.secho(f"{label}: {message}", fg="red", err=True)
+    if write:
+        target = Path("docs") / "reproductions" / f"{table.name}.md"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        environment = results.records[0].environment if results.records else {}
+        command = f"clarena reproduce {table.name} --seeds {len(chosen)}" + (f" --only {only}" if only else "")
+        target.write_text(page(table, comparisons, environment, command), encoding="utf-8")
+        typer.echo(f"Written: {os.path.relpath(target)}")
+    if results.errors:
+        raise typer.Exit(1)
+
+
+def _print(table: "Reproduction", comparisons: "list[Comparison]") -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    console.print(f"\n[bold]{table.title}[/bold]: {table.paper}", highlight=False)
+    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    grid.add_column("cell")
+    for title in ("published %", "ours %", "n", "diff"):
+        grid.add_column(title, justify="right")
+    grid.add_column("verdict", overflow="fold")
+    for c in comparisons:
+        published = f"{c.cell.mean:.1f}" + (f" ± {c.cell.std:.1f}" if c.cell.std is not None else "")
+        ours = c.ours.percent() if c.ours else f"– {c.problems}"
+        verdict = c.verdict + ("" if c.cell.counted else " (not counted)")
+        grid.add_row(c.cell.label, published, ours, str(c.ours.n if c.ours else 0), f"{c.difference:+.1f}", verdict)
+    console.print(grid)
+    counted = [c for c in comparisons if c.cell.counted]
+    agreeing = sum(c.verdict == "agrees" for c in counted)
+    console.print(f"{agreeing} of {len(counted)} counted cells agree.", highlight=False)
+    for c in comparisons:
+        if c.cell.reason:
+            console.print(f"{c.cell.label}: {c.cell.reason}", style="dim", highlight=False)

@@ -1,0 +1,1 @@
+"""Published tables to be run again, one TOML file each; `clarena reproduce` reads them."""

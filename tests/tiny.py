@@ -1,0 +1,77 @@
+"""Arenas on the tiny stream of the conformance kit, under any protocol, and how to walk through them by hand."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from clarena.arena import Arena, Parts
+from clarena.backbone import Backbone
+from clarena.benchmark import Benchmark
+from clarena.checks.tiny import TinyMlp, TinyStream
+from clarena.protocol import Part, Protocol, Scenario, Track
+from clarena.strategy import Strategy
+
+CPU = torch.device("cpu")
+SCENARIOS: tuple[Scenario, ...] = ("class", "domain", "task")
+
+
+class Walk(NamedTuple):
+    """A strategy that was set up, in the arena of one seed."""
+
+    arena: Arena
+    strategy: Any
+
+    def step(self, position: int) -> Any:
+        """Learn the step at this position; return its experience."""
+        self.arena.begin(self.arena.steps[position])
+        experience = self.arena.experience(self.arena.steps[position])
+        self.strategy.learn(experience)
+        return experience
+
+    def finish(self, start: int = 0) -> "Walk":
+        """Learn every step from `start` on."""
+        for position in range(start, len(self.arena.steps)):
+            self.step(position)
+        return self
+
+    def predict(self) -> list[int]:
+        """What the host makes of the strategy's scores."""
+        return self.arena.test.predict(self.strategy, self.arena.space).tolist()
+
+    def parameters(self) -> list[Tensor]:
+        """Copies of the model's parameters."""
+        return [p.detach().clone() for p in self.strategy.model.parameters()]
+
+
+def walk(
+    strategy: type[Strategy] | Strategy,
+    scenario: Scenario = "class",
+    *,
+    seed: int = 0,
+    backbone: type[Backbone] = TinyMlp,
+    options: Mapping[str, Any] | None = None,
+    benchmark: type[Benchmark] = TinyStream,
+    benchmark_options: Mapping[str, Any] | None = None,
+    **protocol: Any,
+) -> Walk:
+    """A strategy (a class takes its defaults) set up on a tiny track; `protocol` changes fields of a short one."""
+    if isinstance(strategy, type):
+        strategy = strategy()
+    settings = {"epochs": 2, "batch_size": 8, "learning_rate": 0.01, "buffer_size": 12} | protocol
+    track = Track(
+        benchmark=Part(name=benchmark.name, options=dict(benchmark_options or {})),
+        scenario=scenario,
+        backbone=Part(name=backbone.name, options=dict(options or {})),
+        protocol=Protocol(**settings),
+    )
+    arena = Arena(track, Parts(type(strategy), benchmark, backbone), seed, CPU)
+    return Walk(arena, arena.set_up(strategy))
+
+
+def same(left: list[Tensor], right: list[Tensor]) -> bool:
+    """Whether two lists hold equal tensors, bit for bit."""
+    return len(left) == len(right) and all(
+        a.shape == b.shape and a.dtype == b.dtype and torch.equal(a, b) for a, b in zip(left, right)
+    )
