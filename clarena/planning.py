@@ -174,20 +174,35 @@ def _strategy_info(cls: type[Strategy], values: Mapping[str, Any], track: Track,
         raise UsageError(f"{cls.name} {NEEDS['known_stream_length']}. Grant it: --set protocol.stream_length=known.")
     values = dict(values)
     rate = track.protocol.learning_rate
-    if "learning_rate" in values and "learning_rate" not in parameters(cls):
+    owner = _owner_of_learning_rate(cls)
+    if owner is None and "learning_rate" in values:
         rate = parse(_LearningRate, {"learning_rate": values.pop("learning_rate")}, cls.name)["learning_rate"]
+    if owner not in (None, cls.name) and "learning_rate" in values:
+        raise UsageError(
+            f"{cls.name} takes the learning rate of its part {owner}. Set that one: "
+            f"--set {cls.name}.{owner}.learning_rate={values['learning_rate']}"
+        )
     hyperparameters = parse(cls, values, cls.name)
+    if owner is not None:
+        own = hyperparameters if owner == cls.name else hyperparameters["parts"][owner]
+        rate = own["learning_rate"]
     return StrategyInfo(
         name=cls.name,
         plugin=plugin,
         source_hash=source_hash(cls),
         hyperparameters=hyperparameters,
-        learning_rate=hyperparameters.get("learning_rate", rate),
+        learning_rate=rate,
         reference=is_reference(cls),
         summary=first_sentence(cls.__doc__),
         paper=cls.reference,
         carries=cls.carries,
     )
+
+
+def _owner_of_learning_rate(cls: type[Strategy]) -> str | None:
+    """Who declares a learning rate of its own: the strategy, the first part of a composite that does, or nobody."""
+    members = cls.members if issubclass(cls, Composite) else (cls,)
+    return next((member.name for member in members if "learning_rate" in parameters(member)), None)
 
 
 class _LearningRate:

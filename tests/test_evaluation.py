@@ -97,3 +97,13 @@ def test_an_edited_plugin_makes_new_cells_and_an_unrelated_file_does_not(tmp_pat
     plugin.write_text(plugin.read_text() + "# one more line\n")
     seen.append(run(tmp_path / "runs", "mine", plugins=PluginSources(files=[plugin])).records[0].cell_id)
     assert [seen.index(cell) for cell in seen] == [0, 0, 2, 3]
+
+
+def test_a_composite_records_the_learning_rate_of_the_part_that_owns_one(tmp_path):
+    """GEM's mathematics fixes its optimiser, so its rate is its own hyper-parameter, in company too."""
+    common = {"store": tmp_path, "track": False, "jobs": 1, "protocol": "smoke", "seeds": 1}
+    results = evaluate("ewc+gem", settings={"ewc+gem.gem": {"learning_rate": "0.01"}}, **common)
+    assert results.records[0].status == "finished"
+    assert results.records[0].cell.strategy.learning_rate == 0.01
+    with pytest.raises(UsageError, match=r"--set ewc\+gem\.gem\.learning_rate=0\.02"):
+        evaluate("ewc+gem", settings={"ewc+gem": {"learning_rate": "0.02"}}, **common)
