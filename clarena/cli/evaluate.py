@@ -88,8 +88,9 @@ def evaluate(
 ) -> None:
     """Run strategies on one track, over several seeds.
 
-    A track is benchmark × scenario × backbone × protocol. What the store holds already is not run again; what was
-    killed goes on from its last finished experience.
+    A track is benchmark × scenario × backbone × protocol.
+
+    What the store holds already is not run again; what was killed goes on from its last finished experience.
     """
     from clarena.planning import make_plan
 
