@@ -140,8 +140,13 @@ class Track(FrozenModel):
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the canonical JSON, in hexadecimal."""
-        return digest(self.model_dump(mode="json"))
+        """SHA-256 of the canonical JSON, in hexadecimal.
+
+        Of the protocol only the revision and the fields that are not at their default take part, so that a field
+        added later, whose default is what was done before, moves no digest.
+        """
+        protocol = self.protocol.model_dump(mode="json", exclude_defaults=True) | {"revision": self.protocol.revision}
+        return digest(self.model_dump(mode="json") | {"protocol": protocol})
 
     @property
     def preset(self) -> str:

@@ -1,6 +1,7 @@
 """What the measurements share: Split MNIST as an arena, in memory."""
 
 import json
+from collections.abc import Sequence
 
 import torch
 
@@ -13,19 +14,21 @@ from clarena.protocol import Part
 CPU = torch.device("cpu")
 
 
-def arena(protocol: Protocol, seed: int = 0) -> tuple[Arena, type[Strategy]]:
-    """Split MNIST with an MLP 400-400 under this protocol, and finetune."""
+def arena(
+    protocol: Protocol, seed: int = 0, strategy: str = "finetune", hidden: Sequence[int] = (400, 400)
+) -> tuple[Arena, type[Strategy]]:
+    """Split MNIST with an MLP under this protocol, and the class of a strategy."""
     host = Host.discover(PluginSources(third_party=False))
     benchmark, backbone = host.benchmarks.load("split-mnist"), host.backbones.load("mlp")
     make_sure_of_data(benchmark)
-    strategy = host.strategies.load("finetune")
+    found = host.strategies.load(strategy)
     track = Track(
         benchmark=Part(name="split-mnist", options=parse(benchmark, {}, "benchmark")),
         scenario="class",
-        backbone=Part(name="mlp", options=parse(backbone, {}, "backbone")),
+        backbone=Part(name="mlp", options=parse(backbone, {"hidden": list(hidden)}, "backbone")),
         protocol=protocol,
     )
-    return Arena(track, Parts(strategy=strategy, benchmark=benchmark, backbone=backbone), seed, CPU), strategy
+    return Arena(track, Parts(strategy=found, benchmark=benchmark, backbone=backbone), seed, CPU), found
 
 
 def make_sure_of_data(benchmark: type[Benchmark]) -> None:
