@@ -170,6 +170,7 @@ def compose(classes: tuple[type[Strategy], ...]) -> type[Composite]:
         "reference": "; ".join(cls.reference for cls in classes),
         "needs": frozenset().union(*(cls.needs for cls in classes)),
         "off": {"parts": off} if len(off) == len(members) else None,
+        "family": " + ".join(dict.fromkeys(cls.family for cls in classes if cls.family)),
         "carries": "; ".join(f"{cls.name}: {cls.carries}" for cls in classes),
     }
     return type("_".join(cls.__name__ for cls in classes), (Composite,), facts)

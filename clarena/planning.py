@@ -195,6 +195,7 @@ def _strategy_info(cls: type[Strategy], values: Mapping[str, Any], track: Track,
         reference=is_reference(cls),
         summary=first_sentence(cls.__doc__),
         paper=cls.reference,
+        family=cls.family,
         carries=cls.carries,
     )
 

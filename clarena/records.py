@@ -35,7 +35,8 @@ class StrategyInfo(FrozenModel):
         hyperparameters: every keyword argument, defaults included.
         learning_rate: of the optimiser, the protocol's unless the row set its own.
         reference: whether it is a bound, shown apart and never ranked.
-        summary, paper, carries: in words.
+        summary, paper, family, carries: in words.
+        chosen: how the hyper-parameters were chosen: `default`, `by hand`, `paper`, `tuned (50 trials)`.
     """
 
     name: str
@@ -46,7 +47,9 @@ class StrategyInfo(FrozenModel):
     reference: bool = False
     summary: str = ""
     paper: str = ""
+    family: str = ""
     carries: str = ""
+    chosen: str = ""
 
 
 class Cell(FrozenModel):

@@ -118,6 +118,7 @@ class Strategy(nn.Module):
         name: what the command line calls it.
         scenarios: those it can run in.
         reference: the paper, or what it is.
+        family: kind of method, by which readers filter: `replay`, `regularisation`, `architecture`, …
         needs: what it cannot do without (see `NEEDS`).
         off: the hyper-parameters at which it equals finetune, bit for bit; None where there are none.
         carries: what it remembers from experience to experience, in words.
@@ -129,6 +130,7 @@ class Strategy(nn.Module):
     name: ClassVar[str]
     scenarios: ClassVar[frozenset[str]] = frozenset({"class", "domain", "task"})
     reference: ClassVar[str] = ""
+    family: ClassVar[str] = ""
     needs: ClassVar[frozenset[str]] = frozenset()
     off: ClassVar[Mapping[str, Any] | None] = None
     carries: ClassVar[str] = "the model"

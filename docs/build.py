@@ -181,6 +181,7 @@ def strategy(cls: type[clarena.Strategy]) -> str:
     facts = {
         "scenarios": ", ".join(sorted(cls.scenarios)),
         "reference": cls.reference,
+        "family": cls.family,
         "carries on": cls.carries,
         "needs": ", ".join(sorted(cls.needs)),
         "equals finetune at": ", ".join(f"`{key}={value}`" for key, value in (cls.off or {}).items()),

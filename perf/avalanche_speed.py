@@ -1,16 +1,17 @@
-"""How many times faster do our strategies learn a stream than Avalanche's? (targets: below)
+"""How many times faster than Avalanche's do our strategies learn a stream? (targets: in `MATCHES`)
 
 Split MNIST, 12,000 samples in five experiences, MLP 784-256-10, plain SGD, batch 32, one pass, one thread. Both sides
-get the same tensors, first weights, optimiser and strengths, and are timed over the whole stream, tests left out:
-ours in `learn`, as in a record's `train_seconds`; Avalanche's in `train`, with an empty evaluator. They run in turn,
-and what counts is the median of the ratios of each pair. Ours computes the exact Fisher and the per-sample
-importances, where Avalanche squares or takes the absolute value of a batch's mean gradient.
+get the same tensors and first weights. Ours is timed in `learn`, as for a record's `train_seconds`, Avalanche's in
+`train`, with no logger and no metric; tests are left out. They learn each experience in turn, and the median of the
+ratios of whole streams is printed. Ours estimates importances per sample (EWC exactly, over all ten labels), where
+Avalanche squares or takes the absolute value of the mean gradient of a batch.
 
-It needs `avalanche-lib` and `quadprog`. Run: `python perf/avalanche_speed.py [pairs] [match …]`.
+It needs avalanche-lib and quadprog. Run: `python perf/avalanche_speed.py [pairs] [match ...]`.
 """
 
 import sys
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass
 from statistics import median
 from time import perf_counter
@@ -23,15 +24,8 @@ from clarena_native.torchvision_cpu import import_torchvision
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from clarena import Experience, Model, Protocol
+from clarena import Model, Protocol
 from clarena.environment import configured
-
-import_torchvision()  # Avalanche imports it, and would fail where it does not fit torch
-
-from avalanche.benchmarks import benchmark_from_datasets, with_classes_timeline, with_task_labels  # noqa: E402
-from avalanche.benchmarks.utils import _make_taskaware_classification_dataset as taskaware  # noqa: E402
-from avalanche.training import supervised  # noqa: E402
-from avalanche.training.plugins import EvaluationPlugin  # noqa: E402
 
 BUFFER = 500
 PATTERNS = 256  # of each experience, for GEM
@@ -40,7 +34,7 @@ PROTOCOL = Protocol(
     batch_size=32,
     optimizer="sgd",
     learning_rate=0.05,
-    heads="full",  # Avalanche's model has all ten outputs at once, and its softmax runs over them
+    heads="full",  # all ten outputs from the start, and a softmax over them: as Avalanche's plain model has it
     loss_over="all",
     stream_length="known",
     buffer_size=5 * PATTERNS,
@@ -59,17 +53,26 @@ class Match:
     target: float
 
 
+def identity(x: Tensor) -> Tensor:
+    """No augmentation."""
+    return x
+
+
 MATCHES = {
     "finetune": Match("finetune", {}, "Naive", {}, 1.5),
     "er": Match("er", {"buffer_size": BUFFER}, "Replay", {"mem_size": BUFFER}, 1.7),
-    "er, filled between experiences": Match(  # as Avalanche's is: no exemplars in the first experience
-        "er", {"buffer_size": BUFFER, "policy": "balanced_random", "draw": "pass"}, "Replay", {"mem_size": BUFFER}, 1.7
+    "er-between": Match(  # filled at the end of each experience, as Avalanche's: nothing to replay in the first
+        "er", {"buffer_size": BUFFER, "policy": "balanced_random"}, "Replay", {"mem_size": BUFFER}, 1.7
     ),
-    "ewc": Match("ewc", {"strength": 1.0}, "EWC", {"ewc_lambda": 0.5}, 2.2),  # theirs has no ½
-    "ewc, online": Match(
-        "ewc", {"strength": 1.0, "mode": "online"}, "EWC", {"ewc_lambda": 0.5, "mode": "online", "decay_factor": 1.0}, 2.2
+    "ewc": Match("ewc", {"strength": 2.0}, "EWC", {"ewc_lambda": 1.0}, 2.2),  # theirs has no ½
+    "ewc-online": Match(
+        "ewc",
+        {"strength": 2.0, "mode": "online"},
+        "EWC",
+        {"ewc_lambda": 1.0, "mode": "online", "decay_factor": 1.0},
+        2.2,
     ),
-    "mas": Match("mas", {"strength": 0.01}, "MAS", {"lambda_reg": 0.01, "alpha": 0.5}, 2.2),
+    "mas": Match("mas", {"strength": 0.01}, "MAS", {"lambda_reg": 0.01}, 2.2),
     "gem": Match(
         "gem",
         {"buffer_size": 5 * PATTERNS, "margin": 0.5, "margin_as": "bound"},
@@ -81,14 +84,14 @@ MATCHES = {
         "icarl",
         {"buffer_size": BUFFER},
         "ICaRL",
-        {"memory_size": BUFFER, "fixed_memory": True, "buffer_transform": lambda x: x},
+        {"memory_size": BUFFER, "fixed_memory": True, "buffer_transform": identity},
         2.0,
     ),
 }
 
 
 class Samples(Dataset[tuple[Tensor, int]]):
-    """Tensors in memory, as Avalanche takes them."""
+    """Tensors in memory, in the form that every strategy of Avalanche takes."""
 
     def __init__(self, x: Tensor, y: Tensor) -> None:
         self.x, self.targets = x, y.tolist()
@@ -100,16 +103,77 @@ class Samples(Dataset[tuple[Tensor, int]]):
         return self.x[index], self.targets[index]
 
 
-def learn(match: Match, seed: int) -> tuple[float, Callable[[], float]]:
-    """Seconds of ours over the whole stream, and what trains Avalanche's on the same and gives its seconds."""
+def rival(match: Match, model: Model, data: list[tuple[Tensor, Tensor]]) -> Callable[[int], None]:
+    """What trains Avalanche's strategy on the experience at a position; it starts from our model's weights."""
+    import_torchvision()  # which Avalanche imports, and which does not load beside every build of torch
+    from avalanche.benchmarks import benchmark_from_datasets, with_classes_timeline, with_task_labels
+    from avalanche.benchmarks.utils import _make_taskaware_classification_dataset as with_labels
+    from avalanche.training import supervised
+    from avalanche.training.plugins import EvaluationPlugin
+
+    datasets = [with_labels(Samples(x, y), task_labels=0) for x, y in data]
+    bench = with_classes_timeline(with_task_labels(benchmark_from_datasets(train=datasets, test=datasets)))
+    stream = list(bench.train_stream)
+    classes = [sorted(set(y.tolist())) for _, y in data]
+    for experience in stream:  # what iCaRL asks for
+        experience.benchmark = SimpleNamespace(
+            n_classes_per_exp=[len(labels) for labels in classes], classes_order=sum(classes, [])
+        )
+
+    features, head = deepcopy(model.backbone), deepcopy(model.head.blocks[0])
+    network = nn.Sequential(features, head)
+    parts: dict[str, Any] = {"model": network, "criterion": nn.CrossEntropyLoss()}
+    if match.theirs == "ICaRL":
+        parts = {"feature_extractor": features, "classifier": head}
+    strategy = getattr(supervised, match.theirs)(
+        **parts,
+        **match.arguments,
+        optimizer=torch.optim.SGD(network.parameters(), lr=PROTOCOL.learning_rate),
+        train_mb_size=PROTOCOL.batch_size,
+        train_epochs=PROTOCOL.epochs,
+        eval_mb_size=PROTOCOL.eval_batch_size,
+        evaluator=EvaluationPlugin(loggers=[]),
+    )
+
+    def train(position: int) -> None:
+        strategy.train(stream[position])
+
+    return train
+
+
+def race(match: Match, seed: int) -> tuple[float, float]:
+    """Seconds of learning the whole stream: ours, and Avalanche's."""
     arena, strategy = split_mnist.arena(PROTOCOL, seed, match.ours, hidden=[256])
     ours = arena.set_up(strategy(**match.options))
-    rival, experiences, seconds = Rival(match, ours.model), [], 0.0
-    ...
+    experiences = [arena.experience(positions) for positions in arena.steps]
+    train = rival(match, ours.model, [(experience.x, experience.y) for experience in experiences])
+    seconds = {"ours": 0.0, "theirs": 0.0}
+    for position, positions in enumerate(arena.steps):
+        arena.begin(positions)
+        experience = arena.experience(positions)
+        for side in sorted(seconds, reverse=(seed + position) % 2 == 1):
+            start = perf_counter()
+            if side == "ours":
+                with configured(PROTOCOL):
+                    ours.learn(experience)
+            else:
+                train(position)
+            seconds[side] += perf_counter() - start
+    return seconds["ours"], seconds["theirs"]
 
 
 def main(pairs: int = 7, *names: str) -> None:
-    ...
+    torch.set_num_threads(1)
+    ratios: dict[str, list[float]] = {name: [] for name in names or MATCHES}
+    for seed in range(-1, pairs):
+        for name, found in ratios.items():
+            ours, theirs = race(MATCHES[name], seed % 1000)
+            if seed >= 0:  # the first is to warm up
+                found.append(theirs / ours)
+                print(f"{name:<12} ours {ours:.2f} s, Avalanche {theirs:.2f} s, ratio {found[-1]:.2f}", flush=True)
+    for name, found in ratios.items():
+        low, high = min(found), max(found)
+        print(f"{name:<12} median {median(found):.2f} ({low:.2f} to {high:.2f}), target {MATCHES[name].target}")
 
 
 if __name__ == "__main__":

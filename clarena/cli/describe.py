@@ -96,6 +96,7 @@ def _strategy(cls: Any) -> dict[str, Any]:
 
     return {
         "paper": cls.reference,
+        "family": cls.family,
         "scenarios": [scenario for scenario in SCENARIOS if scenario in cls.scenarios],
         "needs": {need: NEEDS.get(need, "") for need in sorted(cls.needs)},
         "carries": cls.carries,
@@ -186,7 +187,7 @@ def _short_facts(facts: dict[str, Any]) -> Table:
         rows["scenarios"] = ", ".join(facts["scenarios"])
     if facts["kind"] == "strategy":
         off = facts["off"]
-        rows = {"paper": facts["paper"] or "none given"} | rows
+        rows = {"paper": facts["paper"] or "none given", "family": facts["family"] or "none given"} | rows
         rows["needs"] = "\n".join(f"{need}: {means}" for need, means in facts["needs"].items()) or "nothing besides"
         rows["carries"] = facts["carries"]
         rows["off"] = (

@@ -29,6 +29,7 @@ class AGEM(GradientStrategy):
 
     name = "agem"
     reference = "Chaudhry et al. 2019, Efficient Lifelong Learning with A-GEM. arXiv:1812.00420"
+    family = "gradient projection"
     needs = frozenset({"plain_sgd"})
     off = {"buffer_size": 0}
     carries = "the model and the buffer"

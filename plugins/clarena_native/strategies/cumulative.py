@@ -12,5 +12,6 @@ class Cumulative(GradientStrategy):
 
     name = "cumulative"
     reference = "Training on the union of the experiences so far; an upper bound over time."
+    family = "reference"
     needs = frozenset({"past_data"})
     carries = "the model and all data seen so far (the data is not counted in its state)"

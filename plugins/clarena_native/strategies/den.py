@@ -67,6 +67,7 @@ class DEN(Strategy):
     name = "den"
     scenarios = frozenset({"task"})  # time stamps select the units by the task label
     reference = "Yoon et al. 2018, Lifelong Learning with Dynamically Expandable Networks. arXiv:1708.01547"
+    family = "architecture"
     needs = frozenset({"own_loop"})
     carries = "the network, with the task of each unit"
 

@@ -29,6 +29,7 @@ class DER(GradientStrategy):
 
     name = "der"
     reference = "Buzzega et al. 2020, Dark Experience for General Continual Learning. arXiv:2004.07211"
+    family = "replay"
     off = {"alpha": 0.0}
     carries = "the model and the buffer, which holds scores besides samples"
     beta = 0.0

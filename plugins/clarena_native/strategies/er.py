@@ -31,6 +31,7 @@ class ER(GradientStrategy):
 
     name = "er"
     reference = "Chaudhry et al. 2019, On Tiny Episodic Memories in Continual Learning. arXiv:1902.10486"
+    family = "replay"
     off = {"buffer_size": 0}
     carries = "the model and the buffer"
 

@@ -33,6 +33,7 @@ class EWC(GradientStrategy):
 
     name = "ewc"
     reference = "Kirkpatrick et al. 2017, Overcoming catastrophic forgetting. doi:10.1073/pnas.1611835114"
+    family = "regularisation"
     off = {"strength": 0.0}
     carries = "the model, an importance and an anchor for each parameter"
 

@@ -11,4 +11,5 @@ class Finetune(GradientStrategy):
 
     name = "finetune"
     reference = "The training loop as it stands; the lower bound."
+    family = "reference"
     off = {}

@@ -19,6 +19,7 @@ class FrozenFeatures(GradientStrategy):
 
     name = "frozen"
     reference = "Feature extraction, a control; FTR_EXT in Chaudhry et al. 2019. arXiv:1812.00420"
+    family = "architecture"
 
     def __init__(
         self,

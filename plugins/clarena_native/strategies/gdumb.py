@@ -26,6 +26,7 @@ class GDumb(Strategy):
 
     name = "gdumb"
     reference = "Prabhu et al. 2020, GDumb: A Simple Approach that Questions Our Progress in Continual Learning"
+    family = "replay"
     needs = frozenset({"own_loop"})
     carries = "the model and the buffer"
 

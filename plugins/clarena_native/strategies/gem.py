@@ -44,6 +44,7 @@ class GEM(GradientStrategy):
 
     name = "gem"
     reference = "Lopez-Paz & Ranzato 2017, Gradient Episodic Memory for Continual Learning. arXiv:1706.08840"
+    family = "gradient projection"
     needs = frozenset({"plain_sgd"})
     off = {"buffer_size": 0}
     carries = "the model and the last samples of each experience"

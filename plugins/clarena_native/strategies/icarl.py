@@ -35,6 +35,7 @@ class ICaRL(GradientStrategy):
     name = "icarl"
     scenarios = frozenset({"class", "task"})
     reference = "Rebuffi et al. 2017, iCaRL: Incremental Classifier and Representation Learning. arXiv:1611.07725"
+    family = "replay"
     carries = "the model, the exemplars in their order, and the mean of each class"
 
     exemplars: Tensor

@@ -13,4 +13,5 @@ class Joint(GradientStrategy):
 
     name = "joint"
     reference = "Multi-task training on the union of all experiences; the upper bound."
+    family = "reference"
     needs = frozenset({"all_data"})

@@ -21,6 +21,7 @@ class L2(GradientStrategy):
 
     name = "l2"
     reference = "The L2 baseline of Kirkpatrick et al. 2017. doi:10.1073/pnas.1611835114"
+    family = "regularisation"
     off = {"strength": 0.0}
     carries = "the model and an anchor for each parameter"
 

@@ -57,6 +57,7 @@ class LaMAML(GradientStrategy):
 
     name = "la-maml"
     reference = "Gupta et al. 2020, La-MAML: Look-ahead Meta Learning for Continual Learning. arXiv:2007.13904"
+    family = "meta-learning"
     needs = frozenset({"plain_sgd"})
     carries = "the model, a learning rate for each parameter, and the buffer"
 

@@ -30,6 +30,7 @@ class LwF(GradientStrategy):
 
     name = "lwf"
     reference = "Li & Hoiem 2017, Learning without Forgetting. arXiv:1606.09282"
+    family = "distillation"
     off = {"strength": 0.0, "warmup": 0}
 
     def __init__(

@@ -27,6 +27,7 @@ class MAS(GradientStrategy):
 
     name = "mas"
     reference = "Aljundi et al. 2018, Memory Aware Synapses: Learning what (not) to forget. arXiv:1711.09601"
+    family = "regularisation"
     off = {"strength": 0.0}
     carries = "the model, an importance and an anchor for each parameter"
 

@@ -40,6 +40,7 @@ class MER(GradientStrategy):
 
     name = "mer"
     reference = "Riemer et al. 2019, Learning to Learn without Forgetting. arXiv:1810.11910"
+    family = "meta-learning"
     needs = frozenset({"plain_sgd"})
     carries = "the model and the buffer"
 

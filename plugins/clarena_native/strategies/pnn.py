@@ -34,6 +34,7 @@ class PNN(Strategy):
     name = "pnn"
     scenarios = frozenset({"task"})
     reference = "Rusu et al. 2016, Progressive Neural Networks. arXiv:1606.04671"
+    family = "architecture"
     needs = frozenset({"own_loop"})
     carries = "a column with its laterals for each task"
 

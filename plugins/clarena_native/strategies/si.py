@@ -30,6 +30,7 @@ class SI(GradientStrategy):
 
     name = "si"
     reference = "Zenke et al. 2017, Continual Learning Through Synaptic Intelligence. arXiv:1703.04200"
+    family = "regularisation"
     off = {"strength": 0.0}
     carries = "the model, an importance and an anchor for each parameter"
 

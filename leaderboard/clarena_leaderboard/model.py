@@ -1,0 +1,214 @@
+"""What a board is made of: runs make entries, entries make a table for each track, tables make the board.
+
+Everything here is plain data, ready to be shown; `board` computes it from runs, `site` and `compare` show it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from clarena.protocol import Track
+from clarena.records import Status, StrategyInfo
+from clarena.statistics import Interval
+
+Standing = Literal["ranked", "reference", "apart"]
+"""`ranked` rows compete, a `reference` is a bound, and what stands `apart` is shown with the reason and never ranked."""
+
+Badge = Literal["", "claimed", "verified"]
+"""How a row got here: by runs of this project's own, by a submission, or by one that was run again on hidden seeds."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One record, condensed: every metric is recomputed from its predictions, or its matrix, never taken as logged.
+
+    Attributes:
+        origin: where the record is: a folder of a store, or `mlflow:<run id>`.
+        row, cell, track: digests.
+        seed: the one seed of the run; hidden seeds are those of a season.
+        metrics: of `clarena.metrics.METRICS`; NaN where undefined.
+        flaws: in words, what is wrong with the record, such as a logged number that is not what its predictions say.
+        train_seconds, predict_seconds, peak_memory_bytes, state_bytes, parameters: costs of the whole run.
+        hardware: what it ran on.
+        started: ISO 8601.
+    """
+
+    origin: str
+    row: str
+    cell: str
+    track: str
+    seed: int
+    status: Status
+    reason: str
+    metrics: Mapping[str, float]
+    flaws: tuple[str, ...]
+    train_seconds: float
+    predict_seconds: float
+    peak_memory_bytes: int
+    state_bytes: int
+    parameters: int
+    hardware: str
+    started: str
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One row against another, paired by seed.
+
+    Attributes:
+        rival: label of the row compared with.
+        difference: mean of ours minus theirs over the shared seeds.
+        p_value: of the two-sided sign-flip test, before correction.
+        adjusted: the same, Holm-corrected within its family; None where the family was not tested.
+        n: shared seeds.
+        claim: `better`, `worse`, `not told apart`, or `too few seeds`, at 0.05 after correction.
+    """
+
+    rival: str
+    difference: float
+    p_value: float
+    adjusted: float | None
+    n: int
+    claim: Literal["better", "worse", "not told apart", "too few seeds"]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A row: a strategy with its hyper-parameters on one track, over its seeds.
+
+    Attributes:
+        id: digest of the row.
+        slug: name of its page, unique on the board: `ewc-1a2b3c4d`.
+        label: what a reader calls it, unique in its table.
+        runs: those on the table's seeds first, in the order of seeds, then others.
+        intervals: by metric, over the table's seeds; None where undefined.
+        standing, reason: whether it is ranked, and why not.
+        badge: claimed, verified, or neither.
+        chosen: how its hyper-parameters were chosen: `default`, `paper`, `tuned (50 trials)`, …
+        family: kind of method, such as `replay` or `regularisation`.
+        tier: 1 for the best row and all that cannot be told apart from it, and so on; None where unranked.
+        against_best, against_finetune: paired comparisons; None for the row itself, or where there is no such row.
+        hidden: final average accuracy on the season's hidden seeds; None where it was not verified.
+    """
+
+    id: str
+    slug: str
+    label: str
+    info: StrategyInfo
+    runs: tuple[Run, ...]
+    intervals: Mapping[str, Interval | None]
+    standing: Standing
+    reason: str = ""
+    badge: Badge = ""
+    chosen: str = "default"
+    family: str = ""
+    tier: int | None = None
+    against_best: Comparison | None = None
+    against_finetune: Comparison | None = None
+    hidden: Interval | None = None
+
+    def mean(self, attribute: str) -> float:
+        """Mean of a cost, such as `train_seconds`, over the finished runs; NaN where none finished."""
+        values = [float(getattr(run, attribute)) for run in self.runs if run.status == "finished"]
+        return sum(values) / len(values) if values else float("nan")
+
+
+@dataclass(frozen=True)
+class Table:
+    """One track: rows with different digests never share a table.
+
+    Attributes:
+        slug: name of its page, unique on the board.
+        seeds: those a ranked row must have finished; `seeds_rule` says where they come from.
+        sort_key: the metric that orders ranked rows, best first; its direction is that of the metric.
+        references, ranked, apart: entries, each in the order shown.
+    """
+
+    track: Track
+    digest: str
+    slug: str
+    label: str
+    seeds: tuple[int, ...]
+    seeds_rule: str
+    sort_key: str
+    references: tuple[Entry, ...]
+    ranked: tuple[Entry, ...]
+    apart: tuple[Entry, ...]
+
+    @property
+    def entries(self) -> tuple[Entry, ...]:
+        """All of them, in the order shown."""
+        return self.references + self.ranked + self.apart
+
+
+@dataclass(frozen=True)
+class Aggregate:
+    """One strategy across tracks, normalised to each track's references: 0 is finetune, 1 is joint.
+
+    Attributes:
+        label: the strategy with its settings.
+        scores: by track digest, one normalised score per seed.
+        iqm: interquartile mean over all scores; low, high: its stratified bootstrap interval (resamples seeds
+            within each track, never tracks).
+    """
+
+    label: str
+    scores: Mapping[str, tuple[float, ...]]
+    iqm: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Across:
+    """What can be said over several tracks.
+
+    Attributes:
+        tracks: digests of the tracks that count: those with both references.
+        aggregates: strategies that are ranked on all of them, best first.
+        left_out: why other strategies are not among them, by label.
+        coverage: the share of simulated 95 % bootstrap intervals at this number of seeds that hold the truth.
+        thresholds, profiles: performance profile: by label, the share of scores above each threshold.
+        average_ranks: by label, where the design is balanced; None where it is not, or too small.
+        critical: groups of labels that the Friedman and post-hoc test cannot tell apart.
+    """
+
+    tracks: tuple[str, ...]
+    aggregates: tuple[Aggregate, ...]
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    coverage: float | None = None
+    thresholds: tuple[float, ...] = ()
+    profiles: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    average_ranks: Mapping[str, float] | None = None
+    critical: tuple[tuple[str, ...], ...] = ()
+
+
+@dataclass(frozen=True)
+class Change:
+    """A row that appeared, changed or went since the board was last built, and why."""
+
+    date: str
+    kind: Literal["appeared", "changed", "went"]
+    track: str
+    label: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Board:
+    """Everything that is shown.
+
+    Attributes:
+        tables: in the order of their labels.
+        across: None where fewer than two tracks have both references.
+        changes: newest first.
+        problems: what could not be read, one sentence each.
+        title, source: what the board is called, and where its runs come from.
+    """
+
+    tables: tuple[Table, ...]
+    across: Across | None
+    changes: tuple[Change, ...]
+    problems: tuple[str, ...]
+    title: str
+    source: str
