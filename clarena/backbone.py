@@ -1,9 +1,11 @@
 """Model = backbone + head: what turns inputs into features, and features into scores."""
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
+
+from clarena.errors import UsageError
 
 
 class Backbone(nn.Module):
@@ -21,6 +23,11 @@ class Backbone(nn.Module):
     name: ClassVar[str]
     revision: ClassVar[int] = 1
     features: int
+
+    @classmethod
+    def of(cls, argument: str) -> type[Self]:
+        """The class for an argument, for one registered as `family:PLACEHOLDER`; the same one every time."""
+        raise UsageError(f"The backbone {cls.name} takes no argument.")
 
 
 class Head(nn.Module):

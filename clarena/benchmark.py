@@ -8,7 +8,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -171,6 +171,11 @@ class Benchmark(ABC):
     name: ClassVar[str]
     scenarios: ClassVar[tuple[Scenario, ...]]
     revision: ClassVar[int] = 1
+
+    @classmethod
+    def of(cls, argument: str) -> type[Self]:
+        """The class for an argument, for one registered as `family:PLACEHOLDER`; the same one every time."""
+        raise UsageError(f"The benchmark {cls.name} takes no argument.")
 
     @abstractmethod
     def data(self) -> Data:

@@ -26,7 +26,8 @@ class Register(Protocol):
             target: the class itself, or a lazy reference `"package.module:Class"` that is imported when it is
                 asked for.
             name: required with a lazy reference; otherwise the class's own `name`. Lower-case letters, digits
-                and `+._-`. Written as `"plugin/name"`, it lays no claim to the short name.
+                and `+._-`. Written as `"plugin/name"`, it lays no claim to the short name. One that ends in a
+                placeholder, as in `"split:PATH"`, takes an argument: the class's `of(argument)` makes the class for it.
             summary: one line for `clarena list`, required with a lazy reference; otherwise the first sentence
                 of the class's docstring.
             extra: with a lazy reference, the extra of `clarena-bench` that brings the packages it imports: an

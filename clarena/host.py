@@ -49,7 +49,7 @@ KINDS = (
 )
 
 _HOOKS = [kind.hook for kind in KINDS]
-_NAME = re.compile(r"[a-z0-9][a-z0-9+._-]*")
+_NAME = re.compile(r"[a-z0-9][a-z0-9+._-]*(:[A-Z]+)?")
 _REFERENCE = re.compile(r"[\w.]+:\w+")
 
 
@@ -316,7 +316,7 @@ class _Register:
             summary = summary or target.__doc__
         qualifier, slash, short = str(name).rpartition("/")
         if name is None or not _NAME.fullmatch(short) or (slash and qualifier != plugin):
-            allowed = f"lower-case letters, digits and +._- as in 'ewc', or '{plugin}/ewc'"
+            allowed = f"lower-case letters, digits and +._- as in 'ewc' or '{plugin}/ewc', then ':PATH' or the like"
             raise PluginError(f"the {word} {target!r} cannot be named {name!r}: use {allowed}")
         if any(entry.short == short for entry in self.entries):
             raise PluginError(f"it registers the {word} {short!r} twice")

@@ -83,6 +83,11 @@ class Entry:
         """The name by which it can always be reached."""
         return f"{self.plugin}/{self.short}"
 
+    @property
+    def placeholder(self) -> str:
+        """What stands for the argument in a name that takes one: `PATH` in `split:PATH`; empty elsewhere."""
+        return self.short.partition(":")[2]
+
 
 @dataclass(frozen=True)
 class Broken:
@@ -148,6 +153,10 @@ class Registry:
         if name in self._contested:
             choices = " or ".join(self._contested[name])
             raise UsageError(f"The {self.kind.word} {name!r} needs its plugin's name: say {choices}.")
+        family, colon, _ = name.partition(":")
+        for known, entry in self._reachable.items():
+            if colon and entry.placeholder and known.partition(":")[0] == family:
+                return entry
         broken = {f"{each.plugin} ({each.origin})": each.reason for each in self._broken}
         raise unknown_name(self.kind.word, name, self._entries, broken)
 
@@ -165,13 +174,20 @@ class Registry:
         return target
 
     def resolve(self, name_or_class: str | type[Any]) -> type[Any]:
-        """The class behind a name; a class stands for itself.
+        """The class behind a name, made for its argument where the name takes one; a class stands for itself.
 
         Raises:
-            UsageError: neither a name nor a class of this kind; otherwise as `load`.
+            UsageError: neither a name nor a class of this kind, or no argument where one is needed; otherwise as
+                `load`.
         """
         if isinstance(name_or_class, str):
-            return self.load(name_or_class)
+            target, entry = self.load(name_or_class), self.entry(name_or_class)
+            if not entry.placeholder:
+                return target
+            argument = name_or_class.partition(":")[2]
+            if argument in ("", entry.placeholder):
+                raise UsageError(f"Put something in place of {entry.placeholder} in {entry.name}.")
+            return target.of(argument)  # type: ignore[no-any-return]
         if not self.kind.includes(name_or_class):
             wanted = f"give a name or a subclass of {self.kind.base_name}"
             raise UsageError(f"{name_or_class!r} is not a {self.kind.word}: {wanted}.")

@@ -1,5 +1,6 @@
 """The registry: a name means one thing, and what cannot be loaded says why."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -127,3 +128,30 @@ def test_unknown_name_in_an_empty_registry() -> None:
 )  # fmt: skip
 def test_first_sentence(docstring: str | None, sentence: str) -> None:
     assert first_sentence(docstring) == sentence
+
+
+class Shaped(json.JSONDecoder):
+    """Decodes what it is told."""
+
+    name = "shape:FORM"
+
+    @classmethod
+    def of(cls, argument: str) -> type["Shaped"]:
+        return type(f"Shaped_{argument}", (cls,), {"name": f"shape:{argument}"})
+
+
+def test_a_name_with_a_placeholder_takes_an_argument() -> None:
+    registry = Registry(DECODER, [Entry("p", "shape:FORM", "Decodes what it is told", Shaped, "here")])
+    assert registry.names() == ["shape:FORM"]
+    for name in ("shape:round", "p/shape:round"):
+        assert registry.entry(name).short == "shape:FORM"
+        assert issubclass(registry.resolve(name), Shaped)
+        assert registry.resolve(name).name == "shape:round"
+    assert registry.load("shape:a/b:c") is Shaped  # what describe and doctor look at
+    assert registry.resolve("shape:a/b:c").name == "shape:a/b:c"
+    for bare in ("shape:", "shape:FORM"):
+        with pytest.raises(UsageError, match="in place of FORM in shape:FORM"):
+            registry.resolve(bare)
+    for unknown in ("shape", "other:round"):
+        with pytest.raises(UnknownNameError, match=r"Known: shape:FORM"):
+            registry.entry(unknown)
