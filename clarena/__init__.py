@@ -11,7 +11,7 @@ from clarena.hookspecs import hookimpl
 
 if TYPE_CHECKING:
     from clarena.backbone import Backbone, Head, Model
-    from clarena.benchmark import Benchmark, Data, Split, Stream, same_classes, split_by_class
+    from clarena.benchmark import Benchmark, Data, Split, Stream, same_classes, split_by_class, split_by_domain
     from clarena.buffer import ReplayBuffer
     from clarena.evaluation import Results, evaluate
     from clarena.experience import Batch, Experience, cross_entropy
@@ -53,6 +53,7 @@ _LAZY = {
     "fisher_diagonal": "clarena.gradients",
     "output_norm_sensitivity": "clarena.gradients",
     "same_classes": "clarena.benchmark",
+    "split_by_domain": "clarena.benchmark",
     "split_by_class": "clarena.benchmark",
 }
 
@@ -92,6 +93,7 @@ __all__ = [
     "output_norm_sensitivity",
     "same_classes",
     "split_by_class",
+    "split_by_domain",
 ]
 
 

@@ -29,6 +29,8 @@ class Data:
         x_train, x_test: inputs [n, …], of one dtype and shape.
         y_train, y_test: source classes, int64 [n], in 0 … classes − 1.
         class_names: a name for each class.
+        domain_train, domain_test: the domain of each sample, int64 [n], where samples come from several.
+        domain_names: a name for each domain.
     """
 
     x_train: Tensor
@@ -36,11 +38,18 @@ class Data:
     x_test: Tensor
     y_test: Tensor
     class_names: tuple[str, ...]
+    domain_train: Tensor | None = None
+    domain_test: Tensor | None = None
+    domain_names: tuple[str, ...] = ()
 
     @property
     def classes(self) -> int:
         """The number of source classes."""
         return len(self.class_names)
+
+    def without_test(self) -> "Data":
+        """The training data alone, standing where the test data stood: what a tuning run is given."""
+        return replace(self, x_test=self.x_train, y_test=self.y_train, domain_test=self.domain_train)
 
     def validate(self) -> None:
         """Raise `DataError` where no benchmark could use the arrays: empty, non-finite, labels outside the range."""
@@ -67,7 +76,11 @@ class Data:
     def fingerprint(self) -> str:
         """SHA-256 over names, shapes, dtypes and bytes: the identity of the source data in a track's digest."""
         digest = hashlib.sha256("\0".join(self.class_names).encode())
-        for tensor in (self.x_train, self.y_train, self.x_test, self.y_test):
+        tensors = [self.x_train, self.y_train, self.x_test, self.y_test]
+        if self.domain_train is not None and self.domain_test is not None:
+            digest.update("\0".join(("", *self.domain_names)).encode())
+            tensors += [self.domain_train, self.domain_test]
+        for tensor in tensors:
             digest.update(f"{tuple(tensor.shape)}{tensor.dtype}".encode())
             digest.update(tensor.contiguous().numpy().data)
         return digest.hexdigest()
@@ -156,6 +169,48 @@ def limited(stream: Stream, limit: int | None) -> Stream:
     return replace(stream, splits=tuple(splits))
 
 
+def with_validation(
+    stream: Stream, experiences: int, fraction: float, rows: int, generator: np.random.Generator
+) -> Stream:
+    """The stream of a tuning run: the first experiences, tested on training data that is held out of all of them.
+
+    Every source row gets one random rank, and each class of each experience gives up the rows that rank lowest:
+    the share `fraction`, rounded, at least one row and never all. So where experiences share rows (permuted,
+    rotated), they give up the same ones, and no row is trained on that is tested in any experience.
+
+    Args:
+        rows: of the source's training arrays.
+
+    Raises:
+        DataError: when an experience has one sample of each class and so can hold none out.
+    """
+    rank = torch.from_numpy(generator.permutation(rows))
+    chosen = []
+    for number, split in enumerate(stream.splits[:experiences], 1):
+        held = torch.zeros(len(split.train), dtype=torch.bool)
+        for label in split.classes:
+            members = (split.y_train == label).nonzero().flatten()
+            count = min(max(1, round(fraction * len(members))), len(members) - 1)
+            held[members[rank[split.train[members]].argsort()[:count]]] = True
+        if not held.any():
+            raise DataError(f"Experience {number} has one training sample of each class: none to hold out for tuning.")
+        chosen.append((split, held))
+    tested = torch.cat([split.train[held] for split, held in chosen])
+    splits = []
+    for split, held in chosen:
+        kept = ~torch.isin(split.train, tested)
+        splits.append(
+            replace(
+                split,
+                train=split.train[kept],
+                y_train=split.y_train[kept],
+                test=split.train[held],
+                y_test=split.y_train[held],
+            )
+        )
+    return replace(stream, splits=tuple(splits))
+
+
 class Benchmark(ABC):
     """Data + split + class order.
 
@@ -218,6 +273,32 @@ def split_by_class(
         test = torch.isin(data.y_test, members).nonzero().flatten()
         splits.append(Split(train, table[data.y_train[train]], test, table[data.y_test[test]]))
     return Stream(tuple(splits), names)
+
+
+def split_by_domain(data: Data, scenario: Scenario, order: Order, generator: np.random.Generator) -> Stream:
+    """Make each domain of the data an experience, with the classes that occur in it.
+
+    In the class and task scenarios each experience has labels of its own, as in `same_classes`.
+
+    Raises:
+        DataError: when the data knows no domains.
+    """
+    if data.domain_train is None or data.domain_test is None:
+        raise DataError("The data does not say which domain each sample comes from.")
+    domains = np.arange(len(data.domain_names))
+    if order == "seed":
+        domains = generator.permutation(domains)
+    own = scenario != "domain"
+    splits = []
+    for position, domain in enumerate(domains.tolist()):
+        train = (data.domain_train == domain).nonzero().flatten()
+        test = (data.domain_test == domain).nonzero().flatten()
+        shift = position * data.classes if own else 0
+        splits.append(Split(train, data.y_train[train] + shift, test, data.y_test[test] + shift))
+    if not own:
+        return Stream(tuple(splits), data.class_names)
+    names = (f"{name} ({data.domain_names[domain]})" for domain in domains for name in data.class_names)
+    return Stream(tuple(splits), tuple(names))
 
 
 def same_classes(data: Data, scenario: Scenario, transforms: Sequence[Transform | None]) -> Stream:

@@ -34,7 +34,7 @@ PUBLIC: dict[str, list[str]] = {
         *("ReplayBuffer", "Frozen", "evaluating", "cross_entropy", "fisher_diagonal", "output_norm_sensitivity"),
     ],
     "To write a backbone": ["Backbone", "BatchNorm", "Head", "Model"],
-    "To write a benchmark": ["Benchmark", "Data", "Split", "Stream", "split_by_class", "same_classes"],
+    "To write a benchmark": ["Benchmark", "Data", "Split", "Stream", "split_by_class", "split_by_domain", "same_classes"],
     "To run, and read what came out": ["evaluate", "Results", "Record", "Store"],
     "What is held equal": ["Scenario", "Protocol", "Track"],
     "To register, and to fail well": [
