@@ -6,7 +6,15 @@ Names that need torch are imported when they are first asked for, so that `clare
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from clarena.errors import ClarenaError, DataError, DivergedError, PluginError, StoreError, UsageError
+from clarena.errors import (
+    ClarenaError,
+    ClarenaWarning,
+    DataError,
+    DivergedError,
+    PluginError,
+    StoreError,
+    UsageError,
+)
 from clarena.hookspecs import hookimpl
 
 if TYPE_CHECKING:
@@ -63,6 +71,7 @@ __all__ = [
     "BatchNorm",
     "Benchmark",
     "ClarenaError",
+    "ClarenaWarning",
     "Context",
     "Data",
     "DataError",

@@ -3,11 +3,13 @@
 import json
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
+from typing import Any
 
 import torch
 
 from clarena.backbone import Backbone
-from clarena.benchmark import Benchmark, Data, limited
+from clarena.benchmark import Benchmark, Data, limited, with_validation
+from clarena.errors import UsageError
 from clarena.experience import Experience, OutputSpace
 from clarena.parameters import parse
 from clarena.protocol import Track
@@ -51,7 +53,14 @@ class Arena:
         self.benchmark = parts.benchmark(**parse(parts.benchmark, options, track.benchmark.name))
         self.data = load_data(parts.benchmark, json.dumps(options, sort_keys=True))
         self.seeds = Seeds(seed)
+        tuning = self.protocol.tested_on == "validation"
+        if tuning:
+            self.data = self.data.without_test()
         stream = self.benchmark.stream(self.data, track.scenario, self.seeds.numpy("class_order"))
+        if tuning:
+            first, fraction = self.protocol.tuning_experiences, self.protocol.validation_fraction
+            rows = len(self.data.y_train)
+            stream = with_validation(stream, first, fraction, rows, self.seeds.numpy("validation"))
         stream.validate(self.data, track.benchmark.name)
         self.stream = limited(stream, self.protocol.limit)
         self.steps = _steps(len(self.stream.splits), parts.strategy.needs)
@@ -87,11 +96,22 @@ class Arena:
             learning_rate=self.protocol.learning_rate if learning_rate is None else learning_rate,
             space=self.space,
             seeds=self.seeds,
-            make_backbone=partial(self.parts.backbone, input_shape, **options),
+            make_backbone=partial(self.parts.backbone, input_shape, *self._tokens(), **options),
             plain_sgd="plain_sgd" in self.parts.strategy.needs,
             outputs=self.stream.outputs if known else None,
             experiences=len(self.stream.splits) if known else None,
         )
+
+    def _tokens(self) -> list[Any]:
+        """What a backbone is told of tokens, if anything; raises `UsageError` where it does not take these inputs."""
+        backbone, benchmark = self.parts.backbone, self.benchmark
+        if backbone.takes_tokens != (benchmark.vocabulary is not None):
+            kinds = ("tokens", "numbers") if backbone.takes_tokens else ("numbers", "tokens")
+            raise UsageError(
+                f"The backbone {backbone.name} takes {kinds[0]}, and the inputs of {benchmark.name} are {kinds[1]}. "
+                "Choose another: clarena list."
+            )
+        return [benchmark.vocabulary, self.data.y_train.ndim > 1] if backbone.takes_tokens else []
 
     def begin(self, positions: list[int]) -> None:
         """Reseed, and reveal the outputs of what is learned next."""

@@ -17,11 +17,15 @@ class Backbone(nn.Module):
     Attributes:
         name: what the command line calls it.
         revision: raised by the author when the same options give another network; part of a track's digest.
+        takes_tokens: whether inputs are tokens, whole numbers. It is then given, after `input_shape`, how many there
+            are (`vocabulary`) and whether every token has a label (`per_token`), in which case features are
+            [batch, time, features].
         features: the number of features.
     """
 
     name: ClassVar[str]
     revision: ClassVar[int] = 1
+    takes_tokens: ClassVar[bool] = False
     features: int
 
     @classmethod

@@ -221,11 +221,13 @@ class Benchmark(ABC):
         name: what the command line calls it.
         scenarios: the scenarios in which it makes sense; the first is the default.
         revision: raised by the author when the same options and seed give another stream; part of a track's digest.
+        vocabulary: how many tokens there are, where inputs are tokens (int64 [n, time]); None where they are numbers.
     """
 
     name: ClassVar[str]
     scenarios: ClassVar[tuple[Scenario, ...]]
     revision: ClassVar[int] = 1
+    vocabulary: int | None = None
 
     @classmethod
     def of(cls, argument: str) -> type[Self]:

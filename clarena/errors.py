@@ -39,6 +39,10 @@ class DivergedError(ClarenaError):
     """The loss or the scores are no longer finite: a result, not a failure of the host."""
 
 
+class ClarenaWarning(UserWarning):
+    """Something that a user should know of and that stops nothing; the command line prints it on one line."""
+
+
 def unknown_name(
     kind: str, name: str, known: Iterable[str], broken: Mapping[str, str] | None = None
 ) -> UnknownNameError:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from clarena.arena import Arena, Parts
 from clarena.clock import Clock
 from clarena.environment import configured, environment, peak_memory, reset_peak_memory
-from clarena.errors import ClarenaError, DivergedError, StoreError
+from clarena.errors import ClarenaError, ClarenaWarning, DivergedError, StoreError
 from clarena.experience import Experience
 from clarena.modules import state_bytes
 from clarena.records import Cell, Cost, CurvePoint, Predictions, Record, Status, now
@@ -212,7 +212,8 @@ class Run:
         except Exception as error:
             # Whatever is wrong with the file, starting this seed over is safe; finished records are elsewhere.
             reason = " ".join(str(error).split())[:200]
-            warnings.warn(f"The checkpoint {self.checkpoint} cannot be used; starting over. ({reason})", stacklevel=2)
+            message = f"The checkpoint {self.checkpoint} cannot be used; starting over. ({reason})"
+            warnings.warn(message, ClarenaWarning, stacklevel=2)
             return None
         return strategy
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import clarena
-from clarena import Benchmark, DataError, UsageError
+from clarena import Benchmark, ClarenaWarning, DataError, UsageError
 from clarena.seeding import Seeds
 
 
@@ -108,7 +108,7 @@ def test_a_truncated_archive(tmp_path: Path) -> None:
 def test_samples_in_both_training_and_test_are_counted(tmp_path: Path) -> None:
     x = np.random.default_rng(0).normal(size=(40, 7))
     path = arrays(tmp_path / "a.npz", x_train=x, x_test=np.concatenate([x[:3], x[:5] + 1]))
-    with pytest.warns(UserWarning, match="3 of the 8 test samples of split:a are in its training set as well"):
+    with pytest.warns(ClarenaWarning, match="3 of the 8 test samples of split:a are in its training set as well"):
         benchmark(path).data()
 
 
@@ -208,7 +208,7 @@ def test_tables_of_text(tmp_path: Path, form: str) -> None:
         comma = "," if form == "csv" else "\t"
         rows = [f'"{text}"{comma}{label}{comma}{part}' for (text, label), part in zip(LINES, parts)]
         path.write_text("\n".join([comma.join(("Text", "Label", "split")), *rows]))
-    made = benchmark(path, experiences=2, vocabulary=1000, length=5)
+    made = benchmark(path, experiences=2, words=1000, length=5)
     data, _ = stream(made)
     assert data.class_names == ("card", "pay")
     assert data.x_train.shape == data.x_test.shape == (2, 5)
@@ -219,7 +219,7 @@ def test_tables_of_text(tmp_path: Path, form: str) -> None:
     assert bag.shape == (1, 1000)
     assert bag[0, [where - 1, my - 1]].tolist() == pytest.approx([5**-0.5] * 2)
     assert bag.count_nonzero() == 5
-    words = benchmark(path, vocabulary=1000, length=5, encode="tokens")
+    words = benchmark(path, words=1000, length=5, encode="tokens")
     assert torch.equal(words.inputs(data.x_train), data.x_train.long())
 
 

@@ -3,10 +3,12 @@
 import os
 import signal
 import sys
+import warnings
+from typing import Any
 
 import typer
 
-from clarena.errors import ClarenaError
+from clarena.errors import ClarenaError, ClarenaWarning
 
 app = typer.Typer(
     name="clarena",
@@ -43,6 +45,7 @@ def main() -> None:
     """Run the command line, and turn errors into messages and exit codes: 2 for usage, 1 for failures."""
     from clarena.cli import commands  # noqa: F401 - each command adds itself to `app`
 
+    warnings.formatwarning = _formatted
     # What ends a process politely ends a run as Ctrl-C does: with a record of the interruption.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
@@ -59,6 +62,16 @@ def main() -> None:
         # The reader of our output (head, less) has seen enough.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+
+
+def _formatted(message: Warning | str, category: type[Warning], *where: Any, **line: Any) -> str:
+    """A warning of ours on one line; any other as Python prints it."""
+    if issubclass(category, ClarenaWarning):
+        return f"Warning: {message}\n"
+    return _python_format(message, category, *where, **line)
+
+
+_python_format = warnings.formatwarning
 
 
 def _complain(message: str) -> None:

@@ -12,7 +12,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from clarena import Benchmark, Data, DataError, Scenario, Stream, UsageError, split_by_class, split_by_domain
+from clarena import Benchmark, ClarenaWarning, Data, DataError, Scenario, Stream, UsageError, split_by_class, split_by_domain
 
 from .arrays import Pixels, channels_last, read_arrays
 from .images import read_images
@@ -89,7 +89,7 @@ class TextsOwn(Words, Own):
         self.test_share = test_share
 
     def read(self, path: Path) -> Data:
-        return encode(read_table(path), self.vocabulary, self.length, self.test_share, str(path))
+        return encode(read_table(path), self.words, self.length, self.test_share, str(path))
 
 
 _Family = TypeVar("_Family", bound=Own)
@@ -213,5 +213,7 @@ def warn_of_overlap(data: Data, name: str) -> None:
     shared = sum(row in known for row in hashes(data.x_test))
     if shared:
         warnings.warn(
-            f"{shared} of the {len(data.x_test)} test samples of {name} are in its training set as well.", stacklevel=2
+            f"{shared} of the {len(data.x_test)} test samples of {name} are in its training set as well.",
+            ClarenaWarning,
+            stacklevel=2,
         )

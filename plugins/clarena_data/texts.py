@@ -32,7 +32,7 @@ class Words(Benchmark):
     def __init__(
         self,
         *,
-        vocabulary: Annotated[
+        words: Annotated[
             int, Field(ge=2, description="Numbers that words are hashed to; no word is known in advance.")
         ] = 4096,
         length: Annotated[int, Field(ge=1, description="Words kept of each text; the rest is cut off.")] = 64,
@@ -46,22 +46,23 @@ class Words(Benchmark):
         **options: Any,
     ) -> None:
         super().__init__(**options)
-        self.vocabulary = vocabulary
+        self.words = words
         self.length = length
         self.encode = encode
+        self.vocabulary = words + 1 if encode == "tokens" else None  # 0 is none
 
     def inputs(self, x: Tensor) -> Tensor:
-        """Bags float32 [n, vocabulary], or tokens int64 [n, length]; x is tokens, int32 [n, length]."""
+        """Bags float32 [n, words], or tokens int64 [n, length]; x is tokens, int32 [n, length]."""
         tokens = x.long()
         if self.encode == "tokens":
             return tokens
-        bags = torch.zeros(len(x), self.vocabulary + 1, device=x.device)
+        bags = torch.zeros(len(x), self.words + 1, device=x.device)
         bags.scatter_add_(1, tokens, torch.ones_like(tokens, dtype=torch.float32))
         return torch.nn.functional.normalize(bags[:, 1:], dim=1)
 
 
-def tokenise(texts: Sequence[str], vocabulary: int, length: int) -> Tensor:
-    """The words of each text as numbers from 1 to `vocabulary`, int32 [n, length]; 0 where a text has ended.
+def tokenise(texts: Sequence[str], words: int, length: int) -> Tensor:
+    """The words of each text as numbers from 1 to `words`, int32 [n, length]; 0 where a text has ended.
 
     Words are hashed (MurmurHash3), so nothing has to be learned from experiences that are yet to come.
 
@@ -77,12 +78,12 @@ def tokenise(texts: Sequence[str], vocabulary: int, length: int) -> Tensor:
                 break
             word = match.group()
             if word not in number:
-                number[word] = murmurhash3_32(word, positive=True) % vocabulary + 1
+                number[word] = murmurhash3_32(word, positive=True) % words + 1
             tokens[row, column] = number[word]
     return torch.from_numpy(tokens)
 
 
-def encode(rows: Sequence[Row], vocabulary: int, length: int, test_share: float, what: str) -> Data:
+def encode(rows: Sequence[Row], words: int, length: int, test_share: float, what: str) -> Data:
     """Arrays of texts; where no row says that it is for testing, a share of each class is held out.
 
     Raises:
@@ -103,7 +104,7 @@ def encode(rows: Sequence[Row], vocabulary: int, length: int, test_share: float,
             raise DataError(f"{what} has no training sample of the class {name!r}.")
     if not testing.any():
         raise DataError(f"{what} is too small to hold out a share of {test_share} for testing.")
-    tokens = tokenise([text for text, *_ in rows], vocabulary, length)
+    tokens = tokenise([text for text, *_ in rows], words, length)
     labels, out = torch.from_numpy(y), torch.from_numpy(testing)
     return Data(tokens[~out], labels[~out], tokens[out], labels[out], tuple(names))
 

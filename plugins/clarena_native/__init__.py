@@ -74,12 +74,24 @@ STRATEGIES = {
 }
 BACKBONES = {
     "mlp": (
-        "Mlp",
+        "backbones:Mlp",
         "Fully connected layers on the flattened input; each is linear, normalised, ReLU, dropout",
     ),
     "cnn": (
-        "Cnn",
+        "backbones:Cnn",
         "Blocks of a 3×3 convolution that halve the image, then a linear layer; each normalised, then ReLU",
+    ),
+    "resnet18": (
+        "resnet:ResNet18",
+        "Residual network of 18 layers for small images: a 3×3 stem, four stages of two blocks, and their mean",
+    ),
+    "vit-tiny": (
+        "transformers:ViTTiny",
+        "Vision transformer on patches of an image, in the size called tiny; the class token's features",
+    ),
+    "text-transformer": (
+        "transformers:TextTransformer",
+        "Transformer encoder on tokens; the mean over a text's tokens, or features for every token",
     ),
 }
 DIGITS = {
@@ -126,7 +138,7 @@ def clarena_register_strategies(register: Register) -> None:
 def clarena_register_backbones(register: Register) -> None:
     """Register the native backbones."""
     for name, (path, summary) in BACKBONES.items():
-        register(f"clarena_native.backbones:{path}", name=name, summary=summary)
+        register(f"clarena_native.{path}", name=name, summary=summary)
 
 
 @hookimpl
