@@ -41,8 +41,9 @@ def test_the_wheel_holds_the_packages_and_nothing_else(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     expected = {
         str(path.relative_to(ROOT / base))
-        for base, package in ((".", "clarena"), ("plugins", "clarena_native"), ("leaderboard", "clarena_leaderboard"))
-        for path in (ROOT / base / package).rglob("*")
+        for base in (".", "plugins", "leaderboard")
+        for package in (ROOT / base).glob("clarena*/__init__.py")
+        for path in package.parent.rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }
     assert {name for name in names if ".dist-info/" not in name} == expected
