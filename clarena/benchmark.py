@@ -12,6 +12,7 @@ from typing import ClassVar, Literal, Self
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from clarena.errors import DataError, UsageError
@@ -261,7 +262,12 @@ def split_by_class(
             f"Choose between 1 and {data.classes}: --set benchmark.experiences=N."
         )
     classes = np.arange(data.classes) if order == "natural" else generator.permutation(data.classes)
-    groups = np.array_split(classes, experiences)
+    return split_by_groups(data, scenario, np.array_split(classes, experiences))
+
+
+def split_by_groups(data: Data, scenario: Scenario, groups: Sequence[NDArray[np.int64]]) -> Stream:
+    """Make each group of classes an experience; every class is in exactly one."""
+    classes = np.concatenate(groups)
     label = {int(source): position for position, source in enumerate(classes)}
     names = tuple(data.class_names[int(source)] for source in classes)
     if scenario == "domain":

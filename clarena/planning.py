@@ -22,7 +22,7 @@ from clarena.errors import ClarenaError, DataError, UsageError, unknown_name
 from clarena.host import Host
 from clarena.parameters import parameters, parse
 from clarena.protocol import SCENARIOS, Part, Scenario, Track, protocol
-from clarena.records import RETRIED, Cell, Record, StrategyInfo
+from clarena.records import FIRST_TUNING_SEED, RETRIED, Cell, Record, StrategyInfo
 from clarena.registry import first_sentence
 from clarena.seeding import forked
 from clarena.sources import source_hash
@@ -71,14 +71,24 @@ def make_plan(
     store: str | Path,
     retry: bool,
     host: Host,
+    chosen: Mapping[str, str] | None = None,
+    tuning: bool = False,
 ) -> Plan:
-    """Check the request, and name its cells; see `clarena.evaluate`."""
+    """Check the request, and name its cells; see `clarena.evaluate`.
+
+    Args:
+        chosen: how a strategy's hyper-parameters were chosen, by its name; where nothing is said, they are the
+            `default` or, with any among the settings, chosen `by hand`.
+        tuning: plan tuning runs: on validation data, under seeds that are kept for them.
+    """
     if not strategies:
         raise UsageError(f"Name at least one strategy. Known: {', '.join(host.strategies.names())}.")
-    seeds = _checked_seeds(seeds)
+    seeds = _checked_seeds(seeds, tuning)
     device_named(device)
     changes = dict(settings.get("protocol", {})) | ({"limit": limit} if limit is not None else {})
     held_equal = protocol(preset, changes)
+    if tuning:
+        held_equal = held_equal.model_copy(update={"tested_on": "validation"})
     benchmark_class: type[Benchmark] = host.benchmarks.resolve(benchmark)
     backbone_class: type[Backbone] = host.backbones.resolve(backbone)
     options = parse(benchmark_class, settings.get("benchmark", {}), "benchmark")
@@ -102,6 +112,9 @@ def make_plan(
     works = []
     for given, cls in rows:
         info = _strategy_info(cls, _values_of(cls, settings), track, _plugin(host, given))
+        by_hand = any(settings.get(owner) for owner in _owners(cls))
+        how = (chosen or {}).get(cls.name, "by hand" if by_hand else "default")
+        info = info.model_copy(update={"chosen": how})
         _try_out(Parts(cls, benchmark_class, backbone_class), info, track, seeds[0])
         for seed in seeds:
             work = Work(
@@ -174,9 +187,9 @@ def _strategy_info(cls: type[Strategy], values: Mapping[str, Any], track: Track,
         raise UsageError(f"{cls.name} {NEEDS['known_stream_length']}. Grant it: --set protocol.stream_length=known.")
     values = dict(values)
     rate = track.protocol.learning_rate
-    owner = _owner_of_learning_rate(cls)
+    owner = owner_of_learning_rate(cls)
     if owner is None and "learning_rate" in values:
-        rate = parse(_LearningRate, {"learning_rate": values.pop("learning_rate")}, cls.name)["learning_rate"]
+        rate = parse(LearningRate, {"learning_rate": values.pop("learning_rate")}, cls.name)["learning_rate"]
     if owner not in (None, cls.name) and "learning_rate" in values:
         raise UsageError(
             f"{cls.name} takes the learning rate of its part {owner}. Set that one: "
@@ -200,13 +213,13 @@ def _strategy_info(cls: type[Strategy], values: Mapping[str, Any], track: Track,
     )
 
 
-def _owner_of_learning_rate(cls: type[Strategy]) -> str | None:
+def owner_of_learning_rate(cls: type[Strategy]) -> str | None:
     """Who declares a learning rate of its own: the strategy, the first part of a composite that does, or nobody."""
     members = cls.members if issubclass(cls, Composite) else (cls,)
     return next((member.name for member in members if "learning_rate" in parameters(member)), None)
 
 
-class _LearningRate:
+class LearningRate:
     """The one hyper-parameter that the host owns: every strategy's row may set its own."""
 
     def __init__(
@@ -227,7 +240,7 @@ def _scenario(wanted: str | None, benchmark: type[Benchmark]) -> Scenario:
     return wanted
 
 
-def _checked_seeds(seeds: Sequence[int]) -> list[int]:
+def _checked_seeds(seeds: Sequence[int], tuning: bool) -> list[int]:
     if not len(seeds):
         raise UsageError("Give at least one seed: --seeds 5 runs seeds 0 to 4, --seeds 0,3,7 those three.")
     try:
@@ -237,6 +250,9 @@ def _checked_seeds(seeds: Sequence[int]) -> list[int]:
     negative = [seed for seed in seeds if seed < 0]
     if negative:
         raise UsageError(f"Seeds must not be negative: {negative[0]}.")
+    kept = [seed for seed in seeds if seed >= FIRST_TUNING_SEED]
+    if kept and not tuning:
+        raise UsageError(f"Seeds from {FIRST_TUNING_SEED} on are kept for tuning: {kept[0]}. Take smaller ones.")
     repeated = sorted({seed for seed in seeds if list(seeds).count(seed) > 1})
     if repeated:
         raise UsageError(f"Seeds must not repeat: {', '.join(map(str, repeated))}.")

@@ -73,6 +73,14 @@ class Protocol(FrozenModel):
         int | None,
         Field(ge=1, description="Use only so many training and test samples of each experience; never ranked."),
     ] = None
+    tested_on: Annotated[
+        Literal["test", "validation"],
+        Field(description="The test data or, in a tuning run, held-out training data of the first experiences."),
+    ] = "test"
+    validation_fraction: Annotated[
+        float, Field(gt=0, lt=1, description="Share of each class's training data that a tuning run holds out.")
+    ] = 0.2
+    tuning_experiences: Annotated[int, Field(ge=1, description="Experiences at most that a tuning run sees.")] = 3
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -99,9 +107,10 @@ def protocol(preset: str = "standard", changes: dict[str, Any] | None = None) ->
     """
     if preset not in PRESETS:
         raise unknown_name("protocol", preset, PRESETS)
+    fields = set(Protocol.model_fields) - {"revision", "tested_on"}  # these two are the host's
     for field in changes or {}:
-        if field not in Protocol.model_fields or field == "revision":
-            raise unknown_name("protocol field", field, set(Protocol.model_fields) - {"revision"})
+        if field not in fields:
+            raise unknown_name("protocol field", field, fields)
     given = {key: None if value in ("none", "null") else value for key, value in (changes or {}).items()}
     try:
         return Protocol.model_validate(PRESETS[preset].model_dump() | given)
@@ -161,6 +170,8 @@ class Track(FrozenModel):
     @property
     def unranked(self) -> str | None:
         """Why rows of this track are never ranked, or None."""
+        if self.protocol.tested_on == "validation":
+            return "a tuning run: held-out training data stands in for the test data"
         if self.protocol.limit is not None:
             return f"only {self.protocol.limit} samples of each experience were used"
         return None

@@ -1,11 +1,11 @@
 """A record: everything that one run (one cell) produced. It is the truth; all else is derived from it."""
 
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import AwareDatetime, BeforeValidator, Field, PlainSerializer
+from pydantic import AwareDatetime, BeforeValidator, Field, PlainSerializer, model_validator
 
 from clarena import metrics
 from clarena.protocol import FrozenModel, Track, digest
@@ -15,6 +15,9 @@ SCHEMA_VERSION = 1
 Status = Literal["finished", "diverged", "out_of_memory", "failed", "interrupted"]
 RETRIED: frozenset[Status] = frozenset({"failed", "interrupted", "out_of_memory"})
 """What `--retry` runs again. `diverged` is a result."""
+
+FIRST_TUNING_SEED = 2**32
+"""Seeds from here on are for tuning runs and for nothing else; all others are below."""
 
 Number = Annotated[
     float,
@@ -58,6 +61,12 @@ class Cell(FrozenModel):
     track: Track
     strategy: StrategyInfo
     seed: Annotated[int, Field(ge=0)]
+
+    @model_validator(mode="after")
+    def _seeds_of_tuning_are_apart(self) -> Self:
+        if (self.seed >= FIRST_TUNING_SEED) != (self.track.protocol.tested_on == "validation"):
+            raise ValueError(f"seeds from {FIRST_TUNING_SEED} on are for tuning runs, which take no other")
+        return self
 
     @property
     def row(self) -> str:

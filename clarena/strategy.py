@@ -121,6 +121,7 @@ class Strategy(nn.Module):
         family: kind of method, by which readers filter: `replay`, `regularisation`, `architecture`, …
         needs: what it cannot do without (see `NEEDS`).
         off: the hyper-parameters at which it equals finetune, bit for bit; None where there are none.
+        tuning: where `clarena tune` looks, by hyper-parameter, as `--space` has it: `{"strength": "0.1..1000:log"}`.
         carries: what it remembers from experience to experience, in words.
         exceptions: checks of the conformance kit it cannot meet, each with the reason; they are still run.
         context: what `setup` was given.
@@ -133,6 +134,7 @@ class Strategy(nn.Module):
     family: ClassVar[str] = ""
     needs: ClassVar[frozenset[str]] = frozenset()
     off: ClassVar[Mapping[str, Any] | None] = None
+    tuning: ClassVar[Mapping[str, str]] = {}
     carries: ClassVar[str] = "the model"
     exceptions: ClassVar[Mapping[str, str]] = {}
 

@@ -14,14 +14,15 @@ from clarena.protocol import PRESETS, REVISION, SCENARIOS, Part, Protocol, Track
 from clarena.records import Cell, StrategyInfo
 
 MOVED = (
-    "The identity of tracks moved: no row of before can be compared with one of now. If that is meant (another default), "
-    "raise clarena.protocol.REVISION and put the new values here; if not, undo it."
+    "The identity of tracks moved: no row of before can be compared with one of now. If that is meant (another "
+    "default), raise clarena.protocol.REVISION and put the new values here; if not, undo it."
 )
 
 DEFAULTS = {
     "epochs": 10, "batch_size": 32, "optimizer": "adam", "learning_rate": 0.001, "momentum": 0.0, "weight_decay": 0.0,
     "optimizer_state": "reset", "heads": "growing", "loss_over": "seen", "stream_length": "unknown",
     "buffer_size": 200, "eval_batch_size": 512, "eval_every": 0, "precision": "float32", "limit": None,
+    "tested_on": "test", "validation_fraction": 0.2, "tuning_experiences": 3,
 }  # fmt: skip
 """Of revision 1. A field at its default takes no part in a digest, so a default may never change unnoticed; a field
 that is added joins this list, with what was done before it existed."""
@@ -84,18 +85,22 @@ CHANGES = [
     {"eval_every": 1},
     {"precision": "tf32"},
     {"limit": 7},
+    {"validation_fraction": 0.1},
+    {"tuning_experiences": 2},
 ]
+HOSTS = [{"revision": REVISION + 1}, {"tested_on": "validation"}]
+"""Fields that no one but the host sets."""
 
 
 def test_every_field_takes_part():
     digests = [track(**changes).digest for changes in [{}, *CHANGES]]
     digests += [track(scenario).digest for scenario in SCENARIOS if scenario != "class"]
-    digests += [track().model_copy(update={"protocol": Protocol(revision=REVISION + 1)}).digest]
+    digests += [track().model_copy(update={"protocol": Protocol(**changes)}).digest for changes in HOSTS]
     for part in ("benchmark", "backbone"):
         for change in ({"name": "x"}, {"options": {}}, {"revision": 2}, {"fingerprint": "1" * 64}):
             digests.append(track().model_copy(update={part: getattr(track(), part).model_copy(update=change)}).digest)
     assert len(set(digests)) == len(digests)
-    assert {field for changes in CHANGES for field in changes} | {"revision"} == set(Protocol.model_fields)
+    assert {field for changes in CHANGES + HOSTS for field in changes} == set(Protocol.model_fields)
 
 
 @given(st.permutations(sorted(Protocol.model_fields)))
@@ -126,6 +131,8 @@ def test_presets():
         assert (whole.unranked is None) is (name != "smoke")
     assert track(epochs=11).label == "split-digits/class/mlp/custom"
     assert track(limit=5).unranked == "only 5 samples of each experience were used"
+    tuning = track().model_copy(update={"protocol": Protocol(tested_on="validation")})
+    assert tuning.unranked == "a tuning run: held-out training data stands in for the test data"
     assert track("task").label == "split-digits/task/mlp/standard"
 
 
@@ -150,6 +157,9 @@ def test_every_field_has_a_sentence():
         ({"heads": "full"}, "set stream_length=known as well"),
         ({"loss_over": "all"}, "set heads=full as well"),
         ({"buffer_size": -1}, "protocol.buffer_size is not valid"),
+        ({"validation_fraction": 0}, "protocol.validation_fraction is not valid"),
+        ({"validation_fraction": 1}, "protocol.validation_fraction is not valid"),
+        ({"tuning_experiences": 0}, "protocol.tuning_experiences is not valid"),
         ({"epochs": 0, "batch_size": 0}, "protocol.batch_size is not valid"),
     ],
 )
@@ -165,8 +175,9 @@ def test_unknown_presets_and_fields_bring_the_closest():
         protocol("standart")
     with pytest.raises(UnknownNameError, match="Did you mean 'epochs'"):
         protocol("standard", {"epoch": 3})
-    with pytest.raises(UnknownNameError, match="revision"):
-        protocol("standard", {"revision": 2})
+    for changes in HOSTS:
+        with pytest.raises(UnknownNameError, match=next(iter(changes))):
+            protocol("standard", changes)
 
 
 def test_nothing_can_be_changed_afterwards():

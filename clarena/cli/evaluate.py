@@ -12,9 +12,16 @@ from clarena.cli import app
 from clarena.cli.options import (
     FLAG,
     AsJson,
+    BackboneName,
+    BenchmarkName,
+    Device,
+    Jobs,
+    Limit,
     NoPlugins,
     PluginDirs,
     PluginFiles,
+    PresetName,
+    ScenarioName,
     StorePath,
     TrackingUri,
     discover,
@@ -28,37 +35,17 @@ if TYPE_CHECKING:
     from clarena.planning import Plan
 
 
-TRACK = "Track"
-"""The panel of the help with what takes part in a track's digest."""
-
-
 @app.command(
     epilog="Examples: clarena evaluate finetune ewc er joint\n\n"
     "clarena evaluate ewc --set ewc.strength=10 --benchmark permuted-digits --seeds 0-9"
 )
 def evaluate(
     strategies: Annotated[list[str], typer.Argument(metavar="STRATEGY", help="What to run: ewc er mymethod …")],
-    benchmark: Annotated[
-        str,
-        typer.Option(metavar="NAME", rich_help_panel=TRACK, help="The stream to learn; `clarena list` names them."),
-    ] = "split-digits",
-    scenario: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", rich_help_panel=TRACK, help="class, domain or task. Default: as the benchmark."),
-    ] = None,
-    backbone: Annotated[
-        str, typer.Option(metavar="NAME", rich_help_panel=TRACK, help="The network under the head.")
-    ] = "mlp",
-    protocol: Annotated[
-        str,
-        typer.Option(metavar="PRESET", rich_help_panel=TRACK, help="standard, online (one pass) or smoke (seconds)."),
-    ] = "standard",
-    limit: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N", min=1, rich_help_panel=TRACK, help="Samples per experience, to try things; never ranked."
-        ),
-    ] = None,
+    benchmark: BenchmarkName = "split-digits",
+    scenario: ScenarioName = None,
+    backbone: BackboneName = "mlp",
+    protocol: PresetName = "standard",
+    limit: Limit = None,
     settings: Annotated[
         list[str] | None,
         typer.Option(
@@ -67,11 +54,13 @@ def evaluate(
             help="ewc.strength=10, benchmark.experiences=2, backbone.norm=batch, protocol.epochs=4 …; may be repeated.",
         ),
     ] = None,
-    seeds: Annotated[str, typer.Option(metavar="SEEDS", help="How many (5), which (0,3,7), or a range (10-14).")] = "5",
-    device: Annotated[str, typer.Option(metavar="DEVICE", help="cpu, cuda or cuda:N.")] = "cpu",
-    jobs: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Runs at a time. Default: one per core; one on a GPU.")
+    tuned: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="A study of `clarena tune`, whose choice is evaluated; may be repeated."),
     ] = None,
+    seeds: Annotated[str, typer.Option(metavar="SEEDS", help="How many (5), which (0,3,7), or a range (10-14).")] = "5",
+    device: Device = "cpu",
+    jobs: Jobs = None,
     retry: Annotated[
         bool, typer.Option("--retry", metavar=FLAG, help="Run failed, interrupted and out-of-memory cells again.")
     ] = False,
@@ -93,7 +82,9 @@ def evaluate(
     What the store holds already is not run again; what was killed goes on from its last finished experience.
     """
     from clarena.planning import make_plan
+    from clarena.tuning import Tuned
 
+    choice = Tuned(tuned or (), parse_settings(settings), strategies)
     # What a plugin prints must not end up in the middle of JSON.
     with redirect_stdout(sys.stderr) if as_json else nullcontext():
         plan = make_plan(
@@ -103,13 +94,15 @@ def evaluate(
             backbone=backbone,
             preset=protocol,
             seeds=parse_seeds(seeds),
-            settings=parse_settings(settings),
+            settings=choice.settings,
             limit=limit,
             device=device,
             store=store,
             retry=retry,
             host=discover(plugin, plugins_dir, no_plugins),
+            chosen=choice.chosen,
         )
+        choice.check_track(plan.track)
         results = None if dry_run else run(plan, store, jobs, tracking_uri, not no_tracking, quiet=as_json)
     if results is None:
         _announce(plan, as_json)

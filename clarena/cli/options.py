@@ -40,6 +40,32 @@ TrackingUri = Annotated[
 ]
 
 
+TRACK = "Track"
+"""The panel of the help with what takes part in a track's digest."""
+
+BenchmarkName = Annotated[
+    str, typer.Option(metavar="NAME", rich_help_panel=TRACK, help="The stream to learn; `clarena list` names them.")
+]
+ScenarioName = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", rich_help_panel=TRACK, help="class, domain or task. Default: as the benchmark."),
+]
+BackboneName = Annotated[str, typer.Option(metavar="NAME", rich_help_panel=TRACK, help="The network under the head.")]
+PresetName = Annotated[
+    str, typer.Option(metavar="PRESET", rich_help_panel=TRACK, help="standard, online (one pass) or smoke (seconds).")
+]
+Limit = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N", min=1, rich_help_panel=TRACK, help="Samples per experience, to try things; never ranked."
+    ),
+]
+Device = Annotated[str, typer.Option(metavar="DEVICE", help="cpu, cuda or cuda:N.")]
+Jobs = Annotated[
+    int | None, typer.Option(metavar="N", min=1, help="Runs at a time. Default: one per core; one on a GPU.")
+]
+
+
 def plugin_sources(files: list[Path] | None, dirs: list[Path] | None, without: bool) -> "PluginSources":
     """Where to look for plugins."""
     from clarena.host import PluginSources
