@@ -5,6 +5,7 @@ All but their fault is in order, so that a strategy is caught by its own check a
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Annotated, Any
 
 import numpy as np
@@ -189,6 +190,14 @@ class NeverSteps(GradientStrategy):
 
     def step(self, batch: Batch) -> None:
         pass
+
+
+@caught_by("learns", "Is the learning rate too small")
+class CrawlsAlong(GradientStrategy):
+    """Sets a learning rate of its own, at which not even fine-tuning learns."""
+
+    def setup(self, context: Context) -> None:
+        super().setup(replace(context, learning_rate=1e-5))
 
 
 @caught_by("batch_independent", "normalise nothing over the batch")

@@ -1,12 +1,14 @@
 """The conformance kit: every fault is caught by the check meant for it, and what ships passes."""
 
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from clarena_native.backbones import Cnn
+from clarena_native.backbones import Cnn, Mlp
 from clarena_native.strategies.cumulative import Cumulative
+from clarena_native.strategies.den import DEN
 from clarena_native.strategies.er import ER
 from clarena_native.strategies.ewc import EWC
 from clarena_native.strategies.finetune import Finetune
@@ -14,7 +16,7 @@ from clarena_native.strategies.joint import Joint
 from faulty_strategies import FAULTY
 
 from clarena import GradientStrategy, Strategy, UsageError
-from clarena.checks import CHECKS, Suite, TinyStream, run_checks, summary
+from clarena.checks import CHECKS, Suite, TinyStream, behaviour, run_checks, summary
 from clarena.checks.behaviour import exemplars
 from clarena.checks.suite import CLASS_CHECKS
 from clarena.checks.tiny import Subject
@@ -62,6 +64,73 @@ def test_the_stream_has_everything_awkward() -> None:
         assert all(size % batch for size in sizes)  # and odd ones elsewhere
         trained = {int(i) for split in arena.stream.splits for i in split.train}
         assert len(trained) == sum(sizes) if scenario != "domain" else True
+
+
+def test_a_named_backbone_gets_larger_images_of_the_same_samples() -> None:
+    tiny, large = (Trial(Subject(Finetune, "class", *on)).begin() for on in ((), (Mlp, {"hidden": (4,)})))
+    assert tiny.x.shape[1:] == (1, 4, 4)
+    assert large.x.shape[1:] == (1, 8, 8)
+    for row, column in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        assert torch.equal(large.x[:, :, row::2, column::2], tiny.x)
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "finetune", "enough"),
+    [
+        (0.50, None, True),  # a third of the way from chance, 0.25, to 1: nothing is compared
+        (0.49, 1.00, False),
+        (0.42, 0.73, True),  # 0.25 + 0.48 / 3 = 0.41
+        (0.40, 0.73, False),
+        (0.38, 0.40, True),  # no less than a sixth of the way: 0.375
+        (0.37, 0.40, False),
+    ],
+)
+def test_learning_is_measured_by_what_fine_tuning_gains(monkeypatch, accuracy, finetune, enough) -> None:
+    measured = iter([(accuracy, 0.25), (finetune, 0.25)])
+    monkeypatch.setattr(behaviour, "_just_learned", lambda trials: next(measured))
+    result = Suite(Finetune, ["class"]).result("learns", "class")
+    assert result.ok == enough
+    assert len(list(measured)) == (finetune is None)
+
+
+class OwnRate(GradientStrategy):
+    """Plain SGD at a rate of its own, and nothing else."""
+
+    name = "ownrate"
+    reference = "Made up for a test."
+    needs = frozenset({"plain_sgd"})
+    off = {}
+
+    def setup(self, context):
+        super().setup(replace(context, learning_rate=0.02))
+
+
+def test_off_is_fine_tuning_at_the_strategys_own_rate() -> None:
+    assert Suite(OwnRate, ["task"]).result("off", "task").outcome == "passed"
+
+
+def test_a_refused_backbone_is_no_failure_and_the_reason_is_told() -> None:
+    suite = Suite(DEN, None, Mlp, {"hidden": (8, 8), "norm": "batch"})
+    results = [suite.result(*case) for case in suite.cases]
+    refused = [result for result in results if result.scenario]
+    assert {result.outcome for result in refused} == {"not_applicable"}
+    assert len({result.message for result in refused}) == 1
+    text = summary(DEN, results)
+    assert "not applicable: runs (task)" in text
+    assert "this backbone does not serve: den adds and removes units" in text
+
+
+class Picky(GradientStrategy):
+    """Works with no backbone whatever."""
+
+    def setup(self, context):
+        raise UsageError("picky needs something else.")
+
+
+def test_the_tiny_backbone_must_not_be_refused() -> None:
+    result = Suite(Picky, ["class"]).result("runs", "class")
+    assert result.outcome == "failed"
+    assert result.message.startswith("picky needs something else")
 
 
 def test_exemplars_are_counted_in_buffers_and_elsewhere() -> None:

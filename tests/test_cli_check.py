@@ -55,12 +55,25 @@ def test_each_rule_has_a_line_and_each_failure_its_message(tmp_path):
     assert "failed: data_untouched (domain)" in outcome.out
 
 
+def test_a_backbone_is_named_with_its_options():
+    on = ("--scenario", "task", "--backbone", "mlp", "--set", "backbone.hidden=8", "--set", "backbone.norm=batch")
+    outcome = clarena("check", "den", *on, "--json")
+    assert outcome.code == 0
+    (report,) = outcome.data
+    told = {each["message"] for each in report["results"] if each["name"] == "runs"}
+    assert len(told) == 1
+    assert "backbone 'mlp' cannot serve: its `layers` hold BatchNorm" in told.pop()
+
+
 def test_what_cannot_be_checked_is_a_usage_error_or_a_broken_plugin(tmp_path):
     path = plugin(tmp_path, TWO)
     cases = [
         (("ewk",), 2, "Did you mean 'ewc'?"),
         (("ewc", "--scenario", "clas"), 2, "Did you mean 'class'?"),
         ((tmp_path / "absent.py",), 2, "No plugin at"),
+        (("ewc", "--backbone", "mpl"), 2, "Did you mean 'mlp'?"),
+        (("ewc", "--backbone", "mlp", "--set", "backbone.nrom=batch"), 2, "norm"),
+        (("ewc", "--set", "ewc.strength=1"), 2, "Only the backbone has options here"),
     ]
     for arguments, code, said in cases:
         outcome = clarena("check", *arguments)

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from clarena_native.backbones import Mlp
+from clarena_native.benchmarks.digits import SplitDigits
 from clarena_native.strategies.la_maml import CMAML, LaMAML
 from clarena_native.strategies.mer import MER, parts
 from tiny import SCENARIOS, same, walk
@@ -376,6 +377,17 @@ def test_rates_grow_with_the_head_and_no_optimiser_has_them():
     assert len({id(p) for p in maml.parameters()}) == len(list(maml.model.parameters()))
     assert "alpha" in maml.state_dict()
     assert not maml.alpha.requires_grad
+
+
+def test_the_default_rates_do_not_make_the_weights_rely_on_looking_ahead():
+    """The meta-loss looks at the weights after the inner steps, a test at those before: they must not be far apart."""
+    walked = walk(LaMAML, "class", backbone=Mlp, benchmark=SplitDigits, epochs=3, batch_size=32, buffer_size=200)
+    for position in range(2):
+        walked.step(position)
+    test = walked.arena.test
+    right = torch.tensor(walked.predict()) == torch.from_numpy(test.labels)
+    for experience in (0, 1):
+        assert right[torch.from_numpy(test.experience == experience)].float().mean() > 0.8
 
 
 @pytest.mark.parametrize("second_order", [False, True])

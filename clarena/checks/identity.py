@@ -12,7 +12,6 @@ from clarena.checks.tiny import Subject
 from clarena.checks.trial import Trial, differing, same
 from clarena.modules import tensors
 from clarena.strategy import Strategy
-from clarena.training import GradientStrategy
 
 
 def check_reproducible(subject: Subject) -> None:
@@ -99,12 +98,8 @@ def check_off(subject: Subject) -> None:
     off = subject.strategy.off
     if off is None:
         raise NotApplicable("it declares no way to switch its mechanism off")
-    needs = subject.strategy.needs
-    plain = type("Plain", (GradientStrategy,), {"name": "plain", "needs": needs})
-    switched, finetune = (
-        Trial(subject, **off),
-        Trial(Subject(plain, subject.scenario, subject.backbone, subject.options)),
-    )
+    switched = Trial(subject, **off)
+    finetune = switched.finetune()
     while finetune.done < len(finetune.steps):
         for trial in (switched, finetune):
             trial.step()

@@ -3,10 +3,11 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import prod
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from clarena.backbone import Backbone
@@ -20,7 +21,8 @@ SIZES = ((12, 11, 10), (13,), (9, 13))
 TEST_SAMPLES = 20
 """Test samples of each class."""
 
-INPUT_SHAPE = (1, 4, 4)
+SHAPE = (1, 4, 4)
+"""Of one sample, before it is enlarged."""
 
 
 class TinyStream(Benchmark):
@@ -29,16 +31,22 @@ class TinyStream(Benchmark):
     name = "tiny-stream"
     scenarios = ("class", "domain", "task")
 
+    def __init__(
+        self, *, scale: Annotated[int, Field(ge=1, description="Each value becomes a square of so many pixels.")] = 1
+    ) -> None:
+        self.scale = scale
+
     def data(self) -> Data:
         """Well separated blobs, so that a few steps of SGD suffice."""
         generator = np.random.default_rng(0)
         classes = sum(map(len, SIZES))
-        means = generator.normal(size=(classes, prod(INPUT_SHAPE)))
+        means = generator.normal(size=(classes, prod(SHAPE)))
 
         def draw(samples: int) -> tuple[Tensor, Tensor]:
             y = np.repeat(np.arange(classes), samples)
-            x = means[y] + 0.5 * generator.normal(size=(len(y), prod(INPUT_SHAPE)))
-            return torch.tensor(x, dtype=torch.float32).view(-1, *INPUT_SHAPE), torch.tensor(y)
+            x = means[y] + 0.5 * generator.normal(size=(len(y), prod(SHAPE)))
+            images = torch.tensor(x, dtype=torch.float32).view(-1, *SHAPE)
+            return images.repeat_interleave(self.scale, 2).repeat_interleave(self.scale, 3), torch.tensor(y)
 
         return Data(*draw(max(map(max, SIZES))), *draw(TEST_SAMPLES), tuple(f"blob {c}" for c in range(classes)))
 
@@ -95,7 +103,10 @@ class Subject:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def track(self, buffer_size: int = 7) -> Track:
-        """The track: momentum whose state is kept shows what a strategy forgets to save; a small buffer overflows."""
+        """The track: momentum whose state is kept shows what a strategy forgets to save; a small buffer overflows.
+
+        Any backbone but the tiny one gets images of 8×8 pixels, whose squares survive a convolution and its pooling.
+        """
         known = "known_stream_length" in self.strategy.needs
         protocol = Protocol(
             epochs=4,
@@ -107,7 +118,7 @@ class Subject:
             stream_length="known" if known else "unknown",
         )
         return Track(
-            benchmark=Part(name=TinyStream.name),
+            benchmark=Part(name=TinyStream.name, options={"scale": 1 if self.backbone is TinyMlp else 2}),
             scenario=self.scenario,
             backbone=Part(name=self.backbone.name, options=dict(self.options)),
             protocol=protocol,

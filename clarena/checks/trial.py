@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from clarena.experience import Experience
 from clarena.protocol import Protocol
 from clarena.seeding import forked
 from clarena.strategy import Strategy
+from clarena.training import GradientStrategy
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class Trial:
     """A strategy that was set up for one seed of the tiny stream, and how far it has come.
 
     Attributes:
+        subject, seed: what is tried, and on which realisation.
         steps: which experiences are learned together, one after another.
         done: how many steps are.
     """
@@ -53,15 +55,23 @@ class Trial:
         seed: int = 0,
         strategy: Strategy | None = None,
         buffer_size: int | None = None,
+        learning_rate: float | None = None,
         **hyperparameters: Any,
     ) -> None:
-        """Set up `strategy`, or a new object with these hyper-parameters."""
+        """Set up `strategy`, or a new object with these hyper-parameters; `learning_rate` replaces the protocol's."""
+        self.subject, self.seed = subject, seed
         track = subject.track() if buffer_size is None else subject.track(buffer_size)
         parts = Parts(subject.strategy, TinyStream, subject.backbone)
         self.arena = Arena(track, parts, seed, torch.device("cpu"))
-        self.strategy = self.arena.set_up(strategy or subject.strategy(**hyperparameters))
+        self.strategy = self.arena.set_up(strategy or subject.strategy(**hyperparameters), learning_rate)
         self.steps = self.arena.steps
         self.done = 0
+
+    def finetune(self) -> "Trial":
+        """Fine-tuning in this strategy's place: with its seed, backbone, needs (hence optimiser) and learning rate."""
+        plain = type("Plain", (GradientStrategy,), {"name": "plain", "needs": self.subject.strategy.needs})
+        rate = self.strategy.context.learning_rate
+        return Trial(replace(self.subject, strategy=plain), seed=self.seed, learning_rate=rate)
 
     def begin(self) -> Experience:
         """The next step's experience, its outputs revealed."""

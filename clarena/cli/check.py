@@ -8,13 +8,15 @@ import typer
 from rich.text import Text
 
 from clarena.cli import app
-from clarena.cli.options import AsJson, NoPlugins, PluginDirs, PluginFiles, discover
+from clarena.cli.options import AsJson, NoPlugins, PluginDirs, PluginFiles, discover, parse_settings
 from clarena.cli.text import as_json as to_json
 from clarena.cli.text import page
 from clarena.errors import PluginError, UsageError, unknown_name
 
 if TYPE_CHECKING:
+    from clarena.backbone import Backbone
     from clarena.checks import CheckResult, Suite
+    from clarena.host import Host
     from clarena.strategy import Strategy
 
 MARKS = {
@@ -36,6 +38,13 @@ def check(
         list[str] | None,
         typer.Option(metavar="NAME", help="class, domain or task; may be repeated. Default: all it declares."),
     ] = None,
+    backbone: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The network under the head. Default: a tiny MLP.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="backbone.NAME=VALUE", help="An option of the backbone; may be repeated."),
+    ] = None,
     plugin: PluginFiles = None,
     plugins_dir: PluginDirs = None,
     no_plugins: NoPlugins = False,
@@ -47,11 +56,14 @@ def check(
     """
     from clarena.checks import Suite
 
-    strategies = _strategies(targets, plugin, plugins_dir, no_plugins)
+    files = {Path(target).expanduser().absolute(): target for target in targets if target.endswith(".py")}
+    host = discover([*(plugin or []), *files], plugins_dir, no_plugins)
+    strategies = _strategies(host, files, [target for target in targets if not target.endswith(".py")])
+    backbone_and_options = _backbone(host, backbone, settings)
     scenarios = _scenarios(scenario)
     reports = []
     for name, strategy in strategies.items():
-        results = _try_out(name, Suite(strategy, scenarios), quiet=as_json)
+        results = _try_out(name, Suite(strategy, scenarios, *backbone_and_options), quiet=as_json)
         reports.append({"strategy": name, "ok": all(r.ok for r in results), "results": [asdict(r) for r in results]})
     if as_json:
         typer.echo(to_json(reports))
@@ -59,12 +71,8 @@ def check(
         raise typer.Exit(1)
 
 
-def _strategies(
-    targets: list[str], plugin: list[Path] | None, plugins_dir: list[Path] | None, no_plugins: bool
-) -> dict[str, type["Strategy"]]:
-    """The classes meant, by name."""
-    files = {Path(target).expanduser().absolute(): target for target in targets if target.endswith(".py")}
-    host = discover([*(plugin or []), *files], plugins_dir, no_plugins)
+def _strategies(host: "Host", files: dict[Path, str], names: list[str]) -> dict[str, type["Strategy"]]:
+    """The classes meant, by name: all that the one-file plugins hold (path -> as it was given), and those named."""
     found: dict[str, type[Strategy]] = {}
     for path, given in files.items():
         for each in host.broken:
@@ -76,8 +84,23 @@ def _strategies(
                 f"{given} registers no strategy. Call register(…) in its hook clarena_register_strategies."
             )
         found |= {entry.name: host.strategies.load(entry.name) for entry in offered}
-    names = [target for target in targets if not target.endswith(".py")]
     return found | {host.strategies.entry(name).name: host.strategies.load(name) for name in names}
+
+
+def _backbone(host: "Host", name: str | None, settings: list[str] | None) -> tuple[type["Backbone"], dict[str, Any]]:
+    """The class of the backbone, and its options."""
+    from clarena.checks import TinyMlp
+    from clarena.parameters import parse
+
+    backbone = TinyMlp if name is None else host.backbones.resolve(name)
+    by_owner = parse_settings(settings)
+    options = by_owner.pop("backbone", {})
+    if by_owner:
+        raise UsageError(
+            f"--set names {', '.join(by_owner)}, but checks run at the defaults of a strategy, on data of their own. "
+            "Only the backbone has options here: --backbone cnn --set backbone.norm=batch"
+        )
+    return backbone, parse(backbone, options, "backbone")
 
 
 def _scenarios(names: list[str] | None) -> list[Any] | None:

@@ -22,6 +22,12 @@ Differences from the paper:
    the protocol stand for the paper's glances.
 7. Every forward pass starts from the BatchNorm statistics of the step's beginning, and the last one's are kept. A
    native BatchNorm normalises a single sample by its running statistics.
+8. Predictions are those of θ₀, which the meta-loss never looks at: it asks for weights that are right *after* the inner
+   steps. In the class scenario these pull the scores to the classes at hand, so θ₀ learns to lean the other way, the
+   more so the larger α is, until it names old classes only. So the defaults, α₀ = 0.03 and η = 3 (large, because the
+   gradient of a rate is a product of two small ones), were chosen there: on the first three experiences of
+   split-digits, a fifth of their training data held out, two or three seeds. The accuracy for (α₀, η) of (0.1, 0.1)
+   was 17 %, of (0.1, 3) 89 %, of (0.03, 0.1) 86 %, of (0.03, 3) 93 %; of 0.02 to 0.05 and 3 to 10, 92 to 96 %.
 """
 
 from collections.abc import Mapping
@@ -66,8 +72,8 @@ class LaMAML(GradientStrategy):
     def __init__(
         self,
         *,
-        learning_rate: Annotated[float, Field(gt=0, description="Every α at the start.")] = 0.1,
-        meta_rate: Annotated[float, Field(ge=0, description="η, the learning rate of the rates α.")] = 0.1,
+        learning_rate: Annotated[float, Field(gt=0, description="Every α at the start.")] = 0.03,
+        meta_rate: Annotated[float, Field(ge=0, description="η, the learning rate of the rates α.")] = 3.0,
         outer_rate: Annotated[
             float | None,
             Field(ge=0, description="A rate for the weights (the paper's Sync); none: the α just learned."),

@@ -78,9 +78,9 @@ class MER(GradientStrategy):
         tasks = [None] * len(batch) if batch.task is None else batch.task.split(1)
         losses = []
         for sample, task in zip(parts(batch.x, batch.y, batch.mask), tasks):
-            before = copies(trained)
+            before = copies(trained, self.gamma)
             for _ in range(self.draws):
-                start = copies(trained)
+                start = copies(trained, self.beta)
                 for x, y, mask in self.draw(sample):
                     loss = cross_entropy(self.model(x), y, mask)
                     gradients = torch.autograd.grad(loss, trained, materialize_grads=True)
@@ -122,13 +122,13 @@ def parts(x: Tensor, y: Tensor, mask: Tensor | None, size: int = 1) -> list[Part
     return list(zip(x.split(size), y.split(size), masks))
 
 
-def copies(parameters: list[nn.Parameter]) -> list[Tensor]:
-    """The parameters as they are now."""
-    return [p.detach().clone() for p in parameters]
+def copies(parameters: list[nn.Parameter], share: float) -> list[Tensor]:
+    """The parameters as they are now, to be followed from; none where all of the way will be kept."""
+    return [] if share == 1 else [p.detach().clone() for p in parameters]
 
 
 @torch.no_grad()
 def follow(parameters: list[nn.Parameter], start: list[Tensor], share: float) -> None:
-    """Keep this share of the way that the parameters have come from `start`; all of it or none of it exactly."""
+    """Keep this share of the way that the parameters have come from `start`; none of it exactly."""
     for p, old in zip(parameters, start):
-        p.copy_(torch.lerp(old, p, share))
+        torch.lerp(old, p, share, out=p)
