@@ -223,10 +223,12 @@ class ReplayBuffer(nn.Module):
             return
         slots, chosen = self._to_device(torch.tensor([list(rows), list(rows.values())]))  # each [written]
         for name, storage in self._storages().items():
-            storage.index_copy_(0, slots, fields[name].to(storage.device)[chosen])
+            storage.index_copy_(0, slots, fields[name].to(storage.device).index_select(0, chosen))
 
     def _taken(self) -> Tensor:
         """The slots in use, in ascending order [len], on the CPU."""
+        if not self._free:
+            return torch.arange(self.capacity)
         taken = torch.ones(self.capacity, dtype=torch.bool)
         taken[self._free] = False
         return taken.nonzero().flatten()

@@ -259,9 +259,10 @@ class Experience:
         return ExperienceDataset(self)
 
     def _batch(self, index: Tensor) -> Batch:
-        task = None if self.tasks is None else self.tasks[index]
+        x, y = self.x.index_select(0, index), self.y.index_select(0, index)
+        task = None if self.tasks is None else self.tasks.index_select(0, index)
         mask = self.space.mask(None if task is None else task[:1] if self.task is not None else task)
-        return Batch(self.x[index], self.y[index], task, index, mask, fresh=len(index))
+        return Batch(x, y, task, index, mask, fresh=len(index))
 
 
 class ExperienceDataset(Dataset[Any]):

@@ -157,7 +157,8 @@ class _Call:
         g = _columns(self.module, g)  # [n, out, positions]
         for p in self.parameters:
             if p is self.module.bias:
-                totals[p] += _power(g.sum(2), power).sum(0).view_as(p)
+                summed = g[:, :, 0] if g.shape[2] == 1 else g.sum(2)  # the same; the former copies nothing
+                totals[p] += _power(summed, power).sum(0).view_as(p)
             elif isinstance(self.module, _NORMS):
                 unit = _columns(self.module, _normalised(self.module, self.x))
                 totals[p] += _power((g * unit).sum(2), power).sum(0).view_as(p)
@@ -357,7 +358,7 @@ def _empirical(scores: Tensor, y: Tensor | None, mask: Tensor | None) -> Iterato
 
 def _log_gradient(p: Tensor, label: Tensor) -> Tensor:
     """∂ log p(label) / ∂scores = onehot(label) - p."""
-    return F.one_hot(label, p.shape[-1]) - p
+    return p.neg().scatter_add_(-1, label[..., None], torch.ones_like(p[..., :1]))
 
 
 def _probabilities(scores: Tensor, in_play: Tensor) -> Tensor:

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 from clarena_native.backbones import Mlp
+from clarena_native.quadratic import flat_gradient
 from clarena_native.strategies.finetune import Finetune
-from clarena_native.strategies.gem import GEM, flat_gradient, multipliers, trained, write_gradient
+from clarena_native.strategies.gem import GEM, multipliers, trained, write_gradient
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import nnls
@@ -115,7 +116,7 @@ def memory_gradients(gem):
     for loss in memory_losses(gem):
         gem.model.zero_grad()
         loss.backward()
-        rows.append(flat_gradient(gem.model))
+        rows.append(flat_gradient(trained(gem.model)))
     gem.model.zero_grad()
     return torch.stack(rows)
 
@@ -126,22 +127,22 @@ def test_a_step_keeps_every_constraint(scenario):
     rows = memory_gradients(gem)
     assert len(rows) == 2
     cross_entropy(gem.model(batch.x), batch.y, batch.mask).backward()
-    g = flat_gradient(gem.model) - 2 * rows[0] - rows[1]  # against both
+    g = flat_gradient(trained(gem.model)) - 2 * rows[0] - rows[1]  # against both
     # In the task scenario the second experience has a single output in play: its loss and its gradient are 0.
     assert ((rows @ g < 0) == rows.any(1)).all()
     assert rows.any(1).tolist() == [True, scenario != "task"]
-    write_gradient(gem.model, g)
+    write_gradient(trained(gem.model), g)
     gem.adjust_gradients(batch)
     torch.testing.assert_close(gem.rows, rows, rtol=1e-12, atol=1e-14)
     expected = rows.T.numpy() @ nnls(rows.T.numpy(), -g.numpy())[0] + g.numpy()
-    torch.testing.assert_close(flat_gradient(gem.model), torch.from_numpy(expected), rtol=0, atol=1e-10)
+    torch.testing.assert_close(flat_gradient(trained(gem.model)), torch.from_numpy(expected), rtol=0, atol=1e-10)
     assert gem.experience.meter.replayed == sum(len(y) for _, y, _ in gem.past)
 
 
 def test_without_violation_the_gradient_stays_as_it_is():  # G4
     gem, batch = third_experience(margin=0.5)
     rows = memory_gradients(gem)
-    write_gradient(gem.model, multipliers_interior(rows))
+    write_gradient(trained(gem.model), multipliers_interior(rows))
     before = [p.grad for p in trained(gem.model)]
     bits = [g.clone() for g in before]
     gem.adjust_gradients(batch)
@@ -181,8 +182,8 @@ def test_perfect_memories_and_absent_gradients_are_safe():
 def test_to_first_order_no_memory_gets_worse():  # G9
     gem, batch = third_experience()
     rows = memory_gradients(gem)
-    write_gradient(gem.model, -rows.sum(0) + torch.randn(rows.shape[1], dtype=rows.dtype) * rows.norm() / 30)
-    unadjusted = flat_gradient(gem.model)
+    write_gradient(trained(gem.model), -rows.sum(0) + torch.randn(rows.shape[1], dtype=rows.dtype) * rows.norm() / 30)
+    unadjusted = flat_gradient(trained(gem.model))
     gem.adjust_gradients(batch)
     theta = torch.cat([p.detach().flatten() for p in trained(gem.model)])
 
@@ -193,7 +194,7 @@ def test_to_first_order_no_memory_gets_worse():  # G9
         torch.nn.utils.vector_to_parameters(theta, trained(gem.model))
         return (after - before).detach()
 
-    step = flat_gradient(gem.model)
+    step = flat_gradient(trained(gem.model))
     assert (rise(step, 1e-5) <= 1e-5**2 * 100 * step.norm() ** 2).all()
     assert (rise(unadjusted, 1e-5) > 1e-5**2 * 100 * unadjusted.norm() ** 2).any()  # the bound says something
 

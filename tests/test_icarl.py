@@ -41,8 +41,15 @@ def algorithm_4(features, count):
 @settings(max_examples=40)
 @given(st.integers(0, 10_000), st.integers(1, 15), st.integers(0, 20))
 def test_i1_herding_is_algorithm_4(seed, n, count):
+    """Each choice is a nearest one of those left; where two are equally near, as of two samples, either will do."""
     features = unit_vectors(seed, n)
-    assert herd(features, count).tolist() == algorithm_4(features, min(count, n))
+    chosen = herd(features, count).tolist()
+    assert len(chosen) == min(count, n)
+    mu, total = features.mean(0), torch.zeros(4, dtype=torch.float64)
+    for k, best in enumerate(chosen, 1):
+        distances = {i: (mu - (features[i] + total) / k).norm() for i in range(n) if i not in chosen[: k - 1]}
+        assert distances[best] <= min(distances.values()) + 1e-12
+        total = total + features[best]
 
 
 @settings(max_examples=20)

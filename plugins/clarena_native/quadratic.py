@@ -57,9 +57,9 @@ def flat(model: Model) -> Tensor:
     return torch.cat([p.flatten() for p in model.parameters()])
 
 
-def flat_gradient(model: Model) -> Tensor:
-    """All gradients as one vector, in the same order; zero where there is none."""
-    return torch.cat([(p.new_zeros(p.shape) if p.grad is None else p.grad).flatten() for p in model.parameters()])
+def flat_gradient(parameters: Iterable[nn.Parameter]) -> Tensor:
+    """A copy of the gradients of these parameters as one vector; zero where there is none."""
+    return torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters])
 
 
 def spread(model: Model, estimates: Iterable[Tensor]) -> Tensor:

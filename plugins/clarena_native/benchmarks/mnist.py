@@ -6,7 +6,6 @@ read-only.
 """
 
 import gzip
-import os
 from dataclasses import replace
 from functools import cache
 from http.client import HTTPException
@@ -20,7 +19,7 @@ from filelock import FileLock
 from pydantic import Field
 from torch import Tensor
 
-from clarena import Benchmark, Data, DataError
+from clarena import Benchmark, Data, DataError, data_root
 
 from ..torchvision_cpu import import_torchvision
 from .families import PermutedInputs, RotatedImages, SplitClasses
@@ -88,11 +87,6 @@ class FashionMnist(Mnist):
         *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
     )
     statistics = (0.2860, 0.3530)
-
-
-def data_root() -> Path:
-    """The folder that holds downloaded data sets: `CLARENA_DATA`, or `~/.cache/clarena`."""
-    return Path(os.environ.get("CLARENA_DATA") or "~/.cache/clarena").expanduser().absolute()
 
 
 @cache

@@ -20,8 +20,9 @@ import torch
 from pydantic import Field
 
 from clarena import Batch, Context, Experience, GradientStrategy, ReplayBuffer, evaluating
+from clarena_native.quadratic import flat_gradient
 from clarena_native.replay import draw, fields
-from clarena_native.strategies.gem import flat_gradient, loss_gradient, write_gradient
+from clarena_native.strategies.gem import loss_gradient, trained, write_gradient
 
 
 class AGEM(GradientStrategy):
@@ -64,14 +65,15 @@ class AGEM(GradientStrategy):
             return
         exemplars = draw(self.buffer, self.reference_size, self.context)
         mask = self.context.space.exemplar_mask(exemplars.get("task"))
+        parameters = trained(self.model)
         with evaluating(self.model):
-            reference = loss_gradient(self.model, exemplars["x"], exemplars["y"], mask)  # [parameters]
+            reference = loss_gradient(self.model, parameters, exemplars["x"], exemplars["y"], mask)  # [parameters]
         self.experience.meter.replayed += len(exemplars["y"])
-        g = flat_gradient(self.model)
+        g = flat_gradient(parameters)
         overlap, square = g @ reference, reference @ reference
         projected = g - overlap / square * reference
         violated = (overlap < 0) & (square > torch.finfo(g.dtype).tiny)  # decided on the device: nothing waits for it
-        write_gradient(self.model, torch.where(violated, projected, g))
+        write_gradient(parameters, torch.where(violated, projected, g))
 
     def after_experience(self, experience: Experience) -> None:
         if self.buffer.capacity == 0:

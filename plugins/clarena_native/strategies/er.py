@@ -110,8 +110,8 @@ class ER(GradientStrategy):
 
     def _choose(self, experience: Experience) -> None:
         """Offer everything in random order to a ring of experiences, which keeps the last of each: a random share."""
-        batches = [fields(batch) for batch in experience.scan()]
-        order = torch.randperm(len(experience), generator=self.context.generator("buffer"))
-        offered = {name: torch.cat([batch[name] for batch in batches])[order] for name in batches[0]}
+        (everything,) = experience.scan(len(experience))
+        order = torch.randperm(len(experience), generator=self.context.generator("buffer")).to(self.context.device)
+        offered = {name: column.index_select(0, order) for name, column in fields(everything).items()}
         position = torch.full_like(offered["y"], experience.position)
         self.buffer.add(self.context.generator("buffer"), **offered, experience=position)

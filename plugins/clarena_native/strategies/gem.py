@@ -25,6 +25,7 @@ Differences from the paper:
 """
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated, Literal
 
@@ -33,9 +34,10 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field
 from scipy.optimize import nnls
-from torch import Tensor
+from torch import Tensor, nn
 
 from clarena import Batch, Context, Experience, GradientStrategy, Model, ReplayBuffer, cross_entropy, evaluating
+from clarena_native.quadratic import flat_gradient
 from clarena_native.replay import fields
 
 
@@ -91,18 +93,19 @@ class GEM(GradientStrategy):
     def adjust_gradients(self, batch: Batch) -> None:
         if not self.past:
             return
+        parameters = trained(self.model)
         with evaluating(self.model):
             for row, memory in zip(self.rows, self.past):
-                loss_gradient(self.model, *memory, out=row)
+                loss_gradient(self.model, parameters, *memory, out=row)
                 self.experience.meter.replayed += len(memory[1])
-        g = flat_gradient(self.model)  # [parameters]
+        g = flat_gradient(parameters)  # [parameters]
         products = (self.rows @ g).double().cpu().numpy()  # [past]
         if not (products < 0).any():
             return
         gram = (self.rows @ self.rows.T).double().cpu().numpy()  # [past, past]; all that leaves the device
         v = multipliers(gram, products, self.margin, self.margin_as, torch.finfo(g.dtype).eps)
         if v is not None:
-            write_gradient(self.model, g.addmv_(self.rows.T, torch.from_numpy(v).to(g)))
+            write_gradient(parameters, g.addmv_(self.rows.T, torch.from_numpy(v).to(g)))
 
     def after_step(self, batch: Batch) -> None:
         if self.buffer.capacity:
@@ -163,25 +166,26 @@ def multipliers(
     return solution * scale + margin
 
 
-def trained(model: Model) -> list[torch.nn.Parameter]:
+def trained(model: Model) -> list[nn.Parameter]:
     """The parameters that training moves, in the order of every flat vector here."""
     return [p for p in model.parameters() if p.requires_grad]
 
 
-def loss_gradient(model: Model, x: Tensor, y: Tensor, mask: Tensor | None, out: Tensor | None = None) -> Tensor:
+def loss_gradient(
+    model: Model,
+    parameters: Sequence[nn.Parameter],
+    x: Tensor,
+    y: Tensor,
+    mask: Tensor | None,
+    out: Tensor | None = None,
+) -> Tensor:
     """The gradient [parameters] of the mean cross-entropy, written to `out` if given; `p.grad` stays as it is."""
     loss = cross_entropy(model(x), y, mask)
-    gradients = torch.autograd.grad(loss, trained(model), materialize_grads=True)
+    gradients = torch.autograd.grad(loss, parameters, materialize_grads=True)
     return torch.cat([g.flatten() for g in gradients], out=out)
 
 
-def flat_gradient(model: Model) -> Tensor:
-    """A copy of `p.grad` of all parameters as one vector [parameters]; zero where there is none."""
-    return torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in trained(model)])
-
-
-def write_gradient(model: Model, gradient: Tensor) -> None:
+def write_gradient(parameters: Sequence[nn.Parameter], gradient: Tensor) -> None:
     """Make the parts of the vector [parameters] the gradients of the parameters."""
-    parameters = trained(model)
     for p, part in zip(parameters, gradient.split([p.numel() for p in parameters])):
         p.grad = part.view_as(p)

@@ -104,9 +104,9 @@ class ICaRL(GradientStrategy):
         del self.targets, self.exemplar_targets, self.dealer, self.dealt, self.old, self.seen
         classes = sorted(self.context.space.seen)
         share = self.budget // len(classes)
-        x, y, features = (
-            torch.cat(column) for column in zip(*((b.x, b.y, self.features(b.x)) for b in experience.scan()))
-        )
+        (everything,) = experience.scan(len(experience))
+        x, y = everything.x, everything.y
+        features = torch.cat([self.features(part) for part in x.split(self.context.protocol.eval_batch_size)])
         kept: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
         for label in self.labels.unique().tolist():
             mine = (self.labels == label).nonzero().flatten()[:share]
@@ -147,17 +147,19 @@ class ICaRL(GradientStrategy):
 def herd(features: Tensor, count: int) -> Tensor:
     """Algorithm 4: positions [min(count, n)] of the samples whose running mean stays nearest to the mean of all.
 
+    With c = φ − μ, the sample x is sought that makes ‖Σ_{j<k} c_j + c_x‖ least: of its square, what depends on x is
+    ‖c_x‖² + 2 ⟨c_x, Σ_{j<k} c_j⟩.
+
     Args:
         features: φ [n, d], normalised.
         count: how many; an earlier choice never depends on it.
     """
-    target, total = features.mean(dim=0), torch.zeros_like(features[0])
+    centred = features - features.mean(dim=0)
+    squares, total = centred.square().sum(dim=1), torch.zeros_like(features[0])
     chosen: list[Tensor] = []
-    taken = torch.zeros(len(features), dtype=torch.bool, device=features.device)
-    for k in range(1, min(count, len(features)) + 1):
-        distance = (target - (features + total) / k).square().sum(dim=1)
-        best = distance.masked_fill(taken, torch.inf).argmin()
-        total = total + features[best]
-        taken[best] = True
+    for _ in range(min(count, len(features))):
+        best = torch.addmv(squares, centred, total, alpha=2).argmin()
+        total = total + centred[best]
+        squares[best] = torch.inf  # not again
         chosen.append(best)
     return torch.stack(chosen) if chosen else torch.zeros(0, dtype=torch.long, device=features.device)

@@ -55,7 +55,7 @@ class SI(GradientStrategy):
 
     @torch.no_grad()
     def after_backward(self, batch: Batch) -> None:
-        self.task_gradient, self.before = flat_gradient(self.model), flat(self.model)
+        self.task_gradient, self.before = flat_gradient(self.model.parameters()), flat(self.model)
 
     def penalty(self) -> Tensor:
         return 2 * self.strength * self.consolidated.value(self.model)  # there is no ½ in equation 4
