@@ -19,8 +19,18 @@ from clarena.hookspecs import hookimpl
 
 if TYPE_CHECKING:
     from clarena.backbone import Backbone, Head, Model
-    from clarena.benchmark import Benchmark, Data, Split, Stream, same_classes, split_by_class, split_by_domain
+    from clarena.benchmark import (
+        Benchmark,
+        Data,
+        Split,
+        Stream,
+        same_classes,
+        split_by_class,
+        split_by_domain,
+        split_by_groups,
+    )
     from clarena.buffer import ReplayBuffer
+    from clarena.downloads import data_root, fetch
     from clarena.evaluation import Results, evaluate
     from clarena.experience import Batch, Experience, cross_entropy
     from clarena.gradients import fisher_diagonal, output_norm_sensitivity
@@ -56,12 +66,15 @@ _LAZY = {
     "Stream": "clarena.benchmark",
     "Track": "clarena.protocol",
     "cross_entropy": "clarena.experience",
+    "data_root": "clarena.downloads",
     "evaluate": "clarena.evaluation",
     "evaluating": "clarena.modules",
+    "fetch": "clarena.downloads",
     "fisher_diagonal": "clarena.gradients",
     "output_norm_sensitivity": "clarena.gradients",
     "same_classes": "clarena.benchmark",
     "split_by_domain": "clarena.benchmark",
+    "split_by_groups": "clarena.benchmark",
     "split_by_class": "clarena.benchmark",
 }
 
@@ -95,14 +108,17 @@ __all__ = [
     "Track",
     "UsageError",
     "cross_entropy",
+    "data_root",
     "evaluate",
     "evaluating",
+    "fetch",
     "fisher_diagonal",
     "hookimpl",
     "output_norm_sensitivity",
     "same_classes",
     "split_by_class",
     "split_by_domain",
+    "split_by_groups",
 ]
 
 

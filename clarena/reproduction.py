@@ -2,6 +2,7 @@
 
 import math
 import tomllib
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from importlib.metadata import entry_points
 from importlib.resources import files
@@ -12,16 +13,16 @@ import numpy as np
 from pydantic import Field, ValidationError
 
 from clarena.errors import UsageError, unknown_name
-from clarena.evaluation import Results
 from clarena.host import Host
-from clarena.planning import Plan, make_plan
+from clarena.planning import OWNERS, Plan, make_plan
 from clarena.protocol import FrozenModel, Scenario
+from clarena.records import Record
 from clarena.statistics import Interval, student_t_interval
 
 GROUP = "clarena.reproductions"
 """Entry points of this group name packages that hold `*.toml` files."""
 
-Verdict = Literal["agrees", "differs", "differs for a known reason", "too few seeds"]
+Verdict = Literal["agrees", "differs", "differs for a known reason", "too few seeds", "not run"]
 FEWEST_SEEDS = 5
 
 
@@ -31,6 +32,7 @@ class PublishedCell(FrozenModel):
     Attributes:
         method: what the paper calls it.
         scenario, strategy, settings: what is run; `settings` are the hyper-parameters that differ from defaults.
+        track: settings of benchmark, backbone and protocol in which this cell differs from the table.
         mean, std: as published, in percent; std over `published_runs`, None where none is given.
         counted: whether it counts towards the cells that agree.
         reason: why it differs, once that has been investigated.
@@ -41,6 +43,7 @@ class PublishedCell(FrozenModel):
     scenario: Scenario
     strategy: str
     settings: dict[str, Any] = {}
+    track: dict[str, dict[str, Any]] = {}
     mean: float
     std: float | None = None
     counted: bool = True
@@ -106,6 +109,8 @@ class Comparison:
     @property
     def verdict(self) -> Verdict:
         """Whether the means agree within the tolerance, on at least five seeds."""
+        if self.ours is None and not self.problems:
+            return "not run"
         if self.ours is None or self.ours.n < FEWEST_SEEDS:
             return "too few seeds"
         if abs(self.difference) <= self.tolerance:
@@ -163,12 +168,14 @@ def plans(
             backbone=reproduction.backbone,
             preset="standard",
             seeds=seeds,
-            settings=reproduction.settings | {cell.strategy: cell.settings},
+            settings={owner: reproduction.settings.get(owner, {}) | cell.track.get(owner, {}) for owner in OWNERS}
+            | {cell.strategy: cell.settings},
             limit=None,
             device=device,
             store=store,
             retry=retry,
             host=host,
+            chosen={cell.strategy: "paper"},
         )
         for cell in reproduction.cells
     ]
@@ -182,9 +189,9 @@ def joined(parts: list[Plan]) -> Plan:
     return replace(parts[0], works=list(works.values()), done=done, damaged=damaged)
 
 
-def compare(reproduction: Reproduction, parts: list[Plan], results: Results) -> list[Comparison]:
-    """Ours beside theirs, cell by cell."""
-    records = {record.cell_id: record for record in results}
+def compare(reproduction: Reproduction, parts: list[Plan], results: Iterable[Record]) -> list[Comparison]:
+    """Ours beside theirs, cell by cell; what was run earlier is taken from the plans."""
+    records = {record.cell_id: record for record in (*(r for plan in parts for r in plan.done.values()), *results)}
     comparisons = []
     for cell, plan in zip(reproduction.cells, parts):
         mine = [records[work.cell.id] for work in plan.works if work.cell.id in records]
@@ -202,16 +209,22 @@ def compare(reproduction: Reproduction, parts: list[Plan], results: Results) -> 
     return comparisons
 
 
+def summary(comparisons: list[Comparison]) -> str:
+    """How many of the cells that count agree, and how many were not run."""
+    counted = [c.verdict for c in comparisons if c.cell.counted]
+    missing = counted.count("not run")
+    not_run = f"; {missing} {'was' if missing == 1 else 'were'} not run" if missing else ""
+    return f"{counted.count('agrees')} of {len(counted)} counted cells agree{not_run}."
+
+
 def page(reproduction: Reproduction, comparisons: list[Comparison], environment: dict[str, str], command: str) -> str:
     """The comparison as a Markdown page."""
-    counted = [c for c in comparisons if c.cell.counted]
-    agreeing = sum(c.verdict == "agrees" for c in counted)
     lines = [
         f"# {reproduction.title}: ours beside the published table",
         "",
         f"{reproduction.paper}. <{reproduction.url}>",
         "",
-        f"**{agreeing} of {len(counted)} counted cells agree.** A cell agrees when the means differ by no more than "
+        f"**{summary(comparisons)}** A cell agrees when the means differ by no more than "
         "the larger of 1 point and 1.96 standard errors (both spreads counted), never wider than 5 points, on at least "
         f"{FEWEST_SEEDS} seeds.",
         "",
@@ -227,10 +240,8 @@ def page(reproduction: Reproduction, comparisons: list[Comparison], environment:
         published = f"{c.cell.mean:.2f}" + (f" ± {c.cell.std:.2f}" if c.cell.std is not None else "")
         ours = c.ours.percent(2) if c.ours else f"– {c.problems}"
         verdict = c.verdict + ("" if c.cell.counted else " (not counted)")
-        lines.append(
-            f"| {c.cell.label} | {published} | {ours} | {c.ours.n if c.ours else 0} | {c.difference:+.2f} | "
-            f"{c.tolerance:.2f} | {verdict} |"
-        )
+        difference = f"{c.ours.n} | {c.difference:+.2f} | {c.tolerance:.2f}" if c.ours else "0 | – | –"
+        lines.append(f"| {c.cell.label} | {published} | {ours} | {difference} | {verdict} |")
     remarks = [(c.cell.label, text) for c in comparisons for text in (c.cell.reason, c.cell.note) if text]
     if remarks:
         lines += ["", *(f"* **{label}**: {text}" for label, text in remarks)]

@@ -12,7 +12,7 @@ PACKAGE = ROOT / "clarena"
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors", "hookspecs", "metrics", "statistics", "sources", "modules"),
     ("protocol", "parameters", "gradients", "buffer", "backbone", "seeding", "registry"),
-    ("records", "environment", "benchmark", "experience"),
+    ("records", "environment", "downloads", "benchmark", "experience"),
     ("store", "summary", "plots", "clock", "strategy"),
     ("training", "testset", "tracking"),
     ("arena", "composite"),
@@ -21,7 +21,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("executors",),
     ("planning",),
     ("evaluation",),
-    ("reproduction", "submission"),
+    ("reproduction", "submission", "tuning"),
     ("cli",),
 )
 """From the ground up. A module imports from lower floors, or from its own folder."""

@@ -10,7 +10,7 @@ from cli_command import clarena
 from clarena.cli import listing
 
 FAULTY = Path(__file__).parent / "faulty_plugins"
-COMMANDS = ("evaluate", "results", "sync", "list", "describe", "new", "check", "doctor")
+COMMANDS = ("evaluate", "tune", "results", "sync", "list", "describe", "new", "check", "reproduce", "doctor")
 
 SPY = """
 import sys

@@ -12,7 +12,17 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from clarena import Benchmark, ClarenaWarning, Data, DataError, Scenario, Stream, UsageError, split_by_class, split_by_domain
+from clarena import (
+    Benchmark,
+    ClarenaWarning,
+    Data,
+    DataError,
+    Scenario,
+    Stream,
+    UsageError,
+    split_by_class,
+    split_by_domain,
+)
 
 from .arrays import Pixels, channels_last, read_arrays
 from .images import read_images

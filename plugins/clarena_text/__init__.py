@@ -1,0 +1,19 @@
+"""Text: published sets of intents as benchmarks, and streams for language models."""
+
+from clarena import hookimpl
+from clarena.hookspecs import Register
+
+BENCHMARKS = {
+    "clinc150": (
+        "intents:Clinc150",
+        "CLINC150: 150 intents in 10 domains, one domain after another; downloads 2 MB once",
+    ),
+    "banking77": ("intents:Banking77", "BANKING77: 77 intents of bank customers, a few at a time; downloads 1 MB once"),
+}
+
+
+@hookimpl
+def clarena_register_benchmarks(register: Register) -> None:
+    """Register the benchmarks of text."""
+    for name, (path, summary) in BENCHMARKS.items():
+        register(f"clarena_text.{path}", name=name, summary=summary)
