@@ -1,5 +1,6 @@
 """Model = backbone + head: what turns inputs into features, and features into scores."""
 
+from collections.abc import Callable
 from typing import Any, ClassVar, Self
 
 import torch
@@ -33,6 +34,10 @@ class Backbone(nn.Module):
         """The class for an argument, for one registered as `family:PLACEHOLDER`; the same one every time."""
         raise UsageError(f"The backbone {cls.name} takes no argument.")
 
+    @staticmethod
+    def start(layer: nn.Linear) -> None:
+        """Give a new block of the head on this backbone its first values; by default, those that PyTorch drew."""
+
 
 class Head(nn.Module):
     """A linear classifier whose outputs grow in blocks: scores [batch, …, outputs].
@@ -41,9 +46,10 @@ class Head(nn.Module):
     state, an importance or an anchor of the older outputs stays valid as it is, and new outputs are free of penalties.
     """
 
-    def __init__(self, features: int) -> None:
+    def __init__(self, features: int, start: Callable[[nn.Linear], None] = Backbone.start) -> None:
         super().__init__()
         self.features = features
+        self.start = start
         self.blocks = nn.ModuleList()
 
     @property
@@ -55,7 +61,9 @@ class Head(nn.Module):
         """Grow to `outputs` outputs in all; does nothing where there are as many already."""
         missing = outputs - self.outputs
         if missing > 0:
-            self.blocks.append(nn.Linear(self.features, missing))
+            block = nn.Linear(self.features, missing)
+            self.start(block)
+            self.blocks.append(block)
 
     def forward(self, features: Tensor) -> Tensor:
         """Scores [batch, …, outputs] of features [batch, …, features]."""
@@ -79,7 +87,7 @@ class Model(nn.Module):
     def __init__(self, backbone: Backbone, head: Head | None = None) -> None:
         super().__init__()
         self.backbone = backbone
-        self.head = head or Head(backbone.features)
+        self.head = head or Head(backbone.features, backbone.start)
 
     @property
     def outputs(self) -> int:

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from clarena_native.backbones import BatchNorm, Cnn, Mlp, normalise
+from clarena_native.backbones import BatchNorm, Cnn, Mlp, TruncatedMlp, normalise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from clarena import UsageError
+from clarena import Model, UsageError
 
 BACKBONES = [Mlp, Cnn]
 NORMS = ["none", "batch", "group", "layer"]
@@ -150,3 +150,19 @@ def test_options_are_kept_verbatim():
 def test_impossible_options_are_refused(build, message):
     with pytest.raises(UsageError, match=message):
         build()
+
+
+def test_a_truncated_start_reaches_the_head_and_all_that_grows_on_it():
+    torch.manual_seed(0)
+    model = Model(TruncatedMlp((1, 4, 4)))
+    model.head.grow(100)
+    model.head.grow(200)
+    linear = [part for part in model.modules() if isinstance(part, nn.Linear)]
+    assert len(linear) == 4
+    for layer in linear:
+        assert layer.weight.abs().max() <= 0.2
+        assert abs(layer.weight.std().item() - 0.088) < 0.003  # 0.1 · sqrt(1 − 4 φ(2) / (2 Φ(2) − 1))
+        assert (layer.bias == 0.1).all()
+    plain = Model(Mlp((1, 4, 4)))
+    plain.head.grow(100)
+    assert (plain.head.blocks[0].bias != 0.1).all()

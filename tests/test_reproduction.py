@@ -5,8 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from clarena import UsageError
+from clarena.cli import app, commands  # noqa: F401 - the commands add themselves to `app`
 from clarena.host import Host
 from clarena.reproduction import Comparison, PublishedCell, available, compare, joined, load, page, plans, select
 from clarena.statistics import student_t_interval
@@ -38,6 +40,11 @@ class TestVerdict:
     def test_four_seeds_are_too_few(self) -> None:
         assert comparison([0.90] * 4, mean=90.0).verdict == "too few seeds"
 
+    def test_no_seed_at_all_is_not_run_but_a_failed_one_was(self) -> None:
+        cell = PublishedCell(method="ewc", scenario="task", strategy="ewc", mean=90.0)
+        assert Comparison(cell, None, 0.0, published_runs=10).verdict == "not run"
+        assert Comparison(cell, None, 0.0, published_runs=10, problems="diverged").verdict == "too few seeds"
+
     def test_a_known_reason_is_told_apart_and_does_not_turn_into_agreement(self) -> None:
         assert comparison([0.80] * 5, mean=90.0, reason="other data").verdict == "differs for a known reason"
 
@@ -58,17 +65,29 @@ def test_the_hsu_table_is_the_published_one() -> None:
     assert joint == {"task": 99.52, "domain": 98.59, "class": 97.53}
 
 
-PUBLISHED = Path(__file__).parents[2] / "shared" / "references" / "published" / "hsu2018_split_mnist.csv"
+PUBLISHED = Path(__file__).parents[2] / "shared" / "references" / "published"
 
 
 @pytest.mark.data
 @pytest.mark.skipif(not PUBLISHED.exists(), reason="the published numbers are not at hand")
-def test_no_published_number_was_mistyped() -> None:
-    lines = [line for line in PUBLISHED.read_text().splitlines() if not line.startswith("#")]
-    published = {(row["method"], row["scenario"]): row for row in csv.DictReader(lines)}
-    for cell in load("hsu2018-split-mnist").cells:
-        row = published[cell.method, cell.scenario]
-        assert (f"{cell.mean:.2f}", f"{cell.std:.2f}" if cell.std else "") == (row["mean"], row["std"])
+@pytest.mark.parametrize("name", ["hsu2018-split-mnist", "agem2019-permuted-mnist"])
+def test_no_published_number_was_mistyped(name: str) -> None:
+    lines = (PUBLISHED / f"{name.replace('-', '_')}.csv").read_text().splitlines()
+    rows = list(csv.DictReader(line for line in lines if not line.startswith("#")))
+    published = {(row["method"], row.get("scenario", "")): row for row in rows}
+    for cell in load(name).cells:
+        row = published[cell.method, cell.scenario if "scenario" in rows[0] else ""]
+        mean = row.get("mean") or row["accuracy"]
+        assert (f"{cell.mean:.2f}", f"{cell.std:.2f}" if cell.std else "") == (mean, row["std"])
+
+
+def test_no_regulariser_is_too_good_to_be_true() -> None:
+    """Without old data, the class scenario leaves a regulariser near 20 %; over 30 % would be the sign of a leak."""
+    lines = (Path(__file__).parents[1] / "docs" / "reproductions" / "hsu2018-split-mnist.md").read_text().splitlines()
+    rows = {cells[1].strip(): cells for cells in (line.split("|") for line in lines) if len(cells) > 7}
+    for method in ("ewc", "ewc-online", "si", "mas", "lwf"):
+        ours = float(rows[f"{method}/class"][3].split("±")[0])
+        assert 15 < ours < 30, method
 
 
 TINY = """
@@ -99,6 +118,7 @@ strategy = "er"
 mean = 90.0
 std = 1.0
 settings = { buffer_size = 10 }
+track = { protocol = { heads = "full", stream_length = "known" } }
 reason = "sixteen samples are not sixty thousand"
 """
 
@@ -118,10 +138,32 @@ def test_from_a_file_to_the_page(tmp_path: Path) -> None:
     assert [c.ours.n for c in comparisons if c.ours] == [2, 2]
     er = [r for r in results if r.cell.strategy.name == "er"]
     assert er[0].cell.strategy.hyperparameters["buffer_size"] == 10
+    assert [(part.track.protocol.heads, part.track.protocol.limit) for part in parts] == [("growing", 16), ("full", 16)]
     text = page(table, comparisons, results.records[0].environment, "clarena reproduce tiny")
-    assert "0 of 2 counted cells agree" in text
+    assert "0 of 2 counted cells agree." in text
     assert "| replay/task | 90.00 ± 1.00 |" in text
     assert "sixteen samples" in text
+
+
+def test_the_page_holds_what_the_store_holds_and_says_what_was_not_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("tiny.toml").write_text(TINY)
+
+    def reproduce(only: str) -> tuple[str, str]:
+        result = CliRunner().invoke(app, ["reproduce", "tiny.toml", "--only", only, "--write", "--no-tracking"])
+        assert result.exit_code == 0, result.output
+        return result.output, Path("docs/reproductions/tiny.md").read_text()
+
+    _, first = reproduce("baseline")
+    assert "0 of 2 counted cells agree; 1 was not run." in first
+    assert "| replay/task | 90.00 ± 1.00 | –  | 0 | – | – | not run |" in first
+    printed, second = reproduce("replay")
+    assert "baseline" not in printed
+    line = next(line for line in first.splitlines() if line.startswith("| baseline/class"))
+    assert line in second
+    assert "not run" not in second
 
 
 def test_cells_are_selected_by_method_or_by_cell() -> None:

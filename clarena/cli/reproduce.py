@@ -21,7 +21,9 @@ def reproduce(
     ] = None,
     seeds: Annotated[str | None, typer.Option(help="How many (5), which (0,3,7), or a range (10-14).")] = None,
     only: Annotated[str | None, typer.Option(help="Cells to run: ewc,er-1100/class; default: all.")] = None,
-    write: Annotated[bool, typer.Option("--write", help="Write docs/reproductions/NAME.md.")] = False,
+    write: Annotated[
+        bool, typer.Option("--write", help="Write docs/reproductions/NAME.md, with all that the store holds.")
+    ] = False,
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
     jobs: Annotated[int | None, typer.Option(min=1, help="Runs at a time; default: one per core.")] = None,
     retry: Annotated[
@@ -46,14 +48,15 @@ def reproduce(
         for known in available():
             typer.echo(f"{known:<28} {load(known).title}")
         return
-    table = select(load(name), only)
+    table = load(name)
+    wanted = {cell.label for cell in select(table, only).cells}
     host = discover(plugin, plugins_dir, no_plugins)
     chosen = parse_seeds(seeds) if seeds else list(range(table.seeds))
     parts = plans(table, seeds=chosen, device=device, store=store, retry=retry, host=host)
-    plan = joined(parts)
+    plan = joined([part for cell, part in zip(table.cells, parts) if cell.label in wanted])
     results = run(plan, store, jobs, tracking_uri, not no_tracking)
     comparisons = compare(table, parts, results)
-    _print(table, comparisons)
+    _print(table, [c for c in comparisons if c.cell.label in wanted])
     for label, message in results.errors.items():
         typer.secho(f"{label}: {message}", fg="red", err=True)
     if write:
@@ -72,6 +75,8 @@ def _print(table: "Reproduction", comparisons: "list[Comparison]") -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from clarena.reproduction import summary
+
     console = Console()
     console.print(f"\n[bold]{table.title}[/bold]: {table.paper}", highlight=False)
     grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
@@ -81,13 +86,12 @@ def _print(table: "Reproduction", comparisons: "list[Comparison]") -> None:
     grid.add_column("verdict", overflow="fold")
     for c in comparisons:
         published = f"{c.cell.mean:.1f}" + (f" ± {c.cell.std:.1f}" if c.cell.std is not None else "")
-        ours = c.ours.percent() if c.ours else f"– {c.problems}"
+        ours, n = (c.ours.percent(), str(c.ours.n)) if c.ours else (f"– {c.problems}", "0")
+        difference = f"{c.difference:+.1f}" if c.ours else "–"
         verdict = c.verdict + ("" if c.cell.counted else " (not counted)")
-        grid.add_row(c.cell.label, published, ours, str(c.ours.n if c.ours else 0), f"{c.difference:+.1f}", verdict)
+        grid.add_row(c.cell.label, published, ours, n, difference, verdict)
     console.print(grid)
-    counted = [c for c in comparisons if c.cell.counted]
-    agreeing = sum(c.verdict == "agrees" for c in counted)
-    console.print(f"{agreeing} of {len(counted)} counted cells agree.", highlight=False)
+    console.print(summary(comparisons), highlight=False)
     for c in comparisons:
         if c.cell.reason:
             console.print(f"{c.cell.label}: {c.cell.reason}", style="dim", highlight=False)

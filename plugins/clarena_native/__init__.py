@@ -77,6 +77,10 @@ BACKBONES = {
         "backbones:Mlp",
         "Fully connected layers on the flattened input; each is linear, normalised, ReLU, dropout",
     ),
+    "mlp-truncated": (
+        "backbones:TruncatedMlp",
+        "An MLP that starts wide: weights from a normal distribution (0.1) cut off at two deviations, biases at 0.1",
+    ),
     "cnn": (
         "backbones:Cnn",
         "Blocks of a 3×3 convolution that halve the image, then a linear layer; each normalised, then ReLU",

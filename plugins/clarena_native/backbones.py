@@ -50,6 +50,35 @@ class Mlp(Backbone):
         return self.layers(x)  # type: ignore[no-any-return]
 
 
+class TruncatedMlp(Mlp):
+    """An MLP that starts wide: weights from a normal distribution (0.1) cut off at two deviations, biases at 0.1.
+
+    So does the code of A-GEM (Chaudhry et al. 2019), like much TensorFlow code of its time; its head starts alike.
+    """
+
+    name = "mlp-truncated"
+
+    def __init__(
+        self,
+        input_shape: tuple[int, ...],
+        *,
+        hidden: Annotated[
+            tuple[Size, ...],
+            Field(min_length=1, description="Units of each layer; the last are the features."),
+        ] = (256, 256),
+    ) -> None:
+        super().__init__(input_shape, hidden=hidden)
+        for layer in self.layers:
+            if isinstance(layer, nn.Linear):
+                self.start(layer)
+
+    @staticmethod
+    def start(layer: nn.Linear) -> None:
+        """Weights [out, in] from the truncated normal distribution, and constant biases."""
+        nn.init.trunc_normal_(layer.weight, std=0.1, a=-0.2, b=0.2)
+        nn.init.constant_(layer.bias, 0.1)
+
+
 class Cnn(Backbone):
     """Blocks of a 3×3 convolution that halve the image, then a linear layer; each normalised, then ReLU."""
 
