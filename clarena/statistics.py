@@ -1,12 +1,16 @@
 """What a handful of seeds allows one to say: intervals, paired tests, and correction for many comparisons."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 EXACT_UP_TO = 16
 """The largest number of pairs for which `paired_sign_flip` enumerates every pattern of signs."""
+
+SIGNIFICANT = 0.05
+"""What an adjusted p-value may be at most where a difference is claimed."""
 
 
 @dataclass(frozen=True)
@@ -94,18 +98,31 @@ def paired_sign_flip(a: ArrayLike, b: ArrayLike) -> SignFlip:
     if first.shape != second.shape:
         raise ValueError(f"Pairs expected, not {first.size} values against {second.size}.")
     difference, n = first - second, first.size
-    exact = n <= EXACT_UP_TO
-    patterns = 2 ** min(n, EXACT_UP_TO)
-    if exact:
-        flipped = np.arange(patterns)[:, None] >> np.arange(n) & 1  # [patterns, n]; row 0 is the observed one
-    else:
-        flipped = np.random.default_rng(0).integers(0, 2, size=(patterns, n))
-        flipped[0] = 0
-    sums = np.abs((1 - 2 * flipped) @ difference)
+    signs = _signs(n)
+    sums = np.abs(signs @ difference)
     # Equal sums may differ by rounding, which is relative to the values, not to their small differences.
     tolerance = 1e-12 * float(np.abs(first).sum() + np.abs(second).sum())
     p_value = float(np.mean(sums >= sums[0] - tolerance))
-    return SignFlip(float(difference.mean()), p_value, n, patterns, exact)
+    return SignFlip(float(difference.mean()), p_value, n, len(signs), n <= EXACT_UP_TO)
+
+
+def smallest_p(n: int) -> float:
+    """The smallest p that `paired_sign_flip` can give for n pairs: 2 / 2^n where it is exact."""
+    return 0.5 ** (n - 1) if n <= EXACT_UP_TO else 0.5**EXACT_UP_TO
+
+
+@lru_cache(maxsize=4)
+def _signs(n: int) -> NDArray[np.float64]:
+    """Patterns of signs, [2^n, n] or as many random ones as `EXACT_UP_TO` allows; row 0 is the observed one: all +1."""
+    patterns = 2 ** min(n, EXACT_UP_TO)
+    if n <= EXACT_UP_TO:
+        flipped = np.arange(patterns)[:, None] >> np.arange(n) & 1
+    else:
+        flipped = np.random.default_rng(0).integers(0, 2, size=(patterns, n))
+        flipped[0] = 0
+    signs = np.where(flipped, -1.0, 1.0)
+    signs.setflags(write=False)
+    return signs
 
 
 def holm(p_values: ArrayLike) -> NDArray[np.float64]:

@@ -1,7 +1,57 @@
 """Every command, imported so that it adds itself to the app, and the order of the help."""
 
-from clarena.cli import app, check, describe, doctor, evaluate, listing, new, reproduce, results, sync  # noqa: F401
+from importlib.metadata import PackageNotFoundError, distribution
+from typing import Any
 
-ORDER = ("evaluate", "results", "sync", "list", "describe", "new", "check", "reproduce", "doctor")
+from typer import Typer
+from typer.core import TyperGroup
 
-app.registered_commands.sort(key=lambda command: ORDER.index(command.name or command.callback.__name__))  # type: ignore[union-attr]
+from clarena.cli import (  # noqa: F401
+    app,
+    check,
+    describe,
+    doctor,
+    evaluate,
+    listing,
+    new,
+    reproduce,
+    results,
+    season,
+    submit,
+    sync,
+    tune,
+    verify,
+)
+from clarena.registry import DISTRIBUTION
+
+ORDER = (
+    *("evaluate", "tune", "results", "compare", "leaderboard", "sync", "list", "describe", "new", "check", "reproduce"),
+    *("submit", "verify", "season", "doctor"),
+)
+
+GROUP = "clarena.commands"
+"""The entry points by which this distribution's other packages add commands: a function, or a group of them."""
+
+
+class _InOrder(TyperGroup):
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.commands = dict(sorted(self.commands.items(), key=lambda item: ORDER.index(item[0])))
+
+
+def _join() -> None:
+    """Add the commands of the entry points; a checkout that is not installed has none."""
+    try:
+        points = distribution(DISTRIBUTION).entry_points.select(group=GROUP)
+    except PackageNotFoundError:
+        return
+    for point in points:
+        command = point.load()
+        if isinstance(command, Typer):
+            app.add_typer(command, name=point.name)
+        else:
+            app.command(point.name)(command)
+
+
+app.info.cls = _InOrder
+_join()

@@ -12,7 +12,7 @@ from clarena.records import Status, StrategyInfo
 from clarena.statistics import Interval
 
 Standing = Literal["ranked", "reference", "apart"]
-"""`ranked` rows compete, a `reference` is a bound, and what stands `apart` is shown with the reason and never ranked."""
+"""`ranked` rows compete, a `reference` is a bound, and what stands `apart` is shown with the reason, never ranked."""
 
 Badge = Literal["", "claimed", "verified"]
 """How a row got here: by runs of this project's own, by a submission, or by one that was run again on hidden seeds."""
@@ -31,6 +31,7 @@ class Run:
         train_seconds, predict_seconds, peak_memory_bytes, state_bytes, parameters: costs of the whole run.
         hardware: what it ran on.
         started: ISO 8601.
+        content: SHA-256 of the record as it is stored.
     """
 
     origin: str
@@ -49,6 +50,11 @@ class Run:
     parameters: int
     hardware: str
     started: str
+    content: str = ""
+
+
+Claim = Literal["better", "worse", "not told apart", "too few seeds"]
+"""What a comparison allows one to say."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +67,9 @@ class Comparison:
         p_value: of the two-sided sign-flip test, before correction.
         adjusted: the same, Holm-corrected within its family; None where the family was not tested.
         n: shared seeds.
-        claim: `better`, `worse`, `not told apart`, or `too few seeds`, at 0.05 after correction.
+        claim: `better`, `worse`, `not told apart`, or `too few seeds` where no result could reach 0.05 after
+            correction.
+        exact: whether all patterns of signs were tried, or (above 16 seeds) a random sample of them.
     """
 
     rival: str
@@ -69,7 +77,16 @@ class Comparison:
     p_value: float
     adjusted: float | None
     n: int
-    claim: Literal["better", "worse", "not told apart", "too few seeds"]
+    claim: Claim
+    exact: bool = True
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """What is known of a row that was submitted: its badge, and what it does on the season's hidden seeds."""
+
+    badge: Badge
+    hidden: Interval | None = None
 
 
 @dataclass(frozen=True)
@@ -167,10 +184,16 @@ class Across:
         tracks: digests of the tracks that count: those with both references.
         aggregates: strategies that are ranked on all of them, best first.
         left_out: why other strategies are not among them, by label.
-        coverage: the share of simulated 95 % bootstrap intervals at this number of seeds that hold the truth.
+        coverage: the share of simulated 95 % bootstrap intervals at this number of tracks and seeds that hold the
+            truth; None without aggregates.
         thresholds, profiles: performance profile: by label, the share of scores above each threshold.
-        average_ranks: by label, where the design is balanced; None where it is not, or too small.
-        critical: groups of labels that the Friedman and post-hoc test cannot tell apart.
+        average_ranks: by label, over tracks; None where fewer than two rows or tracks are balanced.
+        critical: groups of labels, best first, that the Friedman and Nemenyi tests cannot tell apart; a row may be
+            in several. Empty where the tests were not made.
+        skipped: by label, tracks that do not count, and why.
+        friedman_p: of the Friedman test, whose blocks are the tracks; None where it was not made.
+        critical_distance: average ranks further apart than this differ by the Nemenyi test; None likewise.
+        ranks_note: what is compared, or why nothing is.
     """
 
     tracks: tuple[str, ...]
@@ -181,6 +204,10 @@ class Across:
     profiles: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     average_ranks: Mapping[str, float] | None = None
     critical: tuple[tuple[str, ...], ...] = ()
+    friedman_p: float | None = None
+    critical_distance: float | None = None
+    ranks_note: str = ""
+    skipped: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,145 @@
+"""What a bundle's records are worth without running anything: they exist, they fit the claims, and they add up."""
+
+import io
+import math
+import zipfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clarena.errors import ClarenaError
+from clarena.records import Cell, Predictions, Record
+from clarena.store import PREDICTIONS, RECORD, Store
+from clarena.submission.bundle import MANIFEST, RECORDS, SOURCE, Bundle
+from clarena.submission.manifest import BundleError, Claim, ClaimedRun
+
+MOST_ARRAY_BYTES = 2**28
+LEAST_SEEDS = 5
+"""Below five seeds no table says anything of a row; a full table has ten."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """One claimed run with its record and predictions."""
+
+    claim: Claim
+    run: ClaimedRun
+    record: Record
+    predictions: Predictions
+
+
+def evidence(bundle: Bundle, folder: Path) -> tuple[list[Evidence], list[str]]:
+    """The claimed runs of a bundle that was unpacked into a folder, and what is wrong with them, a sentence each.
+
+    Metrics are recomputed from predictions; whether these come with the benchmark's own labels is not asked here.
+    """
+    manifest, store = bundle.manifest, Store(folder / RECORDS)
+    problems = [f"{claim.track.label}: {reason}" for claim in manifest.claims if (reason := unrankable(claim))]
+    digests = [claim.track.digest for claim in manifest.claims]
+    if len(set(digests)) < len(digests):
+        problems.append("a track is claimed twice")
+    if problems:
+        return [], problems
+    package = f"{manifest.entry.partition('.')[0]}/__init__.py"
+    if not {f"{SOURCE}/{manifest.entry}", f"{SOURCE}/{package}"} & bundle.parts.keys():
+        problems.append(f"the source holds no {manifest.entry}")
+    found, expected = [], {MANIFEST}
+    for claim in manifest.claims:
+        for run in claim.runs:
+            cell = manifest.cell(claim, run.seed)
+            home = store.folder(cell)
+            expected |= {(home / name).relative_to(folder).as_posix() for name in (RECORD, PREDICTIONS)}
+            try:
+                found.append(_piece(store, claim, run, cell))
+            except (ClarenaError, RecursionError, MemoryError) as error:
+                problems.append(f"{claim.track.label} seed {run.seed}: {str(error).replace(f'{folder}/', '')}")
+                continue
+            problems += [f"{claim.track.label} seed {run.seed}: {problem}" for problem in _wrong(found[-1])]
+    strangers = sorted(name for name in bundle.parts if name not in expected and not name.startswith(f"{SOURCE}/"))
+    problems += [f"{name} belongs to no claim" for name in strangers]
+    return found, problems
+
+
+def unrankable(claim: Claim) -> str | None:
+    """Why a claimed row could not be ranked, or None."""
+    if claim.track.unranked:
+        return claim.track.unranked
+    if sorted(claim.seeds) != list(range(len(claim.seeds))):
+        return f"the seeds are not 0, 1, … without a gap, but {', '.join(map(str, claim.seeds[:20]))}"
+    if len(claim.seeds) < LEAST_SEEDS:
+        return (
+            f"{len(claim.seeds)} seeds are too few: claim {LEAST_SEEDS} or more, as many as its table has (mostly 10)"
+        )
+    return None
+
+
+def _piece(store: Store, claim: Claim, run: ClaimedRun, cell: Cell) -> Evidence:
+    """The record and predictions of a claimed run; raises `ClarenaError` where they cannot be used."""
+    if run.cell != cell.id:
+        raise BundleError("its cell id is not that of the strategy, hyper-parameters and source in the manifest")
+    _check_arrays(store.folder(cell) / PREDICTIONS)
+    record = store.find(cell)
+    if record is None or record.cell_id != cell.id:
+        raise BundleError("there is no record of it")
+    return Evidence(claim, run, record, store.predictions(record))
+
+
+def _check_arrays(path: Path) -> None:
+    """Refuse an array file that would unfold to more than a test set's predictions."""
+    wanted = {"predicted.npy", "labels.npy", "experience.npy"}
+    try:
+        with zipfile.ZipFile(path) as archive:
+            infos = archive.infolist()
+            if {info.filename for info in infos} != wanted or len(infos) != len(wanted):
+                raise BundleError("its predictions are other arrays than predicted, labels and experience")
+            if max(info.file_size for info in infos) > MOST_ARRAY_BYTES:
+                raise BundleError(f"its predictions unfold to more than {MOST_ARRAY_BYTES} bytes: a zip bomb")
+            content = {info.filename: archive.read(info) for info in infos}
+        for name, data in content.items():
+            array = np.load(io.BytesIO(data), allow_pickle=False)
+            if array.dtype.kind != "i":
+                raise BundleError(f"its {name} holds no integers")
+    except (OSError, EOFError, ValueError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+        raise BundleError(f"its predictions cannot be read: {error}") from error
+
+
+def _wrong(piece: Evidence) -> list[str]:
+    """What does not add up within one record."""
+    record, problems = piece.record, []
+    if record.status != "finished":
+        problems.append(f"the run ended as {record.status}")
+    if record.cell.strategy.reference:
+        problems.append("a reference is a bound, and never ranked")
+    try:
+        recomputed = piece.predictions.summary(record.output_names)
+    except (ValueError, IndexError) as error:
+        return [*problems, f"its predictions give no metrics: {error}"]
+    for name, value in recomputed.items():
+        if not same(getattr(record, name), value):
+            problems.append(f"its {name} is not what its predictions give{_first(name, record, value)}")
+    if not same(piece.run.metrics, recomputed["metrics"]):
+        problems.append("the metrics in the manifest are not what its predictions give")
+    return problems
+
+
+def _first(name: str, record: Record, value: Any) -> str:
+    """For metrics, one that differs."""
+    if name == "metrics":
+        for metric, number in value.items():
+            if not same(record.metrics.get(metric), number):
+                return f": {metric} was recorded as {record.metrics.get(metric)}, they give {number:.6g}"
+    return ""
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether nested data agree; numbers to nine digits after the point, and undefined ones with each other."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
+        return len(one) == len(other) and all(map(same, one, other))
+    if isinstance(one, int | float) and isinstance(other, int | float):
+        return one == other or math.isclose(one, other, rel_tol=0, abs_tol=1e-9) or (one != one and other != other)
+    return bool(one == other)

@@ -1,0 +1,194 @@
+"""What a row's page shows beyond its entry: matrices, curves and provenance, read from whole records.
+
+It is plain data, written beside the page as JSON, so that a page can be drawn again without reading records.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clarena import metrics
+from clarena.records import Predictions, Record
+from clarena.statistics import student_t_interval
+from clarena_leaderboard.model import Entry, Run, Table
+
+Floats = NDArray[np.float64]
+Load = Callable[[Run], tuple[Record, Predictions | None]]
+
+DIGITS = 6
+"""Decimals of a fraction, beyond what any test set resolves."""
+
+
+def row_detail(entry: Entry, table: Table, load: Load) -> dict[str, Any]:
+    """Everything about a row, as data.
+
+    Means are over the finished runs on the table's seeds; matrices follow from predictions where there are any.
+    """
+    loaded = [(run, *load(run)) for run in entry.runs]
+    matrices = {run.seed: _matrix(record, predictions) for run, record, predictions in loaded if _counts(run, table)}
+    counted = [record for run, record, _ in loaded if _counts(run, table)]
+    confusions = [_confusion(record, predictions) for run, record, predictions in loaded if _counts(run, table)]
+    stack = np.array(list(matrices.values())) if matrices else np.zeros((0, 1, 0))
+    return {
+        "row": entry.id,
+        "label": entry.label,
+        "strategy": entry.info.model_dump(mode="json"),
+        "track": table.track.model_dump(mode="json"),
+        "track_digest": table.digest,
+        "standing": entry.standing,
+        "reason": entry.reason,
+        "seeds": [_run(run, record) for run, record, _ in loaded],
+        "experiences": _experiences([record for _, record, _ in loaded]),
+        "accuracy_matrix": {
+            "mean": _rounded(_mean(stack)),
+            "seeds": {str(seed): _rounded(matrix) for seed, matrix in matrices.items()},
+        },
+        "accuracy_over_time": _intervals(_over_time(stack)),
+        "forgetting_per_experience": _intervals(np.array([metrics.forgetting_per_experience(m) for m in stack])),
+        "confusion": _total(confusions),
+        "curve": _curve(counted),
+        "environment": _together(record.environment for _, record, _ in loaded),
+        "commands": list(dict.fromkeys(record.command for _, record, _ in loaded if record.command)),
+    }
+
+
+def _counts(run: Run, table: Table) -> bool:
+    return run.status == "finished" and run.seed in table.seeds
+
+
+def _run(run: Run, record: Record) -> dict[str, Any]:
+    return {
+        "seed": run.seed,
+        "status": run.status,
+        "reason": run.reason,
+        "flaws": list(run.flaws),
+        "metrics": {name: finite(value) for name, value in run.metrics.items()},
+        "train_seconds": run.train_seconds,
+        "predict_seconds": run.predict_seconds,
+        "peak_memory_bytes": run.peak_memory_bytes,
+        "state_bytes": run.state_bytes,
+        "parameters": run.parameters,
+        "hardware": run.hardware,
+        "started": run.started,
+        "cell": run.cell,
+        "predictions": record.predictions,
+        "resumed": record.resumed,
+        "traceback": record.traceback,
+    }
+
+
+def _matrix(record: Record, predictions: Predictions | None) -> Floats:
+    return record.matrix if predictions is None else predictions.accuracy_matrix()
+
+
+def _confusion(record: Record, predictions: Predictions | None) -> tuple[list[str], NDArray[np.int64]] | None:
+    """Class names and counts, true by predicted, of the last row; None where it was not predicted whole."""
+    names = record.output_names
+    if predictions is None:
+        counts = np.array(record.confusion_matrix, dtype=np.int64)
+    else:
+        last = predictions.predicted[-1]
+        if (last < 0).any():
+            return None
+        counts = np.zeros((len(names), len(names)), dtype=np.int64)
+        np.add.at(counts, (predictions.labels, last), 1)
+    return (names, counts) if counts.size else None
+
+
+def _total(confusions: Sequence[tuple[list[str], NDArray[np.int64]] | None]) -> dict[str, Any] | None:
+    """Counts summed over seeds, class by class: each seed may meet the classes in an order of its own."""
+    found = [each for each in confusions if each is not None]
+    if not found or any(sorted(names) != sorted(found[0][0]) for names, _ in found):
+        return None
+    names = sorted(found[0][0], key=lambda name: (len(name), name) if name.isdigit() else (0, name))
+    total = sum(counts[np.ix_(order, order)] for order, counts in _ordered(found, names))
+    return {"classes": names, "counts": np.asarray(total).tolist()}
+
+
+def _ordered(
+    found: Iterable[tuple[list[str], NDArray[np.int64]]], names: list[str]
+) -> Iterable[tuple[list[int], NDArray[np.int64]]]:
+    for own, counts in found:
+        yield [own.index(name) for name in names], counts
+
+
+def _experiences(records: Sequence[Record]) -> list[dict[str, Any]]:
+    """What each experience held; its classes where all seeds agree on them."""
+    whole = [record.experiences for record in records if record.experiences]
+    if not whole:
+        return []
+    result = []
+    for j, first in enumerate(whole[0]):
+        same = all(len(each) > j and each[j].classes == first.classes for each in whole)
+        sizes = {"train_samples": first.train_samples, "test_samples": first.test_samples}
+        result.append({"classes": first.classes if same else None, **sizes})
+    return result
+
+
+def _over_time(stack: Floats) -> Floats:
+    """Mean accuracy over the experiences seen, [seeds, T]; of matrices [seeds, T + 1, T]."""
+    if not len(stack):
+        return np.zeros((0, 0))
+    return np.stack([stack[:, i, :i].mean(axis=1) for i in range(1, stack.shape[1])], axis=1)
+
+
+def _intervals(values: Floats) -> list[dict[str, float | None]]:
+    """Mean and half width over seeds at each position of [seeds, positions]; null where undefined."""
+    found: list[dict[str, float | None]] = []
+    for column in values.T if len(values) else ():
+        defined = bool(np.isfinite(column).all())
+        interval = student_t_interval(column) if defined else None
+        mean, half = (interval.mean, interval.half_width) if interval else (math.nan, math.nan)
+        found.append({"mean": finite(mean), "half_width": finite(half)})
+    return found
+
+
+def _curve(records: Sequence[Record]) -> list[dict[str, float | None]]:
+    """Mean accuracy over the experiences seen, by step within the stream, over the seeds that tested there."""
+    points: dict[tuple[int, int], list[float]] = {}
+    for record in records:
+        for point in record.curve:
+            points.setdefault((point.position, point.step), []).append(
+                float(np.mean(np.array(point.accuracy[: point.position], dtype=float)))
+            )
+    before = _steps_before(records)
+    shared = [key for key in sorted(points) if len(points[key]) == len(records)]
+    return [
+        {"step": before.get(position, 0) + step, "mean": finite(float(np.mean(points[position, step])))}
+        for position, step in shared
+    ]
+
+
+def _steps_before(records: Sequence[Record]) -> dict[int, int]:
+    """Steps taken before each experience, of the first record."""
+    before, total = {}, 0
+    for cost in records[0].costs if records else ():
+        before[cost.position] = total
+        total += cost.steps
+    return before
+
+
+def _together(environments: Iterable[dict[str, str]]) -> dict[str, list[str]]:
+    """Every value that each entry of the environment has over the runs."""
+    found: dict[str, dict[str, None]] = {}
+    for environment in environments:
+        for name, value in environment.items():
+            found.setdefault(name, {})[value] = None
+    return {name: list(values) for name, values in found.items()}
+
+
+def _mean(stack: Floats) -> Floats:
+    """The mean over seeds, NaN wherever any seed is undefined."""
+    return stack.mean(axis=0) if len(stack) else np.zeros((0, 0))
+
+
+def _rounded(matrix: Floats) -> list[list[float | None]]:
+    return [[finite(round(float(value), DIGITS)) for value in row] for row in matrix]
+
+
+def finite(value: float) -> float | None:
+    """The number, or None where it is undefined."""
+    return value if math.isfinite(value) else None

@@ -1,0 +1,178 @@
+"""Where runs come from: a store directory, or MLflow. Both give the same runs, by the same door."""
+
+import os
+import tempfile
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from clarena.errors import StoreError, UsageError
+from clarena.records import Predictions, Record
+from clarena.store import PREDICTIONS, RECORD, read_record
+from clarena.tracking.reader import LoggedCell, fetch, logged_cells
+from clarena.tracking.uri import database_file, public, resolve_uri
+from clarena_leaderboard.cache import Cache
+from clarena_leaderboard.collect import Found, condense, load_predictions
+from clarena_leaderboard.model import Run
+
+MLFLOW = "mlflow:"
+"""What the origin of a run begins with that is in MLflow."""
+
+Place = tuple[str, str, Callable[[], Found]]
+"""Where a run is, a stamp that changes with it, and how to read it."""
+
+
+@dataclass(frozen=True)
+class Collection:
+    """What a source holds: its runs, oldest first, and what could not be read, one sentence each."""
+
+    found: tuple[Found, ...]
+    problems: tuple[str, ...]
+
+
+class Source(Protocol):
+    """What a board is built from."""
+
+    @property
+    def name(self) -> str:
+        """What a reader is told of it: no folder of this machine, no password."""
+
+    def collect(self, cache: Path | None = None) -> Collection:
+        """All its runs; those that were read before are taken from the cache file, which is rewritten.
+
+        Raises:
+            ClarenaError: where the source is out of reach, or goes away meanwhile. What was read stays in the cache.
+        """
+
+    def load(self, run: Run) -> tuple[Record, Predictions | None]:
+        """All that is known of one run of `collect`: its record, and its predictions where it has any.
+
+        Raises:
+            StoreError: where they are gone by now, or not what they were.
+        """
+
+
+def open_source(store: Path, tracking_uri: str | None = None) -> Source:
+    """MLflow where a URI is given, else the store; raises `UsageError` where there is none."""
+    return MlflowSource(tracking_uri) if tracking_uri else StoreSource(store)
+
+
+class StoreSource:
+    """A store directory; the origin of a run is its folder in it."""
+
+    def __init__(self, path: Path) -> None:
+        if not path.is_dir():
+            raise UsageError(
+                f"There is no store at {path}. Name one with --store, or MLflow's address with --tracking-uri."
+            )
+        self._path = path
+
+    @property
+    def name(self) -> str:
+        return f"store {self._path.resolve().name}"
+
+    def collect(self, cache: Path | None = None) -> Collection:
+        folders = {path.parent.relative_to(self._path).as_posix() for path in self._path.glob(f"*/*/{RECORD}")}
+        collection = _gather(map(self._place, sorted(folders)), cache)
+        if not self._path.is_dir():
+            raise StoreError(f"The store {self._path} went away while it was read.")
+        return collection
+
+    def _place(self, origin: str) -> Place:
+        folder = self._path / origin
+        return origin, _stamp(folder), lambda: self._read(origin)
+
+    def _read(self, origin: str) -> Found:
+        try:
+            return condense(self._path / origin, origin)
+        except StoreError as error:
+            raise StoreError(str(error).replace(f"{self._path}{os.sep}", "")) from error
+
+    def load(self, run: Run) -> tuple[Record, Predictions | None]:
+        return _load(self._path / run.origin, run)
+
+
+class MlflowSource:
+    """An MLflow database or server; the origin of a run is `mlflow:<run id>`."""
+
+    def __init__(self, uri: str | None = None) -> None:
+        self._uri = resolve_uri(uri)
+        self._cells: dict[str, LoggedCell] = {}
+
+    @property
+    def name(self) -> str:
+        database = database_file(self._uri)
+        return f"MLflow {database.name if database else public(self._uri)}"
+
+    def collect(self, cache: Path | None = None) -> Collection:
+        self._cells = {MLFLOW + cell.run_id: cell for cell in logged_cells(self._uri)}
+        return _gather(map(self._place, self._cells), cache)
+
+    def _place(self, origin: str) -> Place:
+        cell = self._cells[origin]
+        files = _stamp(cell.folder) if cell.folder else ""
+        return origin, f"{cell.sha256} {sorted(cell.metrics.items())} {files}", lambda: self._read(origin)
+
+    def load(self, run: Run) -> tuple[Record, Predictions | None]:
+        if not self._cells:
+            self._cells = {MLFLOW + cell.run_id: cell for cell in logged_cells(self._uri)}
+        if run.origin not in self._cells:
+            raise StoreError(f"MLflow has no run {run.origin.removeprefix(MLFLOW)} any more. Build the board anew.")
+        with tempfile.TemporaryDirectory() as folder:
+            return _load(fetch(self._uri, self._cells[run.origin], Path(folder)), run)
+
+    def _read(self, origin: str) -> Found:
+        cell = self._cells[origin]
+        if cell.sha256 is None:
+            raise StoreError(f"The run {cell.run_id} of MLflow was cut short while it was logged: clarena sync.")
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = fetch(self._uri, cell, Path(temporary))
+            if not (folder / RECORD).is_file():
+                raise StoreError(f"The run {cell.run_id} of MLflow has no {RECORD}.")
+            try:
+                found = condense(folder, origin, cell.metrics)
+            except StoreError as error:
+                raise StoreError(str(error).replace(str(folder), f"run {cell.run_id} of MLflow:")) from error
+        if found.run.content != cell.sha256:
+            raise StoreError(f"The record of run {cell.run_id} of MLflow is not the one that was logged.")
+        return found
+
+
+def _gather(places: Iterable[Place], cache_file: Path | None) -> Collection:
+    """Read what the cache does not know; what cannot be read is noted, and whatever else is raised goes on."""
+    cache, found, problems, ended = Cache(cache_file), [], [], False
+    try:
+        for key, stamp, read in places:
+            try:
+                one = cache.get(key, stamp) or read()
+            except StoreError as error:
+                problems.append(str(error))
+                continue
+            cache.put(key, stamp, one)
+            found.append(one)
+        ended = True
+    finally:
+        cache.save(forget=ended)
+    found.sort(key=lambda each: (each.run.started, each.run.cell, each.run.origin))
+    return Collection(tuple(found), tuple(sorted(problems)))
+
+
+def _stamp(folder: Path) -> str:
+    """What changes when the files of a run do."""
+    stamp = ""
+    for name in (RECORD, PREDICTIONS):
+        try:
+            status = os.stat(folder / name)
+        except OSError:
+            stamp += "- "
+        else:
+            stamp += f"{status.st_size}:{status.st_mtime_ns} "
+    return stamp
+
+
+def _load(folder: Path, run: Run) -> tuple[Record, Predictions | None]:
+    record = read_record(folder / RECORD)
+    if record.cell_id != run.cell:
+        raise StoreError(f"{run.origin} now holds another run than when the board was built. Build it anew.")
+    return record, load_predictions(folder, record)
