@@ -181,7 +181,7 @@ def is_public(member: ast.stmt) -> bool:
 
 def catalogue(title: str, registry: Registry, describe: Any) -> str:
     """What the built-in plugins offer of one kind: a list, then each in full."""
-    entries = list(registry)
+    entries = [entry for entry in registry if entry.plugin != "avalanche"]  # it has a page of its own, see parity.py
     parts = [f"# {title}\n", table(["name", ""], [[f"[`{e.name}`](#{e.name})", e.summary] for e in entries])]
     for entry in entries:
         parts += [f"## `{entry.name}`\n", describe(registry.load(entry.name))]

@@ -18,7 +18,7 @@ from clarena.strategy import Strategy
 from clarena.testing import parametrize_with_checks
 
 HOST = Host.discover(PluginSources(third_party=False))
-CLASSES: list[type[Strategy]] = [HOST.strategies.load(name) for name in HOST.strategies.names()]
+CLASSES: list[type[Strategy]] = [HOST.strategies.load(e.name) for e in HOST.strategies if e.plugin == "native"]
 CASES = [(cls, scenario) for cls in CLASSES for scenario in SCENARIOS if scenario in cls.scenarios]
 KNOWN = {"stream_length": "known"}
 SEQUENTIAL = [cls for cls in CLASSES if issubclass(cls, GradientStrategy) and overrides(cls, "step")]
