@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from clarena.cli.options import StorePath
-from clarena.errors import ClarenaError, UsageError
+from clarena.errors import UsageError
 from clarena_leaderboard.compare import FromMlflow
 from clarena_leaderboard.ledger_commands import Submissions, add, audit
 
@@ -82,14 +82,8 @@ def build_board(
     """Read the runs, those of a ledger of submissions among them where there is one, and write the site.
 
     Raises:
-        ClarenaError: where there is nothing to show, a package is missing, or `out` is not ours to write.
+        ClarenaError: where there is nothing to show, or `out` is not ours to write.
     """
-    try:
-        import jinja2  # noqa: F401
-    except ImportError as error:
-        raise ClarenaError(
-            "The leaderboard's pages need a package that is not installed: pip install 'clarena-bench[board]'"
-        ) from error
     from clarena_leaderboard import ledger
     from clarena_leaderboard.board import load_board
     from clarena_leaderboard.changes import read_manifest

@@ -31,4 +31,4 @@ def test_each_joined_source_has_a_cache_of_its_own(tmp_path):
     cache = tmp_path / ".site.cache"
     first = JoinedSource(list(map(StoreSource, stores))).collect(cache)
     assert {path.name for path in tmp_path.glob(".site.cache*")} == {".site.cache", ".site.cache1"}
-    assert JoinedSource(list(map(StoreSource, stores))).collect(cache) == first
+    assert repr(JoinedSource(list(map(StoreSource, stores))).collect(cache)) == repr(first)  # NaN is no equal of NaN
