@@ -80,7 +80,12 @@ def commands() -> str:
     parts = ["# Commands\n", f"{group.help}\n"]
     parts += [option_table(group)]
     for name, command in group.commands.items():  # type: ignore[attr-defined]
-        parts += [f"## `clarena {name}`\n", f"{command.help}\n", option_table(command)]
+        parts += [f"## `clarena {name}`\n", f"{command.help}\n"]
+        if not hasattr(command, "commands"):
+            parts += [option_table(command)]
+            continue
+        for below, one in command.commands.items():
+            parts += [f"### `clarena {name} {below}`\n", f"{one.help}\n", option_table(one)]
     return "\n".join(parts)
 
 

@@ -34,7 +34,6 @@ from clarena.cli.options import (
 )
 from clarena.cli.text import as_json as to_json
 from clarena.cli.text import page, put, value
-from clarena.statistics import student_t_interval
 
 if TYPE_CHECKING:
     from clarena.executors import Event
@@ -173,6 +172,8 @@ def _announce(tuning: "Tuning", trials: int) -> None:
 
 def _report(study: "Study", path: Path, command: str) -> None:
     """The best trials and the default, what was chosen, and how to evaluate it."""
+    from clarena.statistics import student_t_interval
+
     console = page()
     grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for title in ("trial", "accuracy on validation %", *study.space):
@@ -204,6 +205,8 @@ def _report(study: "Study", path: Path, command: str) -> None:
 
 def _percent(trial: "Trial") -> str:
     """`93.1 ± 0.8`, or what became of a trial that has no score."""
+    from clarena.statistics import student_t_interval
+
     return " ".join(trial.problem.split()) if trial.problem else student_t_interval(trial.scores).percent()
 
 
