@@ -1,6 +1,7 @@
 """Settings of the whole suite."""
 
 import os
+import signal
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -10,6 +11,9 @@ from hypothesis import settings
 
 settings.register_profile("clarena", deadline=None, print_blob=True)  # a deadline is a timed assertion
 settings.load_profile("clarena")
+
+# A shell that starts a job in the background has it ignore Ctrl-C, and so would every process that a test interrupts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

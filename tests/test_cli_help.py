@@ -20,7 +20,8 @@ try:
     main()
 except SystemExit as end:
     assert not end.code, end.code
-print("HEAVY", sorted({"numpy", "torch", "mlflow", "pandas", "matplotlib", "sklearn", "torchvision"} & set(sys.modules)))
+heavy = {"numpy", "torch", "mlflow", "pandas", "matplotlib", "sklearn", "torchvision"}
+print("HEAVY", sorted(heavy & set(sys.modules)))
 """
 
 

@@ -118,5 +118,8 @@ def test_commands_in_the_readme_exist():
     named = set(re.findall(r"^clarena (\w+)", "\n".join(pages), re.MULTILINE))
     assert {"new", "check", "evaluate", "list"} <= named <= set(known)
     for command, text in re.findall(r"^clarena (\w+)(.*?)(?:#.*)?$", pages[0], re.MULTILINE):
-        flags = {flag for parameter in known[command].params for flag in parameter.opts}
+        meant = known[command]
+        if hasattr(meant, "commands"):
+            meant = meant.commands[text.split()[0]]
+        flags = {flag for parameter in meant.params for flag in parameter.opts}
         assert set(re.findall(r"--[\w-]+", text)) <= flags
