@@ -21,7 +21,7 @@ SEQUENTIAL = {(Mlp, "none"): "domain", (Mlp, "batch"): "task", (Cnn, "none"): "t
 def suites(backbone, norm, names=None, scenario=None):
     """A suite for each strategy on this backbone; one new process serves them all."""
     made = []
-    for cls in map(STRATEGIES.load, names or STRATEGIES.names()):
+    for cls in map(STRATEGIES.load, names or [entry.name for entry in STRATEGIES if entry.plugin == "native"]):
         slow = issubclass(cls, GradientStrategy) and overrides(cls, "step")
         only = scenario or (SEQUENTIAL[backbone, norm] if slow else None)
         made.append(Suite(cls, only and [only], backbone, SIZES[backbone] | {"norm": norm}))

@@ -90,7 +90,7 @@ def test_the_reference_environment_pins_every_dependency():
     assert (pins["torch"], pins["torchvision"]) == ("2.13.0", "0.28.0")
     pinned = {re.sub(r"[-_.]+", "-", name).lower() for name in pins}
     extras = PROJECT["optional-dependencies"]
-    direct = [*PROJECT["dependencies"], *(name for extra in ("vision", "board", "test") for name in extras[extra])]
+    direct = [*PROJECT["dependencies"], *(name for extra in ("vision", "tune", "test") for name in extras[extra])]
     assert {re.split(r"[<>=\[]", requirement)[0] for requirement in direct} <= pinned
 
 

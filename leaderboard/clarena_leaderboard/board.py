@@ -1,7 +1,8 @@
 """The board: runs grouped into rows and tables, with what may be said of each."""
 
+import hashlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from clarena_leaderboard.across import across
 from clarena_leaderboard.changes import Manifest, changes, manifest
 from clarena_leaderboard.collect import Found
 from clarena_leaderboard.config import BoardConfig
+from clarena_leaderboard.hidden import METRIC, caution, measured, of_season, with_bounds
 from clarena_leaderboard.model import Board, Entry, Submitted, Table
 from clarena_leaderboard.ranking import bound, rank
 from clarena_leaderboard.rows import Candidate, candidates, entries, unique_slugs
@@ -71,10 +73,12 @@ def make_tables(
     labels = _track_labels(tracks)
     tables = []
     for digest, track in tracks.items():
-        own = [row for row in rows[digest] if row.id not in submissions]
+        own = [row for row in rows[digest] if row.id not in submissions or not submissions[row.id].badge]
         seeds, rule = required_seeds(own or rows[digest], digest, track, config)
         made = entries(rows[digest], track, seeds, config.sort_key, row_slugs, submissions)
-        tables.append(_table(made, track, digest, table_slugs[digest], labels[digest], seeds, rule, config.sort_key))
+        made = [_with_hidden(entry, submissions[entry.id]) if entry.id in submissions else entry for entry in made]
+        table = _table(made, track, digest, table_slugs[digest], labels[digest], seeds, rule, config.sort_key)
+        tables.append(replace(table, hidden=tuple(_hidden_tables(table, submissions))))
     tables.sort(key=lambda table: (config.place(table.digest, table.track.label), table.label, table.digest))
     return tuple(tables), sorted(problems)
 
@@ -109,6 +113,38 @@ def _table(
         ranked=rank(ranked, bound("finetune", references, track), seeds, sort_key),
         apart=tuple(sorted((entry for entry in made if entry.standing == "apart"), key=order)),
     )
+
+
+def _with_hidden(entry: Entry, told: Submitted) -> Entry:
+    """A row with what it does on the hidden seeds of the latest season, beside its own."""
+    if not told.seasons:
+        return entry
+    latest = told.seasons[-1]
+    interval = measured(run.metrics[METRIC] for run in latest.runs if run.status == "finished")
+    return replace(entry, hidden=interval, caution="" if entry.info.reference else caution(entry, latest))
+
+
+def _hidden_tables(table: Table, submissions: Mapping[str, Submitted]) -> Iterator[Table]:
+    """The verified rows and the references of a track on each season's hidden seeds, ranked like any table."""
+    public = {entry.id: entry for entry in table.entries}
+    seasons = of_season(table.digest, table.track, public, submissions)
+    slugs = unique_slugs([(season, hashlib.sha256(season.encode()).hexdigest()) for season in seasons])
+    for (season, rows), slug in zip(seasons.items(), slugs.values()):
+        numbers = tuple(sorted({number for row in rows if not row.info.reference for number in row.runs}))
+        pages = {row.id: public[row.id].slug if row.id in public else "" for row in rows}
+        made = entries(rows, table.track, numbers, table.sort_key, pages, submissions)
+        made = [replace(e, label=p.label, caution=p.caution) if (p := public.get(e.id)) else e for e in made]
+        table_of_season = _table(
+            with_bounds(made, season),
+            table.track,
+            table.digest,
+            f"{table.slug}-{slug}",
+            f"{table.label}, hidden seeds of {season}",
+            numbers,
+            "all of the season, by their number",
+            table.sort_key,
+        )
+        yield replace(table_of_season, season=season)
 
 
 def required_seeds(

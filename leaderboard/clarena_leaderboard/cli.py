@@ -14,7 +14,7 @@ from clarena_leaderboard.ledger_commands import Submissions, add, audit
 if TYPE_CHECKING:
     from http.server import ThreadingHTTPServer
 
-    from clarena_leaderboard.model import Board, Submitted
+    from clarena_leaderboard.model import Board
     from clarena_leaderboard.site.publish import Report
 
 leaderboard = typer.Typer(
@@ -84,27 +84,21 @@ def build_board(
     Raises:
         ClarenaError: where there is nothing to show, or `out` is not ours to write.
     """
-    from clarena_leaderboard import ledger
     from clarena_leaderboard.board import load_board
     from clarena_leaderboard.changes import read_manifest
     from clarena_leaderboard.config import read_config
-    from clarena_leaderboard.joined import JoinedSource
     from clarena_leaderboard.site.publish import known_site
     from clarena_leaderboard.site.render import MEMORY, build_site
-    from clarena_leaderboard.sources import Source, StoreSource, open_source
+    from clarena_leaderboard.submitted import open_with_submissions
 
     known_site(out)  # a folder that is not ours is refused before anything is read
-    source: Source = open_source(store, tracking_uri)
-    badges: dict[str, Submitted] = {}
-    if (submissions / ledger.LEDGER).exists():
-        source = JoinedSource([source, *map(StoreSource, ledger.stores(submissions))])
-        badges = ledger.submitted(submissions)
+    source, known = open_with_submissions(store, tracking_uri, submissions)
     board = load_board(
         source,
         config=read_config(config) if config else None,
         cache=out.parent / f".{out.name}.cache",
         previous=read_manifest(out / MEMORY),
-        submissions=badges,
+        submissions=known,
     )
     if not board.tables:
         raise UsageError("\n".join(board.problems))

@@ -8,6 +8,7 @@ import typer
 
 from clarena.cli.options import AsJson, StorePath
 from clarena.errors import UsageError, unknown_name
+from clarena_leaderboard.ledger_commands import Submissions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,6 +36,7 @@ def compare(
     ] = None,
     store: StorePath = Path("runs"),
     tracking_uri: FromMlflow = None,
+    submissions: Submissions = Path("leaderboard/submissions"),
     config: Annotated[
         Path | None, typer.Option("--config", metavar="FILE", help="The board's settings: seeds, sort key.")
     ] = None,
@@ -43,15 +45,17 @@ def compare(
     """Compare two rows, paired by seed, on every track that has both.
 
     Says what the leaderboard says: mean and Student-t interval of each, their difference seed by seed, and the exact
-    sign-flip test of it. Reads a store, or MLflow where --tracking-uri is given.
+    sign-flip test of it; where both have them, on hidden seeds as well. Reads a store, or MLflow where --tracking-uri
+    is given, and what was submitted.
     """
     from clarena.cli.text import as_json as to_json
     from clarena_leaderboard.board import make_tables
     from clarena_leaderboard.config import BoardConfig, read_config
-    from clarena_leaderboard.sources import open_source
+    from clarena_leaderboard.submitted import open_with_submissions
 
-    source = open_source(store, tracking_uri)
-    tables, problems = make_tables(source.collect(), read_config(config) if config else BoardConfig(), {})
+    source, known = open_with_submissions(store, tracking_uri, submissions)
+    made, problems = make_tables(source.collect(), read_config(config) if config else BoardConfig(), known)
+    tables = [table for each in made for table in (each, *each.hidden)]
     for problem in problems:
         typer.secho(problem, fg="yellow", err=True)
     duels = [duel(table, *pair) for table, *pair in pairs(tables, a, b, track, source.name)]

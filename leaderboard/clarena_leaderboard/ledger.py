@@ -5,14 +5,14 @@ leaderboard/submissions/ledger.jsonl
                               /manifest.json, source/…, records/…      its parts, for people and for the board
                               /verdict-0002.json     by the number of its entry in the ledger
 
-`standing` says what a board shows of submitted rows, `stores` where their records are.
+`standing` says what is known of submitted rows, `stores` where their records are.
 """
 
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Literal
@@ -22,13 +22,12 @@ from pydantic import Field
 
 from clarena.errors import ClarenaError, StoreError, UsageError
 from clarena.protocol import FrozenModel
-from clarena.statistics import Interval, student_t_interval
 from clarena.store import write_atomic
 from clarena.submission.bundle import RECORDS, Bundle, read_bundle, sha256
 from clarena.submission.evidence import evidence
 from clarena.submission.manifest import BundleError, Digest, Manifest, read_json
-from clarena.submission.verdict import HiddenRow, HiddenRun, Outcome, Verdict, outcome
-from clarena_leaderboard.model import Badge, Submitted
+from clarena.submission.verdict import HiddenRow, Verdict, outcome
+from clarena_leaderboard.model import Badge, Log
 
 LEDGER, BUNDLE = "ledger.jsonl", "bundle.zip"
 Kind = Literal["bundle", "verdict"]
@@ -62,23 +61,14 @@ class Standing:
     """What is known of a row beside its runs.
 
     Attributes:
-        slug: of the submission; empty for a reference, which has hidden runs only.
         badge: `verified` where the last verdict says so, `claimed` until then; empty for a reference.
-        authors, paper, licence, chosen: as the manifest says; they are a stranger's words.
-        outcome: of the last verdict, or empty.
-        season: whose hidden seeds were run; seeds are paired by number within one season.
-        hidden: the runs on them, in the order of their numbers.
+        hidden: its runs on hidden seeds, each with the verdict that tells of them; in the order of the verdicts.
+        log: None for a reference, which has hidden runs only.
     """
 
-    slug: str
     badge: Badge
-    authors: tuple[str, ...] = ()
-    paper: str = ""
-    licence: str = ""
-    chosen: str = ""
-    outcome: Outcome | Literal[""] = ""
-    season: str = ""
-    hidden: tuple[HiddenRun, ...] = ()
+    hidden: tuple[tuple[Verdict, HiddenRow], ...] = ()
+    log: Log | None = None
 
 
 def add(root: Path, bundle_path: Path, verdict_path: Path | None = None) -> list[Entry]:
@@ -149,9 +139,9 @@ def _check_new(root: Path, bundle: Bundle, entries: Sequence[Entry]) -> None:
     if problems:
         raise BundleError("\n".join(["The bundle does not bear out what it claims.", *problems]))
     rows = {bundle.manifest.row(claim) for claim in bundle.manifest.claims}
-    for slug, manifest in _manifests(root, entries):
+    for known, manifest in _manifests(root, entries):
         if rows & {manifest.row(claim) for claim in manifest.claims}:
-            raise UsageError(f"{slug} claims the same row: same strategy, source, hyper-parameters and track.")
+            raise UsageError(f"{known.slug} claims the same row: same strategy, source, hyper-parameters and track.")
 
 
 def _verdict(path: Path, bundle: Bundle) -> bytes:
@@ -251,38 +241,37 @@ def standing(root: Path) -> Mapping[str, Standing]:
     """What is known of rows beside their runs, by row id; raises `ClarenaError` where the ledger was altered."""
     entries = _chain(root)
     found: dict[str, Standing] = {}
-    for slug, manifest in _manifests(root, entries):
-        verdicts = [name for entry in entries if (entry.slug, entry.kind) == (slug, "verdict") for name in entry.files]
-        verdict: Verdict | None = None
-        if verdicts:
-            verdict = read_json(_checked(root, entries, verdicts[-1]), Verdict, verdicts[-1])
-        hidden = {row.row: row for row in verdict.hidden} if verdict else {}
-        for claim in manifest.claims:
-            row = manifest.row(claim)
-            found[row] = Standing(
-                slug=slug,
-                badge="verified" if verdict and verdict.outcome == "verified" else "claimed",
-                authors=tuple(manifest.authors),
-                paper=manifest.paper,
-                licence=manifest.licence,
-                chosen=manifest.chosen,
-                outcome=verdict.outcome if verdict else "",
-                season=verdict.season if verdict else "",
-                hidden=_runs(hidden.get(row)),
-            )
-        for reference in (each for each in hidden.values() if each.reference and verdict):
-            found[reference.row] = Standing("", "", season=verdict.season, hidden=_runs(reference))  # type: ignore[union-attr]
+    for added, manifest in _manifests(root, entries):
+        verdicts = tuple(_verdicts(root, entries, added.slug))
+        hidden: dict[str, list[tuple[Verdict, HiddenRow]]] = {}
+        for _, verdict in verdicts:
+            for row in verdict.hidden:
+                hidden.setdefault(row.row, []).append((verdict, row))
+        log = Log(
+            slug=added.slug,
+            bundle=added.files[f"{added.slug}/{BUNDLE}"],
+            entered=added.date.isoformat(),
+            authors=tuple(manifest.authors),
+            licence=manifest.licence,
+            paper=manifest.paper,
+            chosen=manifest.chosen,
+            verdicts=tuple((day.isoformat(), verdict) for day, verdict in verdicts),
+        )
+        badge: Badge = "verified" if verdicts and verdicts[-1][1].outcome == "verified" else "claimed"
+        claimed = {manifest.row(claim) for claim in manifest.claims}
+        found |= {row: Standing(badge, tuple(hidden.get(row, ())), log) for row in claimed}
+        for name, told in hidden.items():
+            if name not in claimed and told[0][1].reference:
+                before = found.get(name, Standing(""))
+                found[name] = replace(before, hidden=(*before.hidden, *told))
     return found
 
 
-def submitted(root: Path) -> dict[str, Submitted]:
-    """The same, as a board takes it: badges, and intervals over the hidden seeds on which a row finished."""
-    return {row: Submitted(each.badge, _interval(each.hidden)) for row, each in standing(root).items()}
-
-
-def _interval(runs: Sequence[HiddenRun]) -> Interval | None:
-    scored = [run.metrics["final_average_accuracy"] for run in runs if run.status == "finished"]
-    return student_t_interval(scored) if scored else None
+def _verdicts(root: Path, entries: Sequence[Entry], slug: str) -> Iterator[tuple[date, Verdict]]:
+    for entry in entries:
+        if (entry.slug, entry.kind) == (slug, "verdict"):
+            for name in entry.files:
+                yield entry.date, read_json(_checked(root, entries, name), Verdict, name)
 
 
 def stores(root: Path) -> list[Path]:
@@ -290,15 +279,12 @@ def stores(root: Path) -> list[Path]:
     return [root / entry.slug / RECORDS for entry in _chain(root) if entry.kind == "bundle"]
 
 
-def _runs(row: HiddenRow | None) -> tuple[HiddenRun, ...]:
-    return tuple(sorted(row.runs, key=lambda run: run.number)) if row else ()
-
-
-def _manifests(root: Path, entries: Sequence[Entry]) -> Iterator[tuple[str, Manifest]]:
+def _manifests(root: Path, entries: Sequence[Entry]) -> Iterator[tuple[Entry, Manifest]]:
+    """What each bundle says of itself, with the entry that added it."""
     for entry in entries:
         if entry.kind == "bundle":
             name = f"{entry.slug}/manifest.json"
-            yield entry.slug, read_json(_checked(root, entries, name), Manifest, name)
+            yield entry, read_json(_checked(root, entries, name), Manifest, name)
 
 
 def _checked(root: Path, entries: Sequence[Entry], name: str) -> bytes:

@@ -10,6 +10,7 @@ from typing import Literal
 from clarena.protocol import Track
 from clarena.records import Status, StrategyInfo
 from clarena.statistics import Interval
+from clarena.submission.verdict import Verdict
 
 Standing = Literal["ranked", "reference", "apart"]
 """`ranked` rows compete, a `reference` is a bound, and what stands `apart` is shown with the reason, never ranked."""
@@ -28,7 +29,8 @@ class Run:
         seed: the one seed of the run; hidden seeds are those of a season.
         metrics: of `clarena.metrics.METRICS`; NaN where undefined.
         flaws: in words, what is wrong with the record, such as a logged number that is not what its predictions say.
-        train_seconds, predict_seconds, peak_memory_bytes, state_bytes, parameters: costs of the whole run.
+        train_seconds, predict_seconds, peak_memory_bytes, state_bytes, parameters: costs of the whole run; NaN where
+            they were not told.
         hardware: what it ran on.
         started: ISO 8601.
         content: SHA-256 of the record as it is stored.
@@ -45,9 +47,9 @@ class Run:
     flaws: tuple[str, ...]
     train_seconds: float
     predict_seconds: float
-    peak_memory_bytes: int
-    state_bytes: int
-    parameters: int
+    peak_memory_bytes: float
+    state_bytes: float
+    parameters: float
     hardware: str
     started: str
     content: str = ""
@@ -82,11 +84,58 @@ class Comparison:
 
 
 @dataclass(frozen=True)
+class HiddenRuns:
+    """A row on the hidden seeds of one season.
+
+    Attributes:
+        season: its name.
+        track: digest.
+        strategy, reference: which one ran, and whether it is a bound.
+        runs: their `seed` is its number in the season, by which rows are paired; costs were not told.
+    """
+
+    season: str
+    track: str
+    strategy: str
+    reference: bool
+    runs: tuple[Run, ...]
+
+
+@dataclass(frozen=True)
+class Log:
+    """What became of a submission, from the ledger; every word of it may be a stranger's.
+
+    Attributes:
+        slug: of the submission.
+        bundle: SHA-256 of its file.
+        entered: the day on which it was added.
+        authors, licence, paper, chosen: as its manifest says.
+        verdicts: with the days on which they were added, oldest first.
+    """
+
+    slug: str
+    bundle: str
+    entered: str
+    authors: tuple[str, ...]
+    licence: str
+    paper: str
+    chosen: str
+    verdicts: tuple[tuple[str, Verdict], ...] = ()
+
+
+@dataclass(frozen=True)
 class Submitted:
-    """What is known of a row that was submitted: its badge, and what it does on the season's hidden seeds."""
+    """What the ledger knows of a row.
+
+    Attributes:
+        badge: empty for a reference, which a verifier ran beside what was submitted.
+        seasons: its runs on hidden seeds, the latest season last; none where it is not verified.
+        log: None for a reference.
+    """
 
     badge: Badge
-    hidden: Interval | None = None
+    seasons: tuple[HiddenRuns, ...] = ()
+    log: Log | None = None
 
 
 @dataclass(frozen=True)
@@ -105,7 +154,9 @@ class Entry:
         family: kind of method, such as `replay` or `regularisation`.
         tier: 1 for the best row and all that cannot be told apart from it, and so on; None where unranked.
         against_best, against_finetune: paired comparisons; None for the row itself, or where there is no such row.
-        hidden: final average accuracy on the season's hidden seeds; None where it was not verified.
+        hidden: final average accuracy on the hidden seeds of the latest season; None where it was not verified.
+        caution: in words, that it does significantly worse on hidden seeds than on its own; empty where it does not.
+        log: what the ledger tells of it, where it was submitted.
     """
 
     id: str
@@ -123,6 +174,8 @@ class Entry:
     against_best: Comparison | None = None
     against_finetune: Comparison | None = None
     hidden: Interval | None = None
+    caution: str = ""
+    log: Log | None = None
 
     def mean(self, attribute: str) -> float:
         """Mean of a cost, such as `train_seconds`, over the finished runs; NaN where none finished."""
@@ -139,6 +192,8 @@ class Table:
         seeds: those a ranked row must have finished; `seeds_rule` says where they come from.
         sort_key: the metric that orders ranked rows, best first; its direction is that of the metric.
         references, ranked, apart: entries, each in the order shown.
+        hidden: the track's verified rows and references once more, a table for each season.
+        season: of the hidden seeds of such a table, whose `seeds` are their numbers; else empty.
     """
 
     track: Track
@@ -151,6 +206,8 @@ class Table:
     references: tuple[Entry, ...]
     ranked: tuple[Entry, ...]
     apart: tuple[Entry, ...]
+    hidden: tuple["Table", ...] = ()
+    season: str = ""
 
     @property
     def entries(self) -> tuple[Entry, ...]:

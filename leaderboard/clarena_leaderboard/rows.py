@@ -105,7 +105,7 @@ def entries(
                 badge=submitted.badge,
                 chosen=row.info.chosen or "default",
                 family=row.info.family,
-                hidden=submitted.hidden,
+                log=submitted.log,
             )
         )
     return made

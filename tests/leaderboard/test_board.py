@@ -4,7 +4,7 @@ import math
 
 import pytest
 from clarena_leaderboard.config import BoardConfig, read_config
-from clarena_leaderboard.model import Submitted
+from clarena_leaderboard.model import Log, Submitted
 from clarena_leaderboard.rows import say_seeds, unique_slugs
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -237,13 +237,12 @@ def test_seeds_in_words(seeds, words):
 
 def test_what_is_known_of_submissions_is_shown():
     runs = [*row("ewc", [0.5] * 2, chosen="tuned (50 trials)", family="regularisation"), *row("er", [0.6] * 2)]
-    hidden = Interval(0.4, 0.1, 3)
-    made = board(runs, submissions={runs[0].run.row: Submitted("verified", hidden)}).tables[0].ranked
+    log = Log("ewc-00000000", "0" * 64, "2026-03-01", ("Ada",), "MIT", "", "tuned (50 trials)")
+    made = board(runs, submissions={runs[0].run.row: Submitted("claimed", log=log)}).tables[0].ranked
     er, ewc = made
-    assert (er.badge, er.hidden, er.chosen) == ("", None, "default")
-    assert (ewc.badge, ewc.hidden, ewc.chosen, ewc.family) == (
-        "verified", hidden, "tuned (50 trials)", "regularisation",
-    )  # fmt: skip
+    assert (er.badge, er.hidden, er.chosen, er.log) == ("", None, "default", None)
+    assert (ewc.badge, ewc.hidden, ewc.chosen, ewc.family) == ("claimed", None, "tuned (50 trials)", "regularisation")
+    assert ewc.log == log
 
 
 def test_an_empty_source_makes_an_empty_board():

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 from clarena_leaderboard import ledger
-from clarena_leaderboard.ledger import add, audit, standing, stores, submitted
+from clarena_leaderboard.ledger import add, audit, standing, stores
+from clarena_leaderboard.submitted import submitted
 from cli_command import clarena
 from submissions import honest, reseal, submit, write_plugin  # noqa: F401 - honest is a fixture
 
@@ -85,19 +86,21 @@ def test_verdicts_follow_and_the_last_one_counts(root, bundle, tmp_path):
     row = read_bundle(bundle).manifest.row(read_bundle(bundle).manifest.claims[0])
     add(root, bundle)
     assert standing(root)[row].badge == "claimed"
-    assert submitted(root)[row].hidden is None
+    assert (submitted(root)[row].seasons, submitted(root)[row].log.verdicts) == ((), ())
     (second,) = add(root, bundle, verdict_on(bundle, tmp_path / "v1.json"))
     assert (second.number, second.kind) == (2, "verdict")
-    told = standing(root)
-    assert (told[row].badge, told[row].season, told[row].authors) == ("verified", "s1", ("Ada Lovelace",))
-    assert [run.number for run in told[row].hidden] == [0, 1]
-    assert (told["f" * 64].badge, told["f" * 64].slug, len(told["f" * 64].hidden)) == ("", "", 2)
-    interval = submitted(root)[row].hidden
-    assert interval is not None
-    assert (interval.mean, interval.n) == (0.5, 2)
+    told = submitted(root)
+    assert (told[row].badge, told[row].log.authors) == ("verified", ("Ada Lovelace",))
+    assert told[row].log.bundle == sha256(bundle.read_bytes())
+    (season,) = told[row].seasons
+    assert season.season == "s1"
+    assert [(run.seed, run.metrics["final_average_accuracy"]) for run in season.runs] == [(0, 0.4), (1, 0.6)]
+    assert (told["f" * 64].badge, told["f" * 64].log, len(told["f" * 64].seasons)) == ("", None, 1)
     add(root, bundle, verdict_on(bundle, tmp_path / "v2.json", failed="claimed seeds", outcome="differs"))
-    assert standing(root)[row].badge == "claimed"
-    assert standing(root)[row].outcome == "differs"
+    told = submitted(root)
+    assert (told[row].badge, told[row].seasons) == ("claimed", ())
+    assert [verdict.outcome for _, verdict in told[row].log.verdicts] == ["verified", "differs"]
+    assert len(told["f" * 64].seasons) == 1
     assert audit(root).problems == ()
     assert audit(root).entries == 3
 

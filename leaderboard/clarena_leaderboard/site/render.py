@@ -89,15 +89,23 @@ def _index_page(page: Callable[..., str], board: Board) -> dict[str, str]:
 def _track_page(page: Callable[..., str], families: list[str], table: Table, _: Read) -> dict[str, str]:
     plots = views.track_plots(table, families)
     base = f"track/{table.slug}"
+    made = {
+        f"{base}.html": page("track.html", table=table, plots=plots, view=views.track(table)),
+        f"{base}.bib": exports.to_bibtex(table.entries),
+        **{f"{base}-{plot.name}.svg": standalone(plot.chart) for plot in plots},
+    }
+    for each in (table, *table.hidden):
+        made |= _table_files(each)
+    return made
+
+
+def _table_files(table: Table) -> dict[str, str]:
     rows = [exports.row_data(entry) for entry in table.entries]
     whole = {"track": table.track.model_dump(mode="json"), "track_digest": table.digest, "seeds": table.seeds}
     return {
-        f"{base}.html": page("track.html", table=table, plots=plots, view=views.track(table)),
-        f"{base}.csv": exports.to_csv(rows),
-        f"{base}.json": exports.to_json({**whole, "sort_key": table.sort_key, "rows": rows}),
-        f"{base}.tex": exports.to_latex(table),
-        f"{base}.bib": exports.to_bibtex(table.entries),
-        **{f"{base}-{plot.name}.svg": standalone(plot.chart) for plot in plots},
+        f"track/{table.slug}.csv": exports.to_csv(rows),
+        f"track/{table.slug}.json": exports.to_json({**whole, "sort_key": table.sort_key, "rows": rows}),
+        f"track/{table.slug}.tex": exports.to_latex(table),
     }
 
 
@@ -141,7 +149,7 @@ def _key(*things: Any) -> str:
 
 def _table_key(table: Table) -> str:
     rest = (table.track, table.digest, table.slug, table.label, table.seeds, table.seeds_rule, table.sort_key)
-    return _key(rest, [_key(entry) for entry in table.entries])
+    return _key(rest, [_key(entry) for entry in table.entries], [_table_key(hidden) for hidden in table.hidden])
 
 
 @cache

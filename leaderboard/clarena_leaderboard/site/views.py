@@ -9,10 +9,12 @@ from typing import Any
 from markupsafe import Markup
 
 from clarena.metrics import METRICS
+from clarena.statistics import Interval
 from clarena_leaderboard.model import Board, Entry, Run, Table
 from clarena_leaderboard.site import charts, words
 from clarena_leaderboard.site.exports import row_data
 from clarena_leaderboard.site.meanings import meanings
+from clarena_leaderboard.site.verification import Judged, judged
 
 KNOWN_FAMILIES = (
     "regularisation", "replay", "distillation", "gradient projection", "architecture", "meta-learning",
@@ -159,19 +161,21 @@ class Plot:
 
 @dataclass(frozen=True)
 class TrackView:
-    """What a track's page says besides its rows."""
+    """What a track's page says besides its rows; `own` is the accuracy on public seeds, by row id."""
 
     families: tuple[tuple[str, int], ...]
     state_budgets: tuple[int, ...]
     bounds: tuple[float, ...]
     tiers: int
+    own: Mapping[str, Interval | None]
 
 
 def track(table: Table) -> TrackView:
     """What a track's page says besides its rows."""
     found = Counter(entry.family for entry in (*table.ranked, *table.apart))
     tiers = len({entry.tier for entry in table.ranked})
-    return TrackView(tuple(sorted(found.items())), tuple(_budgets(table)), reference_means(table), tiers)
+    own = {entry.id: entry.intervals["final_average_accuracy"] for entry in table.entries}
+    return TrackView(tuple(sorted(found.items())), tuple(_budgets(table)), reference_means(table), tiers, own)
 
 
 def reference_means(table: Table) -> tuple[float, ...]:
@@ -243,6 +247,7 @@ class RowView:
     settings: tuple[tuple[str, Any, str], ...]
     confusion: dict[str, Any] | None
     flawed: tuple[Run, ...]
+    judged: tuple[Judged, ...]
 
 
 def row(entry: Entry, table: Table, data: Mapping[str, Any]) -> RowView:
@@ -261,6 +266,7 @@ def row(entry: Entry, table: Table, data: Mapping[str, Any]) -> RowView:
         tuple(settings),
         _confusion_view(data["confusion"]),
         tuple(run for run in entry.runs if run.flaws or run.status != "finished"),
+        tuple(judged(entry, table)),
     )
 
 

@@ -1,0 +1,81 @@
+"""A board's runs together with what was submitted to it: what the ledger knows of rows, as a board takes it."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from clarena.metrics import METRICS
+from clarena.submission.verdict import HiddenRow, HiddenRun, Verdict
+from clarena_leaderboard import ledger
+from clarena_leaderboard.joined import JoinedSource
+from clarena_leaderboard.ledger import Standing
+from clarena_leaderboard.model import HiddenRuns, Run, Submitted
+from clarena_leaderboard.sources import Source, StoreSource, open_source
+
+
+def open_with_submissions(
+    store: Path, tracking_uri: str | None, submissions: Path
+) -> tuple[Source, Mapping[str, Submitted]]:
+    """The runs of a store or of MLflow, those of the ledger among them where there is one, and what it knows of rows.
+
+    Raises:
+        ClarenaError: there is no such store, or the ledger was altered.
+    """
+    source = open_source(store, tracking_uri)
+    if not (submissions / ledger.LEDGER).exists():
+        return source, {}
+    return JoinedSource([source, *map(StoreSource, ledger.stores(submissions))]), submitted(submissions)
+
+
+def submitted(root: Path) -> dict[str, Submitted]:
+    """What the ledger knows of rows, by row id; raises `ClarenaError` where it was altered."""
+    return {
+        row: Submitted(standing.badge, tuple(_seasons(standing)), standing.log)
+        for row, standing in ledger.standing(root).items()
+    }
+
+
+def _seasons(standing: Standing) -> Iterator[HiddenRuns]:
+    """A row's hidden runs by season, the latest last; none of a submission that is not verified.
+
+    Of a submission the last verdict of a season counts. A reference is run with every submission; of its verdicts the
+    one with the most finished runs counts, and the first of these, so that nobody's submission moves a bound.
+    """
+    if standing.badge == "claimed":
+        return
+    chosen: dict[str, tuple[Verdict, HiddenRow]] = {}
+    for verdict, row in standing.hidden:
+        before = chosen.pop(verdict.season, None)
+        keep = before is not None and row.reference and _finished(before[1]) >= _finished(row)
+        if keep or row.reference or verdict.outcome == "verified":
+            chosen[verdict.season] = before if keep and before else (verdict, row)
+    for season, (verdict, row) in chosen.items():
+        runs = tuple(_run(verdict, row, run) for run in sorted(row.runs, key=lambda run: run.number))
+        yield HiddenRuns(season, row.track, row.strategy, row.reference, runs)
+
+
+def _finished(row: HiddenRow) -> int:
+    return sum(run.status == "finished" for run in row.runs)
+
+
+def _run(verdict: Verdict, row: HiddenRow, told: HiddenRun) -> Run:
+    """A run as far as a verdict tells of it: no seed, no matrix, no costs."""
+    unknown = float("nan")
+    return Run(
+        origin="",
+        row=row.row,
+        cell="",
+        track=row.track,
+        seed=told.number,
+        status=told.status,
+        reason="",
+        metrics={name: told.metrics.get(name, unknown) for name in METRICS} if told.status == "finished" else {},
+        flaws=(),
+        train_seconds=unknown,
+        predict_seconds=unknown,
+        peak_memory_bytes=unknown,
+        state_bytes=unknown,
+        parameters=unknown,
+        hardware=verdict.environment.get("hardware", ""),
+        started=verdict.started.isoformat(),
+        content=told.predictions or "",
+    )
