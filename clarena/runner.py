@@ -98,7 +98,7 @@ class Run:
         except DivergedError as error:
             return self._finish("diverged", error)
         except (Exception, SystemExit) as error:
-            return self._finish("out_of_memory" if _is_out_of_memory(error) else "failed", error)
+            return self._finish("out_of_memory" if is_out_of_memory(error) else "failed", error)
         return self._finish("finished")
 
     def _learn_stream(self, arena: Arena) -> None:
@@ -128,7 +128,7 @@ class Run:
         self._watch(arena, strategy, experience, clock)
         with clock:
             strategy.learn(experience)
-        meter, loss = experience.meter, _finite_loss(experience)
+        meter, loss = experience.meter, finite_loss(experience)
         with testing:
             row = arena.test.predict(strategy, arena.space)
         skipped = position - len(self.state.rows)  # joint has no rows between the first and the last
@@ -161,7 +161,7 @@ class Run:
 
         def on_step(step: int) -> None:
             if step and step % steps_per_pass == 0:
-                _finite_loss(experience)
+                finite_loss(experience)
             if protocol.eval_every and step and step % protocol.eval_every == 0:
                 with clock.stopped():
                     accuracy = _accuracy(arena.test.predict(strategy, arena.space), arena.test)
@@ -256,7 +256,7 @@ class Run:
         return record
 
 
-def _finite_loss(experience: Experience) -> float:
+def finite_loss(experience: Experience) -> float:
     """The mean loss so far, NaN where none was observed; raises `DivergedError` where one was not finite."""
     loss = experience.meter.mean_loss
     if loss is not None and not np.isfinite(loss):
@@ -282,5 +282,5 @@ def _reason(error: BaseException | None) -> str | None:
     return text if isinstance(error, ClarenaError) else f"{type(error).__name__}: {text}"
 
 
-def _is_out_of_memory(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, torch.cuda.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)

@@ -39,7 +39,7 @@ def source_hash(cls: type[Any]) -> str:
         if path is None or base.__module__ == "__main__":
             digest.update(_typed_in(base))
         elif path not in files:
-            files |= set(_closure(path, base.__module__))
+            files |= set(closure(path, base.__module__))
     # In an order that does not depend on where the files lie.
     for name, content in sorted((path.name, path.read_bytes().replace(b"\r\n", b"\n")) for path in files):
         digest.update(name.encode() + b"\0" + content + b"\0")
@@ -72,7 +72,7 @@ def _described(value: Any) -> str:
 
 
 @cache
-def _closure(path: Path, module: str) -> frozenset[Path]:
+def closure(path: Path, module: str) -> frozenset[Path]:
     """The file and, transitively, the helpers it imports."""
     found: set[Path] = set()
     waiting = [(path, module)]

@@ -88,17 +88,7 @@ class Store:
 
     def predictions(self, record: Record) -> Predictions:
         """The predictions of a record; raises `StoreError` where they are absent or altered."""
-        path = self.folder(record.cell) / PREDICTIONS
-        try:
-            content = path.read_bytes()
-        except OSError as error:
-            raise StoreError(f"The predictions {path} cannot be read: {error.strerror}.") from error
-        if hashlib.sha256(content).hexdigest() != record.predictions:
-            raise StoreError(f"The predictions {path} are not those of their record: the SHA-256 differs.")
-        with np.load(io.BytesIO(content)) as arrays:
-            return Predictions(
-                **{name: arrays[name].astype(np.int64) for name in ("predicted", "labels", "experience")}
-            )
+        return read_predictions(self.folder(record.cell) / PREDICTIONS, record)
 
     @contextmanager
     def locked(self, cell: Cell) -> Iterator[bool]:
@@ -146,6 +136,22 @@ def read_record(path: Path) -> Record:
     if (record.cell_id, record.track_digest) != (record.cell.id, record.cell.track.digest):
         raise StoreError(f"The record {path} was altered: its cell does not match its digest. Move its folder away.")
     return record
+
+
+def read_predictions(path: Path, record: Record) -> Predictions:
+    """Read the predictions of a record; raises `StoreError` where they are absent, altered, or no such arrays."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise StoreError(f"The predictions {path} cannot be read: {error.strerror}.") from error
+    if hashlib.sha256(content).hexdigest() != record.predictions:
+        raise StoreError(f"The predictions {path} are not those of their record: the SHA-256 differs.")
+    try:
+        with np.load(io.BytesIO(content)) as arrays:
+            names = ("predicted", "labels", "experience")
+            return Predictions(**{name: arrays[name].astype(np.int64) for name in names})
+    except Exception as error:  # what others wrote may break zip, zlib and numpy in any way
+        raise StoreError(f"The predictions {path} cannot be read ({type(error).__name__}: {error}).") from error
 
 
 def write_atomic(path: Path, content: bytes) -> None:

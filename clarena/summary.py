@@ -64,19 +64,19 @@ class Row:
             "n": len(self.finished),
             "seeds": self.seeds,
             "final_average_accuracy": accuracy.mean if accuracy else None,
-            "final_average_accuracy_low": _finite(accuracy.low) if accuracy else None,
-            "final_average_accuracy_high": _finite(accuracy.high) if accuracy else None,
+            "final_average_accuracy_low": finite_or_none(accuracy.low) if accuracy else None,
+            "final_average_accuracy_high": finite_or_none(accuracy.high) if accuracy else None,
             **{
                 name: interval.mean if (interval := self.interval(name)) else None
                 for name in record.metrics or (self.finished and self.finished[0].metrics) or {}
                 if name not in ("final_average_accuracy", "forgetting")
             },
             "forgetting": forgetting.mean if forgetting else None,
-            "train_seconds": _finite(self.total("train_seconds")),
-            "predict_seconds": _finite(self.total("predict_seconds")),
-            "peak_memory_bytes": _finite(self.total("peak_memory_bytes")),
-            "parameters": _finite(self.total("parameters")),
-            "state_bytes": _finite(self.total("state_bytes")),
+            "train_seconds": finite_or_none(self.total("train_seconds")),
+            "predict_seconds": finite_or_none(self.total("predict_seconds")),
+            "peak_memory_bytes": finite_or_none(self.total("peak_memory_bytes")),
+            "parameters": finite_or_none(self.total("parameters")),
+            "state_bytes": finite_or_none(self.total("state_bytes")),
             "problems": self.problems,
             "unranked": record.cell.track.unranked,
         }
@@ -137,5 +137,6 @@ def _interval(values: list[float]) -> Interval | None:
     return student_t_interval(values)
 
 
-def _finite(value: float) -> float | None:
+def finite_or_none(value: float) -> float | None:
+    """The number, or None where it is undefined."""
     return value if math.isfinite(value) else None

@@ -10,7 +10,7 @@ from clarena_native.strategies.ewc import EWC
 from clarena_native.strategies.finetune import Finetune
 
 from clarena import GradientStrategy
-from clarena.sources import _closure, source_hash
+from clarena.sources import closure, source_hash
 
 FILES = {
     "pack/__init__.py": "from .core import Base\nfrom .front import helper\n\nclass AtTheTop(Base):\n    pass\n",
@@ -40,7 +40,7 @@ def package(tmp_path, monkeypatch):
             del sys.modules[name]
         monkeypatch.setattr(sys, "path", [str(root), *sys.path])
         importlib.invalidate_caches()
-        _closure.cache_clear()
+        closure.cache_clear()
 
         def identity(name):
             module, _, cls = name.rpartition(".")
@@ -51,7 +51,7 @@ def package(tmp_path, monkeypatch):
     yield write
     for name in [name for name in sys.modules if name.partition(".")[0] == "pack"]:
         del sys.modules[name]
-    _closure.cache_clear()
+    closure.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_a_compiled_helper_counts_and_is_not_read(package, tmp_path):
     file.write_bytes(b"\x7fELF\0\0")
     first = identity("pack.method.Method")
     file.write_bytes(b"\x7fELF\0\1")
-    _closure.cache_clear()
+    closure.cache_clear()
     assert identity("pack.method.Method") != first
 
 

@@ -91,6 +91,7 @@ def tune(
 
     Trials that are there already count; what was killed goes on where it was.
     """
+    from clarena.planning import OWNERS
     from clarena.tuning import Tuning
 
     with redirect_stdout(sys.stderr) if as_json else nullcontext():
@@ -120,7 +121,7 @@ def tune(
         sources += ["--no-plugins"] if no_plugins else []
         track = ["--benchmark", benchmark, "--scenario", study.track.scenario, "--backbone", backbone]
         track += ["--protocol", protocol, *(["--limit", str(limit)] if limit else [])]
-        owners = [item for item in settings or () if item.split(".")[0] in ("benchmark", "backbone", "protocol")]
+        owners = [item for item in settings or () if item.split(".")[0] in OWNERS]
         track += [word for item in owners for word in ("--set", item)]
         place = ["--tuned", os.path.relpath(tuning.path), "--store", os.path.relpath(store)]
         command = shlex.join(["clarena", "evaluate", strategy, *track, *place, *sources, "--seeds", "10"])

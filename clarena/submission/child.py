@@ -185,17 +185,17 @@ def _facts(strategy: type[Any]) -> dict[str, Any]:
 
 
 def _complaint(error: BaseException) -> dict[str, Any]:
-    from clarena.runner import _is_out_of_memory
+    from clarena.runner import is_out_of_memory
 
-    kind = "diverged" if isinstance(error, DivergedError) else "out_of_memory" if _is_out_of_memory(error) else "failed"
+    kind = "diverged" if isinstance(error, DivergedError) else "out_of_memory" if is_out_of_memory(error) else "failed"
     return {"kind": "error", "error": kind, "message": str(error) if kind == "diverged" else one_line(error)}
 
 
 def _check_finite(experience: Any) -> None:
     """As the runner does after every pass."""
-    from clarena.runner import _finite_loss
+    from clarena.runner import finite_loss
 
-    _finite_loss(experience)
+    finite_loss(experience)
 
 
 def _limit(plugin: Plugin) -> None:

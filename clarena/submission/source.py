@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 
 from clarena.errors import UsageError
 from clarena.host import PluginSources
-from clarena.sources import _closure
+from clarena.sources import closure
 
 MOST_FILE_BYTES = 2**20
 """Of one source file: more than a reviewer reads, and less than weights or a data set need."""
@@ -40,7 +40,7 @@ def gather(target: Path) -> Source:
     elif target.suffix == ".py" and target.is_file():
         # The files that the strategy's source hash covers.
         try:
-            paths = sorted(_closure(target.absolute(), target.stem))
+            paths = sorted(closure(target.absolute(), target.stem))
         except SyntaxError as error:
             raise UsageError(f"{target} is no Python: {error.msg} (at line {error.lineno}).") from error
         source = Source(target.name, {path.name: path.read_bytes() for path in paths})

@@ -1,7 +1,6 @@
 """Runs, condensed from their records: every number is recomputed, and what does not agree is said."""
 
 import hashlib
-import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from clarena import metrics
 from clarena.errors import StoreError
 from clarena.protocol import Track
 from clarena.records import Predictions, Record, StrategyInfo
-from clarena.store import PREDICTIONS, RECORD, read_record
+from clarena.store import PREDICTIONS, RECORD, read_predictions, read_record
 from clarena_leaderboard.model import Run
 
 TOLERANCE = 1e-9
@@ -32,19 +31,7 @@ class Found:
 def load_predictions(folder: Path, record: Record) -> Predictions | None:
     """The predictions beside a record, or None; raises `StoreError` where they are not those it was written with."""
     path = folder / PREDICTIONS
-    try:
-        content = path.read_bytes()
-        if hashlib.sha256(content).hexdigest() != record.predictions:
-            raise StoreError(f"The predictions {path} are not those of their record: the SHA-256 differs.")
-        with np.load(io.BytesIO(content)) as arrays:
-            names = ("predicted", "labels", "experience")
-            return Predictions(**{name: arrays[name].astype(np.int64) for name in names})
-    except FileNotFoundError:
-        return None
-    except StoreError:
-        raise
-    except Exception as error:  # what others wrote may break zip, zlib and numpy in any way
-        raise StoreError(f"The predictions {path} cannot be read ({type(error).__name__}: {error}).") from error
+    return read_predictions(path, record) if path.exists() else None
 
 
 def condense(folder: Path, origin: str, logged: Mapping[str, float] | None = None) -> Found:

@@ -5,10 +5,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Self, TypeVar
 
 import numpy as np
 import torch
+from clarena_native.benchmarks.families import Order, SplitClasses
 from pydantic import Field
 from torch import Tensor
 
@@ -20,7 +21,6 @@ from clarena import (
     Scenario,
     Stream,
     UsageError,
-    split_by_class,
     split_by_domain,
 )
 
@@ -28,7 +28,6 @@ from .arrays import Pixels, channels_last, read_arrays
 from .images import read_images
 from .texts import Words, encode, read_table
 
-Order = Literal["seed", "natural"]
 TestShare = Annotated[
     float, Field(gt=0, lt=1, description="Share of each class held out for testing, where the data does not say.")
 ]
@@ -105,33 +104,15 @@ class TextsOwn(Words, Own):
 _Family = TypeVar("_Family", bound=Own)
 
 
-class SplitOwn(Own):
+class SplitOwn(SplitClasses, Own):
     """The classes of your own data, a few at a time: a folder of images, an .npz, or a table of text."""
 
     name = "split:PATH"
-    scenarios: ClassVar[tuple[Scenario, ...]] = ("class", "task", "domain")
-
-    def __init__(
-        self,
-        *,
-        experiences: Annotated[int, Field(ge=1, description="How many experiences share the classes.")] = 5,
-        class_order: Annotated[
-            Order, Field(description="Shuffle the classes by the seed, or keep their natural order.")
-        ] = "seed",
-        **options: Any,
-    ) -> None:
-        super().__init__(**options)
-        self.experiences = experiences
-        self.class_order = class_order
 
     @classmethod
     def of(cls, argument: str) -> type[Self]:
         """The benchmark of a folder of images for each class, an `.npz`, a `.csv`, `.tsv` or `.jsonl`."""
         return made_for(cls, (argument,))
-
-    def stream(self, data: Data, scenario: Scenario, generator: np.random.Generator) -> Stream:
-        """The classes, dealt out as evenly as they go."""
-        return split_by_class(data, scenario, self.experiences, self.class_order, generator)
 
 
 class DomainsOwn(Own):
@@ -172,7 +153,7 @@ def made_for(family: type[_Family], paths: tuple[str, ...]) -> type[_Family]:
     stems = ",".join(place.name if place.is_dir() else place.stem for place in places)
     prefix = family.name.partition(":")[0]
     attributes = {"name": f"{prefix}:{stems}", "paths": places, "__doc__": family.__doc__, "__module__": __name__}
-    return type(family.__name__, (family, kinds.pop()), attributes)
+    return type(family.__name__, (kinds.pop(), family), attributes)
 
 
 def _kind(path: Path) -> type[Own]:

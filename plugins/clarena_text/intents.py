@@ -2,15 +2,14 @@
 
 import csv
 import json
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from clarena_data.texts import Words, encode
+from clarena_native.benchmarks.families import Order, SplitClasses
 from pydantic import Field
 
 from clarena import Data, Scenario, Stream, fetch, split_by_class, split_by_groups
-
-Order = Literal["seed", "natural"]
 
 CLINC = "https://raw.githubusercontent.com/clinc/oos-eval/828f8093932c8fe6ca7936c3d2e52903b1c523de/data"
 BANKING = (
@@ -66,27 +65,21 @@ class Clinc150(Words):
         return split_by_groups(data, scenario, groups)
 
 
-class Banking77(Words):
+class Banking77(Words, SplitClasses):
     """BANKING77: 77 intents of bank customers, a few at a time; downloads 1 MB once.
 
     Source: Casanueva et al. 2020, Efficient intent detection with dual sentence encoders.
     """
 
     name = "banking77"
-    scenarios: ClassVar[tuple[Scenario, ...]] = ("class", "task", "domain")
 
     def __init__(
         self,
         *,
         experiences: Annotated[int, Field(ge=1, description="How many experiences share the intents.")] = 7,
-        class_order: Annotated[
-            Order, Field(description="Shuffle the intents by the seed, or keep their natural order.")
-        ] = "seed",
         **options: Any,
     ) -> None:
-        super().__init__(**options)
-        self.experiences = experiences
-        self.class_order = class_order
+        super().__init__(experiences=experiences, **options)
 
     def data(self) -> Data:
         """Texts as hashed words."""
@@ -100,7 +93,3 @@ class Banking77(Words):
             with file.open(encoding="utf-8", newline="") as lines:
                 rows += [(row["text"], row["category"], part) for row in csv.DictReader(lines)]
         return encode(rows, self.words, self.length, 0.2, self.name)
-
-    def stream(self, data: Data, scenario: Scenario, generator: np.random.Generator) -> Stream:
-        """The intents, dealt out as evenly as they go."""
-        return split_by_class(data, scenario, self.experiences, self.class_order, generator)

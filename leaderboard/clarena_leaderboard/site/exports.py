@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from clarena.metrics import METRICS
+from clarena.summary import finite_or_none
 from clarena_leaderboard.model import Comparison, Entry, Table
 from clarena_leaderboard.site.words import buffer_size, hyperparameters, size
 
@@ -25,7 +26,7 @@ _PAPER = re.compile(r"(?P<authors>[^\d,;]{2,80}?) (?P<year>(?:19|20)\d\d), (?P<t
 def row_data(entry: Entry) -> dict[str, Any]:
     """A row as plain data, one key for each column of a file; undefined numbers are None."""
     intervals = {
-        f"{name}{suffix}": _finite(value) for name in METRICS for suffix, value in _numbers(entry, name).items()
+        f"{name}{suffix}": finite_or_none(value) for name in METRICS for suffix, value in _numbers(entry, name).items()
     }
     return {
         "row": entry.id,
@@ -36,13 +37,13 @@ def row_data(entry: Entry) -> dict[str, Any]:
         "tier": entry.tier,
         "badge": entry.badge,
         "hidden_accuracy": entry.hidden.mean if entry.hidden else None,
-        "hidden_accuracy_half_width": _finite(entry.hidden.half_width) if entry.hidden else None,
+        "hidden_accuracy_half_width": finite_or_none(entry.hidden.half_width) if entry.hidden else None,
         "caution": entry.caution,
         "chosen": entry.chosen,
         "family": entry.family,
         "n": next((interval.n for interval in entry.intervals.values() if interval), 0),
         **intervals,
-        **{name: _finite(entry.mean(name)) for name in ("train_seconds", "predict_seconds", "peak_memory_bytes",
+        **{name: finite_or_none(entry.mean(name)) for name in ("train_seconds", "predict_seconds", "peak_memory_bytes",
                                                         "state_bytes", "parameters")},
         "buffer_size": buffer_size(entry),
         **_compared("against_best", entry.against_best),
@@ -70,10 +71,6 @@ def _compared(name: str, compared: Comparison | None) -> dict[str, Any]:
         f"{name}_p_value": compared.p_value,
         f"{name}_p_adjusted": compared.adjusted,
     }
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
 
 
 # ---- JSON and CSV ----
