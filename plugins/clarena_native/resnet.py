@@ -2,6 +2,7 @@
 
 from typing import Annotated
 
+import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import relu
@@ -47,9 +48,11 @@ class ResNet18(Backbone):
             blocks += [Block(fan_in, fan_out, stride, norm), Block(fan_out, fan_out, 1, norm)]
             fan_in = fan_out
         self.blocks = nn.Sequential(*blocks)
+        self.to(memory_format=torch.channels_last)  # on a CPU, 1.5 times as fast with 20 filters (perf/README.md)
 
     def forward(self, x: Tensor) -> Tensor:
         """Features [batch, 8 · width] of images [batch, channels, height, width]."""
+        x = x.contiguous(memory_format=torch.channels_last)
         return self.blocks(self.stem(x)).mean((-2, -1))  # type: ignore[no-any-return]
 
 
