@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from clarena.augmentation import require_backbone, require_images
 from clarena.backbone import Backbone
 from clarena.benchmark import Benchmark, Data, limited, with_validation
 from clarena.errors import UsageError
@@ -75,10 +76,16 @@ class Arena:
         )
 
     def set_up(self, strategy: Strategy, learning_rate: float | None = None) -> Strategy:
-        """Start over: hand the strategy a fresh context, and put it on the device."""
+        """Start over: hand the strategy a fresh context, and put it on the device.
+
+        Raises:
+            UsageError: when track and strategy do not go together.
+        """
         self.seeds.start(BEFORE_LEARNING)
         self.space = OutputSpace(self.track.scenario, self.protocol, self.stream.outputs, self.device)
         strategy.setup(self.context(learning_rate))
+        if self.protocol.augmentation is not None:
+            require_backbone(strategy, strategy.name)
         return strategy.to(self.device)
 
     def context(self, learning_rate: float | None = None) -> Context:
@@ -86,6 +93,8 @@ class Arena:
         transform = self.stream.splits[0].transform
         sample = self.benchmark.inputs(self.data.x_train[:1])
         input_shape = tuple((sample if transform is None else transform(sample)).shape[1:])
+        if self.protocol.augmentation is not None:
+            require_images(input_shape, self.benchmark.name)
         options = parse(self.parts.backbone, self.track.backbone.options, self.track.backbone.name)
         known = self.protocol.stream_length == "known"
         return Context(

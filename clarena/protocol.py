@@ -16,6 +16,9 @@ Scenario = Literal["class", "domain", "task"]
 
 SCENARIOS: tuple[Scenario, ...] = ("class", "domain", "task")
 
+AugmentationKind = Literal["crop", "flip", "crop-flip"]
+"""Which views of a training image there are: cropped out of its padded self, mirrored, or both."""
+
 REVISION = 1
 """Raised whenever a change of the host moves results; golden trajectories in the tests force it."""
 
@@ -65,6 +68,10 @@ class Protocol(FrozenModel):
             description="Also test every so many steps within an experience; 0 tests only between experiences.",
         ),
     ] = 0
+    augmentation: Annotated[
+        AugmentationKind | None,
+        Field(description="The views in which a backbone sees its training images; none: as they are."),
+    ] = None
     precision: Annotated[
         Literal["float32", "tf32"],
         Field(description="Arithmetic of matrix products; tf32 has an effect on CUDA only."),

@@ -16,6 +16,10 @@ import torch
 BEFORE_LEARNING = -1
 """The `experience` of what is drawn before the stream begins: the class order and the first initialisation."""
 
+AUGMENTATION = torch.Generator()
+"""Draws the views of training images. Global as torch's own generators are, and seeded with them: a model's copies draw
+from the one stream, whoever made them and whenever."""
+
 
 class Seeds:
     """The named generators of one run; all of them live on the CPU, so that CPU and GPU runs see the same draws."""
@@ -30,6 +34,7 @@ class Seeds:
         self._generators: dict[str, torch.Generator] = {}
         state = self._entropy("global")
         _seed_torch(state)
+        AUGMENTATION.manual_seed(self._entropy("augmentation"))
         np.random.seed(state % 2**32)
         random.seed(state)
 
@@ -57,16 +62,18 @@ class Seeds:
 
 @contextmanager
 def forked(seed: int) -> Iterator[None]:
-    """Seed the global generators (torch on every device, NumPy, random) inside, and restore them afterwards."""
+    """Seed the global generators (torch on every device, augmentation, NumPy, random) inside; restore them after."""
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
-    numpy_state, python_state = np.random.get_state(), random.getstate()
+    numpy_state, python_state, augmentation_state = np.random.get_state(), random.getstate(), AUGMENTATION.get_state()
     with torch.random.fork_rng(devices):
         _seed_torch(seed)
+        AUGMENTATION.manual_seed(seed)
         np.random.seed(seed % 2**32)
         random.seed(seed)
         try:
             yield
         finally:
+            AUGMENTATION.set_state(augmentation_state)
             np.random.set_state(numpy_state)
             random.setstate(python_state)
 

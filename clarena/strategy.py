@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from clarena.augmentation import Augmentation
 from clarena.backbone import Backbone, Model
 from clarena.errors import UsageError
 from clarena.experience import Experience, OutputSpace
@@ -64,9 +65,12 @@ class Context:
         return self.protocol.buffer_size
 
     def backbone(self) -> Backbone:
-        """A freshly initialised backbone; what it draws comes from the `init` stream."""
+        """A freshly initialised backbone, augmented where the protocol says so; it is drawn from the `init` stream."""
         with self.seeds.scope("init"):
-            return self.make_backbone().to(self.device)
+            backbone = self.make_backbone().to(self.device)
+        if self.protocol.augmentation is not None:
+            backbone.register_forward_pre_hook(Augmentation(self.protocol.augmentation))
+        return backbone
 
     def model(self) -> Model:
         """A freshly initialised backbone with a head; a full head has all outputs at once."""

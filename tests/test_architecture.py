@@ -12,7 +12,7 @@ PACKAGE = ROOT / "clarena"
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors", "hookspecs", "metrics", "statistics", "sources", "modules"),
     ("protocol", "parameters", "gradients", "buffer", "backbone", "seeding", "registry"),
-    ("records", "environment", "downloads", "benchmark", "experience"),
+    ("records", "environment", "downloads", "benchmark", "experience", "augmentation"),
     ("store", "summary", "plots", "clock", "strategy"),
     ("training", "testset", "tracking"),
     ("arena", "composite"),

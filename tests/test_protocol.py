@@ -23,6 +23,7 @@ DEFAULTS = {
     "optimizer_state": "reset", "heads": "growing", "loss_over": "seen", "stream_length": "unknown",
     "buffer_size": 200, "eval_batch_size": 512, "eval_every": 0, "precision": "float32", "limit": None,
     "tested_on": "test", "validation_fraction": 0.2, "tuning_experiences": 3,
+    "augmentation": None,
 }  # fmt: skip
 """Of revision 1. A field at its default takes no part in a digest, so a default may never change unnoticed; a field
 that is added joins this list, with what was done before it existed."""
@@ -83,6 +84,7 @@ CHANGES = [
     {"buffer_size": 201},
     {"eval_batch_size": 511},
     {"eval_every": 1},
+    {"augmentation": "crop-flip"},
     {"precision": "tf32"},
     {"limit": 7},
     {"validation_fraction": 0.1},

@@ -14,14 +14,15 @@ import pytest
 
 from clarena import Store, evaluate
 
+KEPT = {"optimizer": "adam", "optimizer_state": "kept", "epochs": 2, "limit": 40}
 CELLS = {
     "finetune": {},
     "finetune-task": {"scenario": "task"},
     "ewc": {"settings": {"ewc": {"mode": "online"}}},
     "er": {},
+    "er-augmented": {"settings": {"protocol": KEPT | {"augmentation": "crop-flip"}}},
     "er-task": {"scenario": "task", "settings": {"er": {"buffer_size": 20, "policy": "class_balanced"}}},
 }
-KEPT = {"optimizer": "adam", "optimizer_state": "kept", "epochs": 2, "limit": 40}
 
 MOMENTS = {
     # when: after which experience the run goes on
@@ -35,7 +36,10 @@ MOMENTS = {
     "while the record is written": [3],
 }
 CASES = [(cell, moment) for cell in ("ewc", "er") for moment in MOMENTS]
-CASES += [(cell, "in the middle of the second experience") for cell in ("finetune", "finetune-task", "er-task")]
+CASES += [
+    (cell, "in the middle of the second experience")
+    for cell in ("finetune", "finetune-task", "er-task", "er-augmented")
+]
 
 
 def run(cell: str, store: Path, retry: bool = False):
