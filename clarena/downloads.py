@@ -20,7 +20,7 @@ def data_root() -> Path:
     return Path(os.environ.get("CLARENA_DATA") or "~/.cache/clarena").expanduser().absolute()
 
 
-def fetch(path: str, url: str, sha256: str) -> Path:
+def fetch(path: str, url: str, digest: str) -> Path:
     """The file at `path` under the data root, downloaded where it is not there yet.
 
     What is downloaded is moved to its place only when it is complete and its digest is right, so that a half-written
@@ -29,19 +29,19 @@ def fetch(path: str, url: str, sha256: str) -> Path:
     Args:
         path: relative to `data_root()`.
         url: where it is published.
-        sha256: of its bytes, in hexadecimal.
+        digest: of its bytes, in hexadecimal: SHA-256, or MD5 where the authors publish no better one.
 
     Raises:
         DataError: when the file is damaged, or absent and not to be had.
     """
     target = data_root() / path
-    if _is_whole(target, sha256):
+    if _is_whole(target, digest):
         return target
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(target.with_name(f".{target.name}.lock")):
-            if not _is_whole(target, sha256):
-                _download(target, url, sha256)
+            if not _is_whole(target, digest):
+                _download(target, url, digest)
     except OSError as error:
         raise DataError(
             f"{target} is not there, and nothing can be written there: {error}.\n"
@@ -50,30 +50,35 @@ def fetch(path: str, url: str, sha256: str) -> Path:
     return target
 
 
-def _is_whole(target: Path, sha256: str) -> bool:
+def _is_whole(target: Path, digest: str) -> bool:
     """Whether the file is there; raises `DataError` where it is there and is another one."""
     if not target.exists():
         return False
-    with target.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != sha256:
+    kind, found = _digest_of(target, digest)
+    if found != digest:
         raise DataError(
-            f"{target} is damaged or of another version: its SHA-256 is {found}, not {sha256}. Move it away, and it is "
+            f"{target} is damaged or of another version: its {kind} is {found}, not {digest}. Move it away, and it is "
             "downloaded again."
         )
     return True
 
 
-def _download(target: Path, url: str, sha256: str) -> None:
+def _digest_of(path: Path, like: str) -> tuple[str, str]:
+    """The kind of digest that `like` is, told by its length, and that of the file."""
+    kind, algorithm = ("MD5", "md5") if len(like) == 32 else ("SHA-256", "sha256")
+    with path.open("rb") as file:
+        return kind, hashlib.file_digest(file, algorithm).hexdigest()
+
+
+def _download(target: Path, url: str, digest: str) -> None:
     part = target.with_name(f".{target.name}.part")
     try:
         with urllib.request.urlopen(url, timeout=TIMEOUT) as answer, part.open("wb") as file:
             shutil.copyfileobj(answer, file)
-        with part.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-        if found != sha256:
+        kind, found = _digest_of(part, digest)
+        if found != digest:
             raise DataError(
-                f"What {url} sent is not the file that was published ({part.stat().st_size} bytes, SHA-256 {found}): "
+                f"What {url} sent is not the file that was published ({part.stat().st_size} bytes, {kind} {found}): "
                 "the download broke off, or the file has changed there. Nothing was kept; try again."
             )
         part.replace(target)

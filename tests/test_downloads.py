@@ -59,6 +59,12 @@ def test_a_file_is_downloaded_once(server: str) -> None:
     assert left() == ["file.bin"]
 
 
+def test_an_md5_is_told_by_its_length(server: str) -> None:
+    fetch("set/file.bin", f"{server}/file", hashlib.md5(CONTENT).hexdigest())
+    with pytest.raises(DataError, match="its MD5 is .{32}, not 0{32}"):
+        fetch("set/file.bin", f"{server}/file", "0" * 32)
+
+
 def test_those_who_start_together_download_once(server: str) -> None:
     with ThreadPoolExecutor(4) as pool:
         paths = list(pool.map(lambda _: fetch("set/file.bin", f"{server}/file", DIGEST), range(4)))
