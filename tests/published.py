@@ -1,8 +1,10 @@
 """Small data sets in the layout of the published archives, to test the loaders that read the real ones."""
 
+import gzip
 import io
 import struct
 import tarfile
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -88,3 +90,33 @@ def write_cifar10(path: Path, batches: Sequence[np.ndarray], test: np.ndarray) -
     meta = python2_pickle({"label_names": [f"name{c}" for c in range(10)]})
     files = {"readme.html": b"<html>", "test_batch": batch(test), "batches.meta": meta} | dict(reversed(files.items()))
     write_tar(path, "cifar-10-batches-py", files)
+
+
+# ---- Small NORB ----
+
+
+def norb_matrix(x: np.ndarray) -> bytes:
+    magic = {"uint8": 0x1E3D4C55, "int32": 0x1E3D4C54}[x.dtype.name]
+    sizes = [*x.shape, 1, 1][: max(3, x.ndim)]
+    return gzip.compress(struct.pack(f"<{2 + len(sizes)}i", magic, x.ndim, *sizes) + x.tobytes())
+
+
+# ---- Tiny ImageNet ----
+
+
+def write_tiny_imagenet(path: Path, train: dict[str, list[np.ndarray]], test: list[tuple[str, np.ndarray]]) -> None:
+    """Images by WordNet id; PNG inside, so that pixels come back as they were: Pillow looks at the content."""
+    top = "tiny-imagenet-200"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(f"{top}/wnids.txt", "".join(f"{wnid}\n" for wnid in reversed(train)))
+        words = "".join(f"{wnid}\tname of {wnid}, other name\n" for wnid in ("n00000000", *train))
+        archive.writestr(f"{top}/words.txt", words)
+        for wnid, images in train.items():
+            archive.writestr(f"{top}/train/{wnid}/{wnid}_boxes.txt", "")
+            for row, pixels in enumerate(images):
+                archive.writestr(f"{top}/train/{wnid}/images/{wnid}_{row}.JPEG", png(pixels))
+        lines = [f"val_{row}.JPEG\t{wnid}\t0\t0\t63\t63\n" for row, (wnid, _) in enumerate(test)]
+        archive.writestr(f"{top}/val/val_annotations.txt", "".join(lines))
+        for row, (_, pixels) in enumerate(test):
+            archive.writestr(f"{top}/val/images/val_{row}.JPEG", png(pixels))
+        archive.writestr(f"{top}/test/images/test_0.JPEG", png(noise(9, 64, 64, 3)))

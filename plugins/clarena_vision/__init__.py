@@ -20,6 +20,26 @@ BENCHMARKS = {
         "torchvision_sets:SplitCifar100In20",
         "CIFAR-100 as 20 experiences of 5 classes; downloads 169 MB once",
     ),
+    "split-tiny-imagenet": (
+        "tiny_imagenet:SplitTinyImageNet",
+        "Tiny ImageNet, ten experiences of 20 classes; downloads 248 MB once",
+    ),
+    "core50-nc": (
+        "core50:Core50Nc",
+        "CORe50 with new classes: ten objects, then five more in each of eight experiences; downloads some GB once",
+    ),
+    "core50-ni": (
+        "core50:Core50Ni",
+        "CORe50 with new instances: all objects in one session after another; downloads some GB once",
+    ),
+    "small-norb": (
+        "norb:SmallNorb",
+        "Small NORB: toys of five categories, one lighting after another, or one azimuth; downloads 263 MB once",
+    ),
+    "split-small-norb": (
+        "norb:SplitSmallNorb",
+        "Small NORB, one category of toys at a time; downloads 263 MB once",
+    ),
 }
 
 

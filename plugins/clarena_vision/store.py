@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, BinaryIO, Literal, Protocol
 
 import numpy as np
 import torch
@@ -229,11 +229,25 @@ def write_images(
                 out.write(pixels.data)
                 yield from labels
 
-    with file.open("wb") as out:
-        form = (len(images), height, width, *([3] * (mode == "RGB")))
-        header = {"descr": "|u1", "fortran_order": False, "shape": form}
-        np.lib.format.write_array_header_1_0(out, header)
+    with open_images(file, (len(images), height, width, *([3] * (mode == "RGB")))) as out:
         return np.fromiter(written(), np.int64, len(images))
+
+
+def open_images(file: Path, shape: tuple[int, ...]) -> BinaryIO:
+    """A new `.npy` of bytes, open for the values of an array of that shape to be written one after another."""
+    out = file.open("wb")
+    np.lib.format.write_array_header_1_0(out, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    return out
+
+
+def resized(x: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """Images [n, height, width] (grey) or [n, height, width, 3], brought to one height and width."""
+    if x.shape[1:3] == (size, size):
+        return x
+    out = np.empty((len(x), size, size, *x.shape[3:]), np.uint8)
+    for row, image in enumerate(x):
+        out[row] = np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR))
+    return out
 
 
 def _opened(images: Labelled, row: int) -> tuple[Image.Image, int]:
