@@ -1,6 +1,7 @@
-"""Small data sets in the layout of the published archives, to test the loaders that read the real ones."""
+"""Small data sets in the layout of the published archives, and what the tests that read them share."""
 
 import gzip
+import hashlib
 import io
 import struct
 import tarfile
@@ -12,12 +13,31 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from clarena import Benchmark, Data, Stream
+from clarena.seeding import Seeds
+
 
 def png(pixels: np.ndarray, form: str = "PNG") -> bytes:
     """An image file."""
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, form)
     return file.getvalue()
+
+
+def stream(made: Benchmark, data: Data, scenario: str = "class", seed: int = 0) -> Stream:
+    """The experiences under a seed, data and stream found valid."""
+    data.validate()
+    found = made.stream(data, scenario, Seeds(seed).numpy("class_order"))
+    found.validate(data, made.name)
+    return found
+
+
+def md5(path: Path) -> str:
+    return hashlib.md5(path.read_bytes()).hexdigest()
+
+
+def offline(*_: object, **__: object) -> None:
+    raise OSError("no network")
 
 
 def noise(seed: int, *shape: int) -> np.ndarray:

@@ -13,11 +13,10 @@ from clarena_vision.core50 import Core50Nc, Core50Ni
 from clarena_vision.norb import SmallNorb, SplitSmallNorb
 from clarena_vision.tiny_imagenet import SplitTinyImageNet
 from PIL import Image
-from published import noise, norb_matrix, write_tiny_imagenet
+from published import noise, norb_matrix, stream, write_tiny_imagenet
 
 import clarena
-from clarena import Benchmark, Data, DataError, Stream
-from clarena.seeding import Seeds
+from clarena import DataError
 
 
 @pytest.fixture
@@ -27,13 +26,6 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for module in (norb, tiny_imagenet, core50):
         module.load.cache_clear()
     return tmp_path
-
-
-def stream(made: Benchmark, data: Data, scenario: str, seed: int = 0) -> Stream:
-    data.validate()
-    found = made.stream(data, scenario, Seeds(seed).numpy("class_order"))
-    found.validate(data, made.name)
-    return found
 
 
 def put(path: Path, content: bytes, kind: Callable = hashlib.sha256) -> str:

@@ -1,15 +1,13 @@
 """The labelled images that torchvision knows, from small archives in the published layout."""
 
-import hashlib
 import os
-import zipfile
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from clarena_native.torchvision_cpu import import_torchvision
-from clarena_vision import store
 from clarena_vision.torchvision_sets import (
     NAMES,
     SplitCifar10,
@@ -19,10 +17,9 @@ from clarena_vision.torchvision_sets import (
     load,
 )  # fmt: skip
 from PIL import Image
-from published import noise, png, write_cifar10, write_cifar100
+from published import md5, noise, offline, stream, write_cifar10, write_cifar100
 
-from clarena import Benchmark, ClarenaWarning, Data, DataError, Stream, UsageError
-from clarena.seeding import Seeds
+from clarena import ClarenaWarning, DataError, UsageError
 
 datasets = import_torchvision().datasets
 
@@ -33,17 +30,6 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("CLARENA_DATA", str(tmp_path))
     load.cache_clear()
     return tmp_path
-
-
-def stream(made: Benchmark, data: Data, scenario: str = "class") -> Stream:
-    data.validate()
-    found = made.stream(data, scenario, Seeds(0).numpy("class_order"))
-    found.validate(data, made.name)
-    return found
-
-
-def md5(path: Path) -> str:
-    return hashlib.md5(path.read_bytes()).hexdigest()
 
 
 # ---- CIFAR ----
@@ -149,6 +135,13 @@ def test_more_experiences_than_classes(cifar100: object) -> None:
 # ---- Names ----
 
 
+def test_without_torchvision(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torchvision", None)
+    for made in (SplitCifar100(), SplitTorchvision.of("SVHN")()):
+        with pytest.raises(DataError, match=r"needs torchvision, .*pip install 'clarena-bench\[vision\]'"):
+            made.data()
+
+
 def test_names_that_lead_nowhere() -> None:
     with pytest.raises(UsageError, match=r"no data set 'cifar1000'. Did you mean CIFAR100 or CIFAR10\? .*STL10"):
         SplitTorchvision.of("cifar1000")
@@ -163,184 +156,12 @@ def test_names_that_lead_nowhere() -> None:
 def test_what_is_not_there_says_so(name: str, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every entry of the table is understood by torchvision: what it misses is the data, not an option."""
 
-    def offline(*_: object, **__: object) -> None:
-        raise OSError("no network")
-
     monkeypatch.setattr("urllib.request.urlopen", offline)
     monkeypatch.setattr("torchvision.datasets.pcam.download_file_from_google_drive", offline)
     with pytest.raises(DataError, match=rf"(?s){root}.*(no network|not (found|present)|URL is broken)") as caught:
         SplitTorchvision.of(name)().data()
     assert "unexpected" not in str(caught.value)
     assert all(path.name.endswith(".lock") for path in root.rglob("*") if path.is_file())
-
-
-# ---- What torchvision opens ----
-
-
-def fill(folder: Path, images: dict[str, np.ndarray], form: str = "PNG") -> None:
-    for name, pixels in images.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(png(pixels, form))
-
-
-def imagenette(root: Path, sizes: tuple[int, int] = (20, 20)) -> dict[str, np.ndarray]:
-    """Three classes, five training images and two test images of each."""
-    images = {
-        f"{part}/{wnid}/{wnid}_{row}.JPEG": noise(row, sizes[row % 2], 20, 3)
-        for part, count in (("train", 5), ("val", 2))
-        for wnid in ("n01440764", "n02102040", "n02979186")
-        for row in range(count * 10, count * 11)
-    }
-    fill(root / "imagenette2", images)  # PNG inside, so that pixels come back as they were; Pillow looks at the content
-    return images
-
-
-def test_a_folder_that_torchvision_opens(root: Path) -> None:
-    images = imagenette(root)
-    made = SplitTorchvision.of("Imagenette")(experiences=3, class_order="natural")
-    data = made.data()
-    assert data.class_names[0].startswith("tench")
-    assert np.array_equal(data.x_train, np.stack([x for name, x in images.items() if name.startswith("train")]))
-    assert data.y_test.tolist() == [0, 0, 1, 1, 2, 2]
-    assert made.inputs(data.x_train).shape == (15, 3, 20, 20)
-    stream(made, data)
-
-
-def test_it_is_decoded_once(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    imagenette(root)
-    first = SplitTorchvision.of("Imagenette")().data()
-    load.cache_clear()
-    monkeypatch.setattr(store, "write_images", None)
-    again = SplitTorchvision.of("Imagenette")().data()
-    assert again.fingerprint() == first.fingerprint()
-    again.x_train[0] = 0  # in this process alone
-    load.cache_clear()
-    assert SplitTorchvision.of("Imagenette")().data().fingerprint() == first.fingerprint()
-
-
-def test_images_of_several_sizes(root: Path) -> None:
-    imagenette(root, (20, 30))
-    with pytest.raises(DataError, match=r"differ in size: the first is 20×20, image \d+ is 20×30.*benchmark.size=32"):
-        SplitTorchvision.of("Imagenette")().data()
-    assert not (root / "decoded" / "Imagenette-full").exists()
-    assert SplitTorchvision.of("Imagenette")(size=8).data().x_train.shape == (15, 8, 8, 3)
-
-
-def test_an_image_that_is_damaged(root: Path) -> None:
-    imagenette(root)
-    file = root / "imagenette2" / "train" / "n02102040" / "n02102040_52.JPEG"
-    for content in (file.read_bytes()[:200], b"", b"no image"):
-        file.write_bytes(content)
-        with pytest.raises(DataError, match="Image 7 of 15 cannot be decoded"):
-            SplitTorchvision.of("Imagenette")().data()
-    assert sorted(path.name for path in (root / "decoded").iterdir()) == [".Imagenette-full.lock"]
-
-
-def test_decoded_arrays_that_are_damaged(root: Path) -> None:
-    imagenette(root)
-    SplitTorchvision.of("Imagenette")().data()
-    file = root / "decoded" / "Imagenette-full" / "x_train.npy"
-    file.write_bytes(file.read_bytes()[:-1])
-    load.cache_clear()
-    with pytest.raises(DataError, match=r"Imagenette-full is damaged: .*Remove it, and it is made again"):
-        SplitTorchvision.of("Imagenette")().data()
-    file.unlink()
-    with pytest.raises(DataError, match="Imagenette-full is damaged"):
-        SplitTorchvision.of("Imagenette")().data()
-
-
-def test_a_download_that_stops_half_way_is_begun_again(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Torchvision takes a folder that is there for a complete one; here it never sees a half-filled one again."""
-
-    def half(self: datasets.Imagenette) -> None:
-        imagenette(Path(self.root))
-        (Path(self.root) / "imagenette2" / "train" / "n02979186" / "n02979186_50.JPEG").unlink()
-        raise OSError("connection lost")
-
-    monkeypatch.setattr(datasets.Imagenette, "_download", half)
-    with pytest.raises(
-        DataError, match=r"(?s)Imagenette is not in .*Nor to be downloaded: connection lost\nRun once online"
-    ):
-        SplitTorchvision.of("Imagenette")().data()
-    left = root / "torchvision" / ".Imagenette.part" / "imagenette2"  # what a process that was killed leaves
-    left.mkdir(parents=True)
-    monkeypatch.setattr(datasets.Imagenette, "_download", lambda self: imagenette(Path(self.root)))
-    assert len(SplitTorchvision.of("Imagenette")().data().y_train) == 15
-    assert not left.exists()
-
-
-def test_a_root_that_cannot_be_written(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    imagenette(root)
-    (root / "decoded").write_text("")
-    with pytest.raises(DataError, match=r"(?s)Imagenette-full cannot be written: .*Set CLARENA_DATA"):
-        SplitTorchvision.of("Imagenette")().data()
-
-
-def test_without_a_test_set_every_fifth_is_held_out_whatever_the_file_system(root: Path) -> None:
-    images = {f"{name}/{name}_{row}.jpg": noise(row + 50 * label, 8, 8, 3) for row in range(10) for label, name in
-              enumerate(("Forest", "River"))}  # fmt: skip
-    fill(root / "eurosat" / "2750", images)
-    data = SplitTorchvision.of("EuroSAT")().data()
-    assert data.class_names == ("Forest", "River")
-    assert data.y_train.bincount().tolist() == [8, 8]
-    assert data.y_test.bincount().tolist() == [2, 2]
-    for label, name in enumerate(data.class_names):
-        found = [*data.x_train[data.y_train == label], *data.x_test[data.y_test == label]]
-        theirs = {pixels.tobytes() for file, pixels in images.items() if file.startswith(name)}
-        assert {x.numpy().tobytes() for x in found} == theirs
-    (root / "eurosat" / "2750").rename(root / "old")
-    fill(root / "eurosat" / "2750", {f"{file[:-5]}{9 - int(file[-5])}.jpg": x for file, x in images.items()})
-    load.cache_clear()
-    os.rename(root / "decoded" / "EuroSAT-full", root / "before")
-    assert SplitTorchvision.of("EuroSAT")().data().fingerprint() == data.fingerprint()
-
-
-def test_omniglot_by_characters_and_drawers(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    digests, drawn = {}, {}
-    for stem, alphabets in (("images_background", ("Latin", "Greek")), ("images_evaluation", ("Tagalog",))):
-        (root / "omniglot-py").mkdir(exist_ok=True)
-        path = root / "omniglot-py" / f"{stem}.zip"
-        with zipfile.ZipFile(path, "w") as archive:
-            for alphabet in alphabets:
-                for character in (2, 1):
-                    for drawer in range(20, 0, -1):
-                        name = f"{alphabet}/character{character:02}/0{character}_{drawer:02}.png"
-                        drawn[name] = noise(len(drawn), 12, 12) // 128 * 255
-                        archive.writestr(f"{stem}/{name}", png(drawn[name]))
-        digests[stem] = md5(path)
-    monkeypatch.setattr(datasets.Omniglot, "zips_md5", digests)
-    made = SplitTorchvision.of("Omniglot")(experiences=3, class_order="natural")
-    data = made.data()
-    assert data.class_names == tuple(f"{a}/character0{c}" for a in ("Greek", "Latin", "Tagalog") for c in (1, 2))
-    assert data.x_train.shape == (6 * 16, 12, 12)
-    assert data.y_test.bincount().tolist() == [4] * 6
-    tested = [drawn[f"Latin/character02/02_{drawer:02}.png"] for drawer in (3, 8, 13, 18)]
-    assert np.array_equal(data.x_test[data.y_test == 3], np.stack(tested))
-    assert [split.classes for split in stream(made, data).splits] == [(0, 1), (2, 3), (4, 5)]
-
-
-def test_classes_without_an_image_are_dropped(root: Path) -> None:
-    """EMNIST's letters are numbered from 1."""
-    x, y = torch.from_numpy(noise(0, 6, 9, 9)), torch.tensor([1, 2, 3, 1, 2, 3])
-    train, test = store.Rows(x.unsqueeze(1), y), store.Rows(x[:3].unsqueeze(1) // 2, y[:3])
-    (root / "some").mkdir()
-    store.write_data(root / "some", train, test, ["N/A", "a", "b", "c"], "L", None)
-    data = store.cached("some", lambda folder: store.write_data(folder, train, test, ["N/A", "a", "b", "c"], "L", None))
-    assert data.class_names == ("a", "b", "c")
-    assert data.y_test.tolist() == [0, 1, 2]
-    assert torch.equal(data.x_train, x)
-
-
-def test_parts_follow_one_another(root: Path) -> None:
-    x = torch.from_numpy(noise(0, 5, 3, 9, 9))
-    parts = [
-        store.Rows(x[:2], torch.arange(2)),
-        store.Rows(x[2:2], torch.arange(0)),
-        store.Rows(x[2:], torch.arange(3)),
-    ]
-    chained = store.Chained(parts)
-    assert [chained[row][1] for row in range(len(chained))] == [0, 1, 0, 1, 2]
-    assert np.array_equal(np.asarray(chained[3][0]), x[3].movedim(0, -1))
 
 
 @pytest.mark.data
