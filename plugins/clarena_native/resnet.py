@@ -2,7 +2,6 @@
 
 from typing import Annotated
 
-import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import relu
@@ -48,11 +47,12 @@ class ResNet18(Backbone):
             blocks += [Block(fan_in, fan_out, stride, norm), Block(fan_out, fan_out, 1, norm)]
             fan_in = fan_out
         self.blocks = nn.Sequential(*blocks)
-        self.to(memory_format=torch.channels_last)  # on a CPU, 1.5 times as fast with 20 filters (perf/README.md)
 
     def forward(self, x: Tensor) -> Tensor:
         """Features [batch, 8 · width] of images [batch, channels, height, width]."""
-        x = x.contiguous(memory_format=torch.channels_last)
+        # Channels last in memory: 1.4 times as fast on a CPU with 20 filters. The weights keep their layout, because
+        # a fused optimiser takes it for granted that gradients have the same. (vmap knows no memory formats.)
+        x = x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
         return self.blocks(self.stem(x)).mean((-2, -1))  # type: ignore[no-any-return]
 
 
