@@ -36,7 +36,7 @@ class Backbone(nn.Module):
 
     @staticmethod
     def start(layer: nn.Linear) -> None:
-        """Give a new block of the head on this backbone its first values; by default, those that PyTorch drew."""
+        """Give a layer added to this backbone (a block of the head, a lateral) its first values; default: PyTorch's."""
 
 
 class Head(nn.Module):

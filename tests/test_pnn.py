@@ -290,3 +290,22 @@ def test_other_backbones_are_refused_with_the_remedy(backbone: Any, why: str) ->
 def test_full_heads_are_refused() -> None:
     with pytest.raises(UsageError, match=r"pnn .*heads=growing"):
         arena(Mlp, MLP, heads="full", stream_length="known").set_up(PNN())
+
+
+@pytest.mark.parametrize("laterals", ["adapter", "linear"])
+def test_what_is_added_to_a_backbone_starts_as_it_says(laterals: str) -> None:
+    class Marked(Mlp):
+        @staticmethod
+        def start(layer: nn.Linear) -> None:
+            nn.init.constant_(layer.weight, 0.5)
+
+    place = arena(Marked, MLP)
+    strategy = PNN(laterals=laterals)  # type: ignore[arg-type]
+    place.set_up(strategy)
+    learn(place, strategy, 1)
+    place.begin([1])
+    fresh = strategy._column(torch.tensor([3]))
+    weights = [layer.weight for layer in fresh.laterals.modules() if isinstance(layer, nn.Linear)]
+    assert len(weights) == (4 if laterals == "adapter" else 2)
+    assert all(bool((weight == 0.5).all()) for weight in [*weights, fresh.layers[-1].weight])
+    assert not any(bool((layer.weight == 0.5).all()) for layer in list(fresh.layers)[:-1])

@@ -74,9 +74,10 @@ class TruncatedMlp(Mlp):
 
     @staticmethod
     def start(layer: nn.Linear) -> None:
-        """Weights [out, in] from the truncated normal distribution, and constant biases."""
+        """Weights [out, in] from the truncated normal distribution, and constant biases where there are any."""
         nn.init.trunc_normal_(layer.weight, std=0.1, a=-0.2, b=0.2)
-        nn.init.constant_(layer.bias, 0.1)
+        if layer.bias is not None:
+            nn.init.constant_(layer.bias, 0.1)
 
 
 class Cnn(Backbone):

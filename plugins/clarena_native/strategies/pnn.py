@@ -14,14 +14,14 @@ Differences from the paper:
 3. The paper starts α at "a random small value"; here it is uniform in [0, 0.1].
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from clarena import Context, Experience, Frozen, Strategy, UsageError, cross_entropy, evaluating
+from clarena import Backbone, Context, Experience, Frozen, Strategy, UsageError, cross_entropy, evaluating
 from clarena_native.layered import NORMS, PER_UNIT, Stack, at_labels, require_task, take_apart
 
 SMALL = 0.1
@@ -58,7 +58,7 @@ class PNN(Strategy):
                 "pnn makes the outputs of a task when the task begins, so it works with growing heads in the task "
                 "scenario only. Set protocol.heads=growing and --scenario task."
             )
-        self._stack()
+        self._stack(context.backbone())
 
     def learn(self, experience: Experience) -> None:
         """Train a new column, then freeze it."""
@@ -92,14 +92,15 @@ class PNN(Strategy):
             older.append(inputs)
         return scores  # type: ignore[no-any-return]
 
-    def _stack(self) -> Stack:
+    def _stack(self, backbone: Backbone) -> Stack:
         needs = "pnn joins every layer to the same layer of older columns"
-        return take_apart(self.context.backbone(), self.context.input_shape, (*PER_UNIT, *NORMS), needs)
+        return take_apart(backbone, self.context.input_shape, (*PER_UNIT, *NORMS), needs)
 
     def _column(self, labels: Tensor) -> "Column":
-        stack = self._stack()
+        backbone = self.context.backbone()
+        stack, adapters = self._stack(backbone), self.laterals == "adapter"
         with self.context.seeds.scope("init"):
-            column = Column(stack, labels, older=len(self.columns), adapters=self.laterals == "adapter")
+            column = Column(stack, labels, len(self.columns), adapters, backbone.start)
         return column.to(self.context.device)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
@@ -116,18 +117,25 @@ class Column(nn.Module):
         labels: the task's outputs [task outputs].
         older: how many columns there are already.
         adapters: equation 2; else equation 1.
+        start: gives linear layers that are added to a backbone their first values: the head, and the laterals.
     """
 
     labels: Tensor
 
-    def __init__(self, stack: Stack, labels: Tensor, older: int, adapters: bool) -> None:
+    def __init__(
+        self, stack: Stack, labels: Tensor, older: int, adapters: bool, start: Callable[[nn.Linear], None]
+    ) -> None:
         super().__init__()
-        layers = [*stack.weights, nn.Linear(stack.features, len(labels))]
+        head = nn.Linear(stack.features, len(labels))
+        layers = [*stack.weights, head]
         self.stem = stack.stem
         self.layers = nn.ModuleList(layers)
         self.tails = nn.ModuleList([*stack.tails, nn.Identity()])
         self.laterals = nn.ModuleList(Lateral(layer, older, adapters) for layer in layers[1:] if older)
         self.register_buffer("labels", labels)
+        for added in (head, *self.laterals.modules()):
+            if isinstance(added, nn.Linear):
+                start(added)
 
     def forward(self, x: Tensor, older: Sequence[Sequence[Tensor]], outputs: int) -> tuple[Tensor, list[Tensor]]:
         """Scores [batch, outputs], 0 but for the task's, and what each layer was given, h_{i−1}.
