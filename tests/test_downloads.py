@@ -61,7 +61,7 @@ def test_a_file_is_downloaded_once(server: str) -> None:
 
 def test_an_md5_is_told_by_its_length(server: str) -> None:
     fetch("set/file.bin", f"{server}/file", hashlib.md5(CONTENT).hexdigest())
-    with pytest.raises(DataError, match="its MD5 is .{32}, not 0{32}"):
+    with pytest.raises(DataError, match=r"its MD5 is .{32}, not 0{32}"):
         fetch("set/file.bin", f"{server}/file", "0" * 32)
 
 
