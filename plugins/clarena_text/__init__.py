@@ -9,6 +9,14 @@ BENCHMARKS = {
         "CLINC150: 150 intents in 10 domains, one domain after another; downloads 2 MB once",
     ),
     "banking77": ("intents:Banking77", "BANKING77: 77 intents of bank customers, a few at a time; downloads 1 MB once"),
+    "five-texts": (
+        "datasets:FiveTexts",
+        "AG News, Yelp, Amazon, DBpedia and Yahoo Answers, one data set after another; downloads 1.2 GB once",
+    ),
+    "sentiment-domains": (
+        "datasets:SentimentDomains",
+        "Reviews of products, places and films, good or bad, one kind after another; downloads 0.9 GB once",
+    ),
 }
 
 
