@@ -107,7 +107,7 @@ def environment(device: torch.device) -> dict[str, str]:
         found["cuda"] = str(torch.version.cuda)
         found["cudnn"] = str(torch.backends.cudnn.version())
         found["driver"] = _driver()
-    for package in ("clarena-bench", "torch", "numpy", "torchvision", "scikit-learn", "avalanche-lib"):
+    for package in ("clarena-bench", "torch", "numpy", "torchvision", "scikit-learn", "avalanche-lib", "continuum"):
         try:
             found[package] = version(package)
         except PackageNotFoundError:
