@@ -25,6 +25,9 @@ from clarena_continuum.benchmarks import (
     TransformationIncremental,
 )
 from clarena_data.own import SplitOwn
+from clarena_native.backbones import Mlp
+from clarena_native.strategies.finetune import Finetune
+from tiny import walk
 
 SIZE = 6
 
@@ -264,11 +267,49 @@ def test_rotating_what_is_no_image(tmp_path: Path) -> None:
     stream(made(Permutations, tmp_path / "a.npz"), "domain")
 
 
-def test_a_run_with_and_without_task_labels(path: Path, tmp_path: Path) -> None:
-    for scenario in ("domain", "task"):
-        results = clarena.evaluate(
-            ["finetune"], benchmark=f"continuum/rotations:{path}", scenario=scenario, seeds=1,
-            settings={"benchmark": {"degrees": (0, 90)}, "protocol": {"epochs": 1}},
-            store=tmp_path / "runs", jobs=1, track=False,
-        )  # fmt: skip
-        assert [record.status for record in results] == ["finished"]
+class Witness(Finetune):
+    """Notes which task labels it is shown."""
+
+    name = "witness"
+
+    def setup(self, context: Any) -> None:
+        super().setup(context)
+        self.shown: set[int | None] = set()
+
+    def after_step(self, batch: Any) -> None:
+        self.shown |= {None} if batch.task is None else set(batch.task.tolist())
+
+    def predict(self, x: torch.Tensor, task: int | None = None) -> torch.Tensor:
+        self.shown.add(task)
+        return super().predict(x, task)
+
+
+@pytest.mark.parametrize(
+    ("family", "scenario", "expected"),
+    [
+        (ClassIncremental, "class", {None}),
+        (ClassIncremental, "task", {0, 1}),
+        (InstanceIncremental, "domain", {None}),
+        (Permutations, "domain", {None}),
+        (Permutations, "class", {None}),
+        (Permutations, "task", {0, 1}),
+    ],
+)
+def test_task_labels_are_shown_in_the_task_scenario_alone(
+    path: Path, family: type[Benchmark], scenario: Any, expected: set[int | None]
+) -> None:
+    walked = walk(
+        Witness, scenario, benchmark=family.of(str(path)), benchmark_options={"experiences": 2}, backbone=Mlp, epochs=1
+    ).finish()
+    walked.predict()
+    assert walked.strategy.shown == expected
+
+
+def test_rotations_run_from_the_name(path: Path, tmp_path: Path) -> None:
+    results = clarena.evaluate(
+        ["finetune"], benchmark=f"continuum/rotations:{path}", seeds=1,
+        settings={"benchmark": {"degrees": (0, 90)}, "protocol": {"epochs": 1}},
+        store=tmp_path / "runs", jobs=1, track=False,
+    )  # fmt: skip
+    assert [record.status for record in results] == ["finished"]
+    assert results.records[0].cell.track.benchmark.name == "continuum/rotations:mine"

@@ -335,7 +335,7 @@ def a_tokenizer(folder: Path) -> Path:
     transformers = pytest.importorskip("transformers", reason="needs pip install transformers")
     from tokenizers import Tokenizer, models, pre_tokenizers
 
-    words = {"[UNK]": 0, "train": 1, "test": 2, "amazon_review_full_csv": 3}
+    words = {"!": 0, "train": 1, "test": 2, "amazon_review_full_csv": 3, "f0": 4, "[UNK]": 5}
     plain = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
     plain.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     transformers.PreTrainedTokenizerFast(tokenizer_object=plain, unk_token="[UNK]").save_pretrained(folder)
@@ -344,12 +344,14 @@ def a_tokenizer(folder: Path) -> Path:
 
 def test_a_models_own_tokenizer(published: Path, tmp_path: Path) -> None:
     folder = str(a_tokenizer(tmp_path / "tokenizer"))
-    made = five(datasets=("amazon",), encode="tokens", tokenizer=folder, length=3)
-    assert made.vocabulary == 4
+    made = five(datasets=("amazon",), encode="tokens", tokenizer=folder, length=17)
+    assert made.vocabulary == 6
     data = made.data()
-    assert data.x_train[0].tolist() == [1, 3, 0]
-    assert data.x_test[0].tolist() == [2, 3, 0]
+    assert data.x_train[0].tolist() == [1, 3, 5, 5, 4] + [1, 3, 5, 5, 5] * 2 + [0, 0]
+    assert data.x_test[0].tolist() == [2, 3, 5, 5, 4] + [2, 3, 5, 5, 5] * 2 + [0, 0]
     assert made.inputs(data.x_test).dtype == torch.int64
+    cut = five(datasets=("amazon",), encode="tokens", tokenizer=folder, length=3).data()
+    assert torch.equal(cut.x_train, data.x_train[:, :3])
     with pytest.raises(UsageError, match=r"gives tokens: add --set benchmark\.encode=tokens"):
         five(tokenizer=folder)
     with pytest.raises(DataError, match=r"The tokenizer .*nowhere cannot be loaded: .*Give a folder that holds one"):
@@ -358,7 +360,7 @@ def test_a_models_own_tokenizer(published: Path, tmp_path: Path) -> None:
 
 def test_a_tokenizer_without_transformers_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(PluginError, match=r"needs the package 'transformers'.*pip install transformers"):
+    with pytest.raises(PluginError, match=r"pip install 'clarena-bench\[transformers\]'"):
         five(encode="tokens", tokenizer="gpt2")
 
 

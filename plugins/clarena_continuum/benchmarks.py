@@ -35,11 +35,11 @@ _Family = TypeVar("_Family", bound="Continuum")
 
 
 class Continuum(Own):
-    """One of Continuum's scenarios, over the data that a path names."""
+    """PATH is a folder of images, an `.npz` or a table of text, as in `split:PATH`; or `digits`, with no file."""
 
     @classmethod
     def of(cls, argument: str) -> type[Self]:
-        """The benchmark of what `split:PATH` takes, or of `digits`, which need no file."""
+        """The benchmark of a path, or of scikit-learn's digits."""
         return of_digits(cls) if argument == DIGITS else made_for(cls, (argument,))
 
 

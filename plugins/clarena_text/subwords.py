@@ -58,7 +58,7 @@ def loaded(tokenizer: str) -> Any:
     except ModuleNotFoundError as error:
         raise PluginError(
             f"The tokenizer {tokenizer} needs the package 'transformers', which is not installed. "
-            "Run: pip install transformers"
+            "Run: pip install 'clarena-bench[transformers]'"
         ) from error
     try:
         return AutoTokenizer.from_pretrained(tokenizer)
