@@ -185,7 +185,7 @@ def test_a_download_that_stops_half_way_is_begun_again(root: Path, monkeypatch: 
     ):
         SplitTorchvision.of("Imagenette")().data()
     left = root / "torchvision" / ".Imagenette.part" / "imagenette2"  # what a process that was killed leaves
-    left.mkdir(parents=True)
+    fill(left, {"train/n02979186/n02979186_99.JPEG": noise(9, 20, 20, 3)})
     monkeypatch.setattr(datasets.Imagenette, "_download", lambda self: imagenette(Path(self.root)))
     assert len(SplitTorchvision.of("Imagenette")().data().y_train) == 15
     assert not left.exists()
