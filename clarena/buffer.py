@@ -84,14 +84,11 @@ class ReplayBuffer(nn.Module):
         if not self._storages():
             for name, tensor in fields.items():
                 self._allocate(STORED + name, tensor)
-        labels = [0] * batch if self.policy == "reservoir" else fields[self.key].tolist()
         draws = torch.randint(DRAW, (batch,), generator=generator).tolist() if self.capacity else [0] * batch
-        rows: dict[int, int] = {}  # by slot; a later row of the batch overwrites an earlier one
-        for row, (label, draw) in enumerate(zip(labels, draws)):
-            self._seen[label] = self._seen.get(label, 0) + 1
-            slot = self._place(label, draw)
-            if slot is not None:
-                rows[slot] = row
+        if self.policy != "reservoir":
+            rows = self._placed(fields[self.key].tolist(), draws)
+        else:
+            rows = self._replaced(draws) if self._full else self._placed([0] * batch, draws)
         self._write(rows, fields)
 
     def sample(self, n: int, generator: torch.Generator) -> dict[str, Tensor]:
@@ -102,7 +99,8 @@ class ReplayBuffer(nn.Module):
         """
         if n < 0:
             raise ValueError(f"n is {n}; ask for 0 samples or more.")
-        return self._rows(self._taken()[torch.randperm(len(self), generator=generator)[:n]])
+        chosen = torch.randperm(len(self), generator=generator)[:n]
+        return self._rows(self._taken()[chosen] if self._free else chosen)
 
     def everything(self) -> dict[str, Tensor]:
         """A copy of all that is stored: field -> [len, ...]; before the first write there are no fields."""
@@ -124,6 +122,23 @@ class ReplayBuffer(nn.Module):
             raise ValueError(f"Field {field!r} is {storage.shape[-1]} wide and cannot shrink to {width}.")
         if missing:
             self.register_buffer(STORED + field, nn.functional.pad(storage, (0, missing), value=fill))
+
+    def _placed(self, labels: list[int], draws: list[int]) -> dict[int, int]:
+        """Slot -> row of the batch; a later row overwrites an earlier one."""
+        rows = {}
+        for row, (label, draw) in enumerate(zip(labels, draws)):
+            self._seen[label] = self._seen.get(label, 0) + 1
+            slot = self._place(label, draw)
+            if slot is not None:
+                rows[slot] = row
+        return rows
+
+    def _replaced(self, draws: list[int]) -> dict[int, int]:
+        """The same for a filled reservoir, which is offered samples at every step, in a fraction of the time."""
+        slots, seen = self._slots[0], self._seen[0]
+        self._seen[0] += len(draws)
+        indices = [draw % n for n, draw in enumerate(draws, seen + 1)]
+        return {slots[index]: row for row, index in enumerate(indices) if index < len(slots)}
 
     def _place(self, label: int, draw: int) -> int | None:
         """The slot for the next sample of a class, or None where it is not stored."""
@@ -210,8 +225,8 @@ class ReplayBuffer(nn.Module):
 
     def _storages(self) -> dict[str, Tensor]:
         """Field -> the registered buffer [capacity, ...] that holds it."""
-        named = self.named_buffers(recurse=False)
-        return {name.removeprefix(STORED): tensor for name, tensor in named if name.startswith(STORED)}
+        named = self._buffers.items()  # asked for at every step, and named_buffers() is slow
+        return {name[len(STORED) :]: cast(Tensor, buffer) for name, buffer in named if name.startswith(STORED)}
 
     def _allocate(self, name: str, like: Tensor) -> None:
         shape = (self.capacity, *like.shape[1:])

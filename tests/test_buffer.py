@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from scipy.stats import chi2
 from torch import Generator, Tensor, nn
 
-from clarena.buffer import Policy, ReplayBuffer
+from clarena.buffer import DRAW, Policy, ReplayBuffer
 
 POLICIES: tuple[Policy, ...] = ("reservoir", "class_balanced", "greedy", "ring")
 STREAMS = 2000
@@ -67,6 +67,20 @@ def test_reservoir_stores_every_sample_with_equal_probability(capacity: int, len
     for _ in range(STREAMS):
         counts.update(contents(feed(ReplayBuffer(capacity), [0] * length, batch, chance)))
     assert uniform_p([counts[i] for i in range(length)], capacity) > 1e-3
+
+
+@given(st.integers(1, 12), st.integers(1, 60), batch_sizes)
+def test_a_reservoir_is_algorithm_r_draw_by_draw(capacity: int, length: int, batch: int) -> None:
+    slots: list[int] = []  # what Vitter's algorithm does with the same draws
+    for sample, draw in enumerate(torch.randint(DRAW, (length,), generator=generator()).tolist()):
+        place = draw % (sample + 1)
+        if sample < capacity:
+            slots.append(sample)
+        elif place < capacity:
+            slots[place] = sample
+    buffer = feed(ReplayBuffer(capacity), [0] * length, batch, generator())
+    assert buffer.everything()["x"].tolist() == slots
+    assert buffer.seen == length
 
 
 def test_class_balanced_is_uniform_within_each_class() -> None:
@@ -235,6 +249,8 @@ def test_samples_are_of_stored_rows(policy: Policy, capacity: int, y: list[int],
     assert len(drawn["x"]) == min(n, len(buffer))
     assert set(drawn["x"].tolist()) <= set(contents(buffer))
     assert [[0, *y][i] for i in drawn["x"]] == drawn["y"].tolist()
+    order = torch.randperm(len(buffer), generator=generator())[:n]  # what is drawn never depends on how
+    assert torch.equal(drawn["x"], buffer.everything()["x"][order])
 
 
 # --- what is stored
