@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.stats import chi2
 from torch import Generator, Tensor, nn
@@ -243,6 +243,7 @@ def test_sampling_is_uniform_without_replacement_and_in_random_order() -> None:
 
 
 @given(policies, capacities, labels, st.integers(0, 15))
+@example("ring", 4, [0, 0, 0, 1], 3)  # a new class has left a place free among those in use
 def test_samples_are_of_stored_rows(policy: Policy, capacity: int, y: list[int], n: int) -> None:
     buffer = feed(ReplayBuffer(capacity, policy), [0, *y], 4, generator())
     drawn = buffer.sample(n, generator())
