@@ -53,6 +53,11 @@ class Arena:
         options = track.benchmark.options
         self.benchmark = parts.benchmark(**parse(parts.benchmark, options, track.benchmark.name))
         self.data = load_data(parts.benchmark, json.dumps(options, sort_keys=True))
+        if self.data.per_token and track.scenario != "domain":
+            raise UsageError(
+                f"{track.benchmark.name} has a label for every token, so its experiences share their outputs: "
+                "--scenario domain."
+            )
         self.seeds = Seeds(seed)
         tuning = self.protocol.tested_on == "validation"
         if tuning:
@@ -120,7 +125,7 @@ class Arena:
                 f"The backbone {backbone.name} takes {kinds[0]}, and the inputs of {benchmark.name} are {kinds[1]}. "
                 "Choose another: clarena list."
             )
-        return [benchmark.vocabulary, self.data.y_train.ndim > 1] if backbone.takes_tokens else []
+        return [benchmark.vocabulary, self.data.per_token] if backbone.takes_tokens else []
 
     def begin(self, positions: list[int]) -> None:
         """Reseed, and reveal the outputs of what is learned next."""

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from clarena.errors import DataError, UsageError
+from clarena.gradients import IGNORED
 from clarena.protocol import Scenario
 
 Order = Literal["seed", "natural"]
@@ -28,10 +29,13 @@ class Data:
 
     Attributes:
         x_train, x_test: inputs [n, …], of one dtype and shape.
-        y_train, y_test: source classes, int64 [n], in 0 … classes − 1.
+        y_train, y_test: source classes, int64 [n], in 0 … classes − 1; or [n, time], one for each token of inputs
+            [n, time], where −100 is ignored.
         class_names: a name for each class.
         domain_train, domain_test: the domain of each sample, int64 [n], where samples come from several.
         domain_names: a name for each domain.
+        class_bytes: how many bytes of text each class stands for, where classes are the tokens of a language model;
+            likelihoods are then measured beside accuracies.
     """
 
     x_train: Tensor
@@ -42,6 +46,12 @@ class Data:
     domain_train: Tensor | None = None
     domain_test: Tensor | None = None
     domain_names: tuple[str, ...] = ()
+    class_bytes: tuple[int, ...] = ()
+
+    @property
+    def per_token(self) -> bool:
+        """Whether every token of an input has a label of its own."""
+        return self.y_train.ndim > 1
 
     @property
     def classes(self) -> int:
@@ -62,7 +72,10 @@ class Data:
             if x.is_floating_point() and not bool(torch.isfinite(x).all()):
                 bad = int((~torch.isfinite(x.flatten(1))).any(1).nonzero()[0])
                 raise DataError(f"The {part} set holds NaN or infinity, first in sample {bad}. Clean the data.")
-            low, high = int(y.min()), int(y.max())
+            if self.per_token:
+                _validate_sequences(part, x, y)
+            counted = y[y != IGNORED] if self.per_token else y
+            low, high = int(counted.min()), int(counted.max())
             if low < 0 or high >= self.classes:
                 raise DataError(
                     f"The {part} labels run from {low} to {high}, but there are {self.classes} classes: "
@@ -73,6 +86,8 @@ class Data:
                 f"Training inputs have shape {tuple(self.x_train.shape[1:])}, "
                 f"test inputs {tuple(self.x_test.shape[1:])}. They must be alike."
             )
+        if self.class_bytes and (len(self.class_bytes) != self.classes or min(self.class_bytes) < 0):
+            raise DataError(f"Give a number of bytes, 0 or more, for each of the {self.classes} classes, or for none.")
 
     def fingerprint(self) -> str:
         """SHA-256 over names, shapes, dtypes and bytes: the identity of the source data in a track's digest."""
@@ -81,10 +96,25 @@ class Data:
         if self.domain_train is not None and self.domain_test is not None:
             digest.update("\0".join(("", *self.domain_names)).encode())
             tensors += [self.domain_train, self.domain_test]
+        if self.class_bytes:
+            digest.update(repr(self.class_bytes).encode())
         for tensor in tensors:
             digest.update(f"{tuple(tensor.shape)}{tensor.dtype}".encode())
             digest.update(tensor.contiguous().numpy().data)
         return digest.hexdigest()
+
+
+def _validate_sequences(part: str, x: Tensor, y: Tensor) -> None:
+    if y.shape != x.shape[:2]:
+        raise DataError(
+            f"The {part} set has labels of shape {tuple(y.shape)} for inputs {tuple(x.shape)}. "
+            "Give one label per input, or one for each of its tokens."
+        )
+    without = (y == IGNORED).all(1)
+    if bool(without.any()):
+        raise DataError(
+            f"The {part} set has a sequence without any label, first number {int(without.nonzero()[0])}. Remove it."
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,7 +123,7 @@ class Split:
 
     Attributes:
         train, test: rows of the source arrays, int64 [n].
-        y_train, y_test: the labels in the stream, int64 [n].
+        y_train, y_test: the labels in the stream, int64 [n], or [n, time] for each token (−100 is ignored).
         transform: applied to whole batches of model inputs, on the device; None leaves them as they are.
     """
 
@@ -106,7 +136,7 @@ class Split:
     @property
     def classes(self) -> tuple[int, ...]:
         """The labels that occur in training, in ascending order."""
-        return tuple(self.y_train.unique().tolist())
+        return tuple(label for label in self.y_train.unique().tolist() if label != IGNORED)
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,17 +176,21 @@ class Stream:
                     raise DataError(f"{where} has {len(rows)} {part} samples but {len(labels)} labels.")
                 if int(rows.min()) < 0 or int(rows.max()) >= size:
                     raise DataError(f"{where} names {part} samples outside 0 … {size - 1}.")
-                if int(labels.min()) < 0 or int(labels.max()) >= self.outputs:
+                counted = labels[labels != IGNORED] if data.per_token else labels
+                if int(counted.min()) < 0 or int(counted.max()) >= self.outputs:
                     raise DataError(f"{where} has {part} labels outside 0 … {self.outputs - 1}, its outputs.")
 
 
 def limited(stream: Stream, limit: int | None) -> Stream:
-    """The stream with at most `limit` training and test samples in each experience, every class in its proportion."""
+    """The stream with at most `limit` training and test samples in each experience, every class in its proportion.
+
+    Sequences with a label for each token are of no class: they are taken evenly as they come.
+    """
     if limit is None:
         return stream
 
     def some(y: Tensor) -> Tensor:
-        by_class = y.argsort(stable=True)
+        by_class = torch.arange(len(y)) if y.ndim > 1 else y.argsort(stable=True)
         count = min(limit, len(y))
         evenly = (2 * torch.arange(count) + 1) * len(y) // (2 * count)  # the middles of `count` equal stretches
         return by_class[evenly].sort().values
@@ -177,7 +211,8 @@ def with_validation(
 
     Every source row gets one random rank, and each class of each experience gives up the rows that rank lowest:
     the share `fraction`, rounded, at least one row and never all. So where experiences share rows (permuted,
-    rotated), they give up the same ones, and no row is trained on that is tested in any experience.
+    rotated), they give up the same ones, and no row is trained on that is tested in any experience. Sequences with a
+    label for each token are held out as if they were of one class.
 
     Args:
         rows: of the source's training arrays.
@@ -189,8 +224,8 @@ def with_validation(
     chosen = []
     for number, split in enumerate(stream.splits[:experiences], 1):
         held = torch.zeros(len(split.train), dtype=torch.bool)
-        for label in split.classes:
-            members = (split.y_train == label).nonzero().flatten()
+        groups = [torch.ones_like(held)] if split.y_train.ndim > 1 else [split.y_train == c for c in split.classes]
+        for members in (group.nonzero().flatten() for group in groups):
             count = min(max(1, round(fraction * len(members))), len(members) - 1)
             held[members[rank[split.train[members]].argsort()[:count]]] = True
         if not held.any():

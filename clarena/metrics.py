@@ -22,6 +22,9 @@ from numpy.typing import ArrayLike, NDArray
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
+MOST_REPORTED = 255
+"""Beyond so many classes a record has no report by class and no confusion matrix: a table nobody can read."""
+
 
 def accuracy_matrix(predictions: ArrayLike, labels: ArrayLike, experience: ArrayLike, experiences: int) -> Floats:
     """The accuracy matrix that a run's predictions amount to.
@@ -190,14 +193,15 @@ def min_accuracy(curve_experience: ArrayLike, curve: ArrayLike) -> float:
 
 @dataclass(frozen=True)
 class Metric:
-    """One metric of the accuracy matrix: what records, tables, documentation and the leaderboard show of it.
+    """One metric of a matrix: what records, tables, documentation and the leaderboard show of it.
 
-    `unit` is "accuracy" for a fraction in [0, 1] and "difference" for one of two such fractions, in [-1, 1].
+    `unit` is "accuracy" for a fraction in [0, 1], "difference" for one of two such fractions, in [-1, 1], and "bits"
+    for bits per byte, 0 or more.
     """
 
     name: str
     title: str
-    unit: Literal["accuracy", "difference"]
+    unit: Literal["accuracy", "difference", "bits"]
     higher_is_better: bool
     function: Callable[[ArrayLike], float]
 
@@ -231,9 +235,9 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
 """The metrics of the accuracy matrix by name, in the order tables show them."""
 
 
-def summarise(matrix: ArrayLike) -> dict[str, float]:
-    """The value of every metric in `METRICS`, by name; NaN where undefined."""
-    return {name: metric.function(matrix) for name, metric in METRICS.items()}
+def summarise(matrix: ArrayLike, of: Mapping[str, Metric] = METRICS) -> dict[str, float]:
+    """The value of every metric of a matrix, by name; NaN where undefined."""
+    return {name: metric.function(matrix) for name, metric in of.items()}
 
 
 def class_report(labels: ArrayLike, predictions: ArrayLike, names: Sequence[str] | None = None) -> dict[str, Any]:

@@ -5,9 +5,17 @@ from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import AwareDatetime, BeforeValidator, Field, PlainSerializer, model_validator
+from pydantic import (
+    AwareDatetime,
+    BeforeValidator,
+    Field,
+    PlainSerializer,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
-from clarena import metrics
+from clarena import likelihoods, metrics
 from clarena.protocol import FrozenModel, Track, digest
 
 SCHEMA_VERSION = 1
@@ -139,10 +147,11 @@ class Record(FrozenModel):
         output_names: the class behind each output, in the order of the stream.
         experiences: what each of them held.
         accuracy_matrix: [T+1][T]; row 0 is before any learning; null is undefined.
-        metrics: all of `clarena.metrics.METRICS`.
+        bits_per_byte: the same of language models' bits per byte; absent where classes are not tokens of text.
+        metrics: all of `clarena.metrics.METRICS`; with bits per byte, of `clarena.likelihoods.LANGUAGE_METRICS` too.
         costs: one entry for each experience learned.
         curve: accuracy within experiences, where the protocol asks for it.
-        class_report, confusion_matrix: of the last row, per class.
+        class_report, confusion_matrix: of the last row, per class; absent beyond `metrics.MOST_REPORTED` classes.
         predictions: SHA-256 of the array file beside the record.
         resumed: after which experiences the run was resumed (1-based).
         environment: versions, hardware, device: provenance, not identity.
@@ -159,6 +168,7 @@ class Record(FrozenModel):
     output_names: list[str] = []
     experiences: list[ExperienceInfo] = []
     accuracy_matrix: list[list[Number]] = []
+    bits_per_byte: list[list[Number]] = []
     metrics: dict[str, Number] = {}
     costs: list[Cost] = []
     curve: list[CurvePoint] = []
@@ -170,6 +180,13 @@ class Record(FrozenModel):
     command: str = ""
     started: AwareDatetime
     ended: AwareDatetime
+
+    @model_serializer(mode="wrap")
+    def _only_what_was_measured(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        content: dict[str, Any] = handler(self)
+        if not self.bits_per_byte:
+            content.pop("bits_per_byte", None)
+        return content
 
     @property
     def matrix(self) -> NDArray[np.float64]:
@@ -216,6 +233,10 @@ class Predictions(FrozenModel):
         predicted: int [T+1, N]; row 0 is before learning; -1 where the cell is undefined.
         labels: int [N], as numbered in the stream.
         experience: int [N], 0-based.
+        log_probability: ln of the probability given to each label, float32 [T+1, N], NaN where undefined; and
+        text_bytes: how many bytes of text each label stands for, int [N]: where classes are tokens of text.
+
+    Where every token of a sequence has a label, N counts tokens.
     """
 
     model_config = {"arbitrary_types_allowed": True, "frozen": True}
@@ -223,6 +244,8 @@ class Predictions(FrozenModel):
     predicted: NDArray[np.int64]
     labels: NDArray[np.int64]
     experience: NDArray[np.int64]
+    log_probability: NDArray[np.float32] | None = None
+    text_bytes: NDArray[np.int64] | None = None
 
     @property
     def experiences(self) -> int:
@@ -233,11 +256,21 @@ class Predictions(FrozenModel):
         """The accuracy matrix [T+1, T]."""
         return metrics.accuracy_matrix(self.predicted, self.labels, self.experience, self.experiences)
 
+    def bits_per_byte(self) -> NDArray[np.float64] | None:
+        """The matrix of bits per byte [T+1, T], or None where classes are not tokens of text."""
+        if self.log_probability is None or self.text_bytes is None:
+            return None
+        return likelihoods.bits_per_byte(self.log_probability, self.text_bytes, self.experience, self.experiences)
+
     def summary(self, output_names: list[str]) -> dict[str, Any]:
         """The fields of a record that follow from predictions alone."""
         matrix = self.accuracy_matrix()
         summary: dict[str, Any] = {"accuracy_matrix": matrix.tolist(), "metrics": metrics.summarise(matrix)}
-        if (self.predicted[-1] >= 0).all():
+        bits = self.bits_per_byte()
+        if bits is not None:
+            summary["bits_per_byte"] = bits.tolist()
+            summary["metrics"] |= metrics.summarise(bits, likelihoods.LANGUAGE_METRICS)
+        if len(output_names) <= metrics.MOST_REPORTED and (self.predicted[-1] >= 0).all():
             summary["class_report"] = metrics.class_report(self.labels, self.predicted[-1], output_names)
             confusion = metrics.confusion_matrix(self.labels, self.predicted[-1], len(output_names))
             summary["confusion_matrix"] = confusion.tolist()

@@ -26,7 +26,7 @@ from clarena.records import Cell, Cost, CurvePoint, Predictions, Record, Status,
 from clarena.seeding import forked
 from clarena.store import CHECKPOINT, Store, write_atomic
 from clarena.strategy import Strategy
-from clarena.testset import UNDEFINED, TestSet
+from clarena.testset import UNDEFINED, Answers, TestSet
 
 DIGEST_BYTES = 32
 """A checkpoint begins with the SHA-256 of what follows: torch does not notice every altered byte."""
@@ -40,13 +40,13 @@ class State:
     """What a run has produced so far; together with the strategy's state it is the checkpoint.
 
     Attributes:
-        rows: predictions int [N], the first from before any learning.
+        rows: what was predicted, the first from before any learning.
         costs: one entry per call of `learn`.
         curve: accuracy within experiences.
         resumed: after which experiences the run was resumed.
     """
 
-    rows: list[NDArray[np.int64]] = field(default_factory=list)
+    rows: list[Answers] = field(default_factory=list)
     costs: list[Cost] = field(default_factory=list)
     curve: list[CurvePoint] = field(default_factory=list)
     resumed: list[int] = field(default_factory=list)
@@ -113,7 +113,7 @@ class Run:
     def _fresh(self, arena: Arena) -> Strategy:
         self.state = State()
         strategy = self._set_up(arena)
-        self.state.rows.append(arena.test.predict(strategy, arena.space))
+        self.state.rows.append(arena.test.answers(strategy, arena.space))
         return strategy
 
     def _set_up(self, arena: Arena) -> Strategy:
@@ -130,9 +130,9 @@ class Run:
             strategy.learn(experience)
         meter, loss = experience.meter, finite_loss(experience)
         with testing:
-            row = arena.test.predict(strategy, arena.space)
+            row = arena.test.answers(strategy, arena.space)
         skipped = position - len(self.state.rows)  # joint has no rows between the first and the last
-        self.state.rows += [np.full_like(row, UNDEFINED)] * skipped + [row]
+        self.state.rows += [_unasked(row)] * skipped + [row]
         self.state.costs.append(
             Cost(
                 position=position,
@@ -176,7 +176,7 @@ class Run:
         content = {
             "cell": self.cell.id,
             "strategy": strategy.state_dict(),
-            "rows": [torch.from_numpy(row) for row in self.state.rows],
+            "rows": [[None if part is None else torch.from_numpy(part) for part in row] for row in self.state.rows],
             "costs": [cost.model_dump() for cost in self.state.costs],
             "curve": [point.model_dump() for point in self.state.curve],
             "resumed": self.state.resumed,
@@ -203,8 +203,9 @@ class Run:
             for positions in arena.steps[: len(costs)]:
                 arena.begin(positions)
             strategy.load_state_dict(saved["strategy"])
+            rows = [[None if part is None else part.cpu().numpy() for part in row] for row in saved["rows"]]
             self.state = State(
-                rows=[row.cpu().numpy() for row in saved["rows"]],
+                rows=[Answers(*row) for row in rows],
                 costs=costs,
                 curve=[CurvePoint(**point) for point in saved["curve"]],
                 resumed=[*saved["resumed"], costs[-1].position],
@@ -227,11 +228,14 @@ class Run:
             realised = {"output_names": names, "experiences": self.arena.experiences()}
             if self.state.rows:
                 missing = len(self.arena.stream.splits) + 1 - len(self.state.rows)
-                rows = self.state.rows + [np.full_like(self.state.rows[0], UNDEFINED)] * missing
+                predicted, likely = zip(*self.state.rows, *[_unasked(self.state.rows[0])] * missing)
+                test = self.arena.test
                 predictions = Predictions(
-                    predicted=np.stack(rows),
-                    labels=self.arena.test.labels,
-                    experience=self.arena.test.experience,
+                    predicted=np.stack(predicted),
+                    labels=test.labels,
+                    experience=test.experience,
+                    log_probability=None if test.text_bytes is None else np.stack(likely),
+                    text_bytes=test.text_bytes,
                 )
                 realised |= predictions.summary(names)
         record = Record(
@@ -262,6 +266,12 @@ def finite_loss(experience: Experience) -> float:
     if loss is not None and not np.isfinite(loss):
         raise DivergedError(f"The loss in experience {experience.position + 1} is not finite.")
     return float("nan") if loss is None else loss
+
+
+def _unasked(row: Answers) -> Answers:
+    """A row of the same size as this one, in which nothing was predicted."""
+    predicted, likely = row
+    return Answers(np.full_like(predicted, UNDEFINED), None if likely is None else np.full_like(likely, np.nan))
 
 
 def _accuracy(row: NDArray[np.int64], test: TestSet) -> list[float]:

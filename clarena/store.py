@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -148,8 +149,11 @@ def read_predictions(path: Path, record: Record) -> Predictions:
         raise StoreError(f"The predictions {path} are not those of their record: the SHA-256 differs.")
     try:
         with np.load(io.BytesIO(content)) as arrays:
-            names = ("predicted", "labels", "experience")
-            return Predictions(**{name: arrays[name].astype(np.int64) for name in names})
+            held = {name: arrays[name].astype(np.int64) for name in ("predicted", "labels", "experience")}
+            if "log_probability" in arrays:
+                held["log_probability"] = arrays["log_probability"].astype(np.float32)
+                held["text_bytes"] = arrays["text_bytes"].astype(np.int64)
+            return Predictions(**held)
     except Exception as error:  # what others wrote may break zip, zlib and numpy in any way
         raise StoreError(f"The predictions {path} cannot be read ({type(error).__name__}: {error}).") from error
 
@@ -186,11 +190,14 @@ def _npz(predictions: Predictions) -> bytes:
     """Compressed arrays in the smallest integer type that holds them; the same input gives the same bytes."""
     labels = max(int(predictions.labels.max(initial=0)), int(predictions.predicted.max(initial=0)))
     kind = np.int8 if labels < 128 else np.int16 if labels < 2**15 else np.int32
+    arrays: dict[str, Any] = {
+        "predicted": predictions.predicted.astype(kind),
+        "labels": predictions.labels.astype(kind),
+        "experience": predictions.experience.astype(np.int16),
+    }
+    if predictions.log_probability is not None and predictions.text_bytes is not None:
+        arrays["log_probability"] = predictions.log_probability
+        arrays["text_bytes"] = predictions.text_bytes.astype(np.int32)
     buffer = io.BytesIO()
-    np.savez_compressed(
-        buffer,
-        predicted=predictions.predicted.astype(kind),
-        labels=predictions.labels.astype(kind),
-        experience=predictions.experience.astype(np.int16),
-    )
+    np.savez_compressed(buffer, **arrays)
     return buffer.getvalue()

@@ -11,7 +11,7 @@ PACKAGE = ROOT / "clarena"
 
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors", "hookspecs", "metrics", "statistics", "sources", "modules"),
-    ("protocol", "parameters", "gradients", "buffer", "backbone", "seeding", "registry"),
+    ("protocol", "parameters", "likelihoods", "gradients", "buffer", "backbone", "seeding", "registry"),
     ("records", "environment", "downloads", "benchmark", "experience", "augmentation"),
     ("store", "summary", "plots", "clock", "strategy"),
     ("training", "testset", "tracking"),
@@ -27,7 +27,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
 """From the ground up. A module imports from lower floors, or from its own folder."""
 
 TORCH_FREE = {
-    "errors", "hookspecs", "metrics", "statistics", "sources", "protocol", "parameters", "registry", "records",
+    "errors", "hookspecs", "metrics", "likelihoods", "statistics", "sources", "protocol", "parameters", "registry", "records",
     "host", "store", "summary", "plots", "tracking", "submission", "cli",
 }  # fmt: skip
 """Never import torch, themselves or through others, unless within a function: `clarena list` and the leaderboard do

@@ -17,6 +17,14 @@ BENCHMARKS = {
         "datasets:SentimentDomains",
         "Reviews of products, places and films, good or bad, one kind after another; downloads 0.9 GB once",
     ),
+    "language-stream": (
+        "language:LanguageStream",
+        "Shakespeare, an encyclopaedia, speeches and Genesis in other languages; downloads 5 MB once",
+    ),
+    "language:PATHS": (
+        "language:OwnTexts",
+        "Your own texts, UTF-8 files separated by commas: a language model reads one after another",
+    ),
 }
 
 

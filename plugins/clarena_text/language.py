@@ -1,0 +1,319 @@
+"""Streams of text for language models: one corpus after another, each token predicted from those before it."""
+
+import zipfile
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
+
+import numpy as np
+import torch
+from clarena_native.benchmarks.families import Order
+from numpy.typing import NDArray
+from pydantic import Field
+from torch import Tensor
+
+from clarena import Benchmark, Data, DataError, Scenario, Stream, UsageError, fetch, split_by_domain
+
+IGNORED = -100
+"""The label of a place where no text is left."""
+
+CHAR_RNN = "https://raw.githubusercontent.com/karpathy/char-rnn/6f9487a6fe5b420b7ca9afb0d7c078e37c1d1b4e/data"
+WIKITEXT = (
+    "https://raw.githubusercontent.com/pytorch/examples/"
+    "77f55b912142e11fcfdf5b530231fb9c52f181e8/word_language_model/data/wikitext-2"
+)
+NLTK = "https://raw.githubusercontent.com/nltk/nltk_data/5db857e6f7df11eabb5e5665836db9ec8df07e28/packages/corpora"
+
+
+class Text(NamedTuple):
+    """A domain: its name, the text to learn from, and the text to be tested on."""
+
+    name: str
+    train: str
+    test: str
+
+
+class Tokens(NamedTuple):
+    """A vocabulary: the name of each token, its length in bytes, and how a text becomes token numbers [n]."""
+
+    names: tuple[str, ...]
+    sizes: tuple[int, ...]
+    encode: Callable[[str], NDArray[np.int64]]
+
+
+class Language(Benchmark):
+    """Texts for language models, cut into sequences that do not overlap; the label of a token is the one after it.
+
+    The vocabulary is shared, and so are the outputs. What is left of a text after its last whole sequence makes a
+    shorter one, so that every token but the first of each text is predicted exactly once.
+    """
+
+    scenarios: ClassVar[tuple[Scenario, ...]] = ("domain",)
+
+    def __init__(
+        self,
+        *,
+        tokens: Annotated[
+            Literal["bytes", "subwords"],
+            Field(description="Bytes of UTF-8, or pieces of words learned from the training text of the first domain."),
+        ] = "bytes",
+        subwords: Annotated[int, Field(ge=256, description="How many subwords there are, at most.")] = 1024,
+        context: Annotated[int, Field(ge=1, description="Tokens in a sequence.")] = 64,
+        train_bytes: Annotated[
+            int | None, Field(ge=1, description="Bytes of training text of each domain, at most; none takes all.")
+        ] = 60_000,
+        test_bytes: Annotated[
+            int | None, Field(ge=1, description="Bytes of test text of each domain, at most; none takes all.")
+        ] = 10_000,
+        test_share: Annotated[
+            float,
+            Field(
+                gt=0, lt=1, description="Share of a text, at its end, held out where it has no test text of its own."
+            ),
+        ] = 0.1,
+        order: Annotated[Order, Field(description="Shuffle the domains by the seed, or keep their order.")] = "seed",
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        self.tokens = tokens
+        self.subwords = subwords
+        self.context = context
+        self.train_bytes = train_bytes
+        self.test_bytes = test_bytes
+        self.test_share = test_share
+        self.order = order
+        self.vocabulary = 256 if tokens == "bytes" else subwords
+
+    def texts(self) -> list[Text]:
+        """The domains, in their natural order."""
+        raise NotImplementedError
+
+    def data(self) -> Data:
+        """Sequences of all domains: x int32 [n, context], y int64 [n, context], -100 where no text is left."""
+        texts = [Text(t.name, cut(t.train, self.train_bytes), cut(t.test, self.test_bytes)) for t in self.texts()]
+        tokens = single_bytes() if self.tokens == "bytes" else learned_subwords(texts[0].train, self.subwords)
+        train = [self._sequences(text.name, "training", tokens.encode(text.train)) for text in texts]
+        test = [self._sequences(text.name, "test", tokens.encode(text.test)) for text in texts]
+        return Data(
+            *_joined(train),
+            *_joined(test),
+            tokens.names,
+            domain_train=_domains(train),
+            domain_test=_domains(test),
+            domain_names=tuple(text.name for text in texts),
+            class_bytes=tokens.sizes,
+        )
+
+    def stream(self, data: Data, scenario: Scenario, generator: np.random.Generator) -> Stream:
+        """Each domain is an experience."""
+        return split_by_domain(data, scenario, self.order, generator)
+
+    def inputs(self, x: Tensor) -> Tensor:
+        """Tokens int64 [n, context]."""
+        return x.long()
+
+    def held_out(self, name: str, text: str) -> Text:
+        """A domain of a text that has no test text of its own: a share at its end."""
+        end = len(text) - int(len(text) * self.test_share)
+        return Text(name, text[:end], text[end:])
+
+    def _sequences(self, name: str, part: str, tokens: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        if len(tokens) <= self.context:
+            raise DataError(
+                f"The {part} text of {name} has {len(tokens)} tokens, and a sequence takes {self.context} and the one "
+                "after them. Give it more text, or set shorter sequences: --set benchmark.context=N."
+            )
+        return sequences(tokens, self.context)
+
+
+def sequences(tokens: NDArray[np.int64], context: int) -> tuple[Tensor, Tensor]:
+    """Inputs int32 [n, context] and labels int64 [n, context], the token after each; the end is filled with 0 and -100.
+
+    For tokens a b c d e f and a context of 2: inputs ab cd e0, labels bc de f-, where - is -100.
+    """
+    rows = -(-(len(tokens) - 1) // context)
+    x, y = np.zeros(rows * context, dtype=np.int32), np.full(rows * context, IGNORED, dtype=np.int64)
+    x[: len(tokens) - 1], y[: len(tokens) - 1] = tokens[:-1], tokens[1:]
+    return torch.from_numpy(x.reshape(rows, context)), torch.from_numpy(y.reshape(rows, context))
+
+
+def cut(text: str, size: int | None) -> str:
+    """The beginning of a text, of at most `size` bytes of UTF-8, no character divided."""
+    return text if size is None else text.encode()[:size].decode(errors="ignore")
+
+
+def single_bytes() -> Tokens:
+    """Every byte of UTF-8 is a token."""
+    names = tuple(chr(byte) if 33 <= byte < 127 else f"0x{byte:02X}" for byte in range(256))
+    return Tokens(names, (1,) * 256, lambda text: np.frombuffer(text.encode(), dtype=np.uint8).astype(np.int64))
+
+
+def learned_subwords(text: str, size: int) -> Tokens:
+    """At most `size` pieces of words, learned from a text; all bytes are among them, so any text can be written.
+
+    Raises:
+        UsageError: when the library is missing.
+
+    Source: Sennrich et al. 2016 (byte-pair encoding), on bytes as in Radford et al. 2019 (GPT-2).
+    """
+    try:
+        from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            "Subwords need tokenizers, which is not installed: pip install 'clarena-bench[text]'\n"
+            "Bytes need nothing: --set benchmark.tokens=bytes."
+        ) from error
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=size, initial_alphabet=alphabet, show_progress=False)
+    tokenizer.train_from_iterator([text], trainer)
+    numbered = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
+    names = tuple(name for name, _ in numbered)
+    # In a name, each byte is one character of the alphabet.
+    return Tokens(names, tuple(map(len, names)), lambda text: np.array(tokenizer.encode(text).ids, dtype=np.int64))
+
+
+def _joined(parts: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    return torch.cat([x for x, _ in parts]), torch.cat([y for _, y in parts])
+
+
+def _domains(parts: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    return torch.repeat_interleave(torch.arange(len(parts)), torch.tensor([len(x) for x, _ in parts]))
+
+
+# ---- Own texts ----
+
+
+class OwnTexts(Language):
+    """Your own texts, UTF-8 files separated by commas: a language model reads one after another."""
+
+    name = "language:PATHS"
+    paths: ClassVar[tuple[Path, ...]] = ()
+
+    @classmethod
+    def of(cls, argument: str) -> type[Self]:
+        """The benchmark of several text files, separated by commas, each a domain."""
+        return _made_for(cls, tuple(argument.split(",")))  # type: ignore[return-value]
+
+    def texts(self) -> list[Text]:
+        """A domain for each file, named after it."""
+        return [self.held_out(path.name, read_text(path)) for path in self.paths]
+
+
+@cache
+def _made_for(family: type[OwnTexts], paths: tuple[str, ...]) -> type[OwnTexts]:
+    places = tuple(Path(path).expanduser().absolute() for path in paths)
+    if len(set(places)) < max(2, len(places)):
+        raise UsageError(f"language:{','.join(paths)} needs two different files or more: language:PATH,PATH.")
+    name = f"language:{','.join(place.stem for place in places)}"
+    attributes = {"name": name, "paths": places, "__doc__": family.__doc__, "__module__": __name__}
+    return type(family.__name__, (family,), attributes)
+
+
+def read_text(path: Path) -> str:
+    """A file's text; raises `DataError` where there is none, or it is not UTF-8."""
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read as UTF-8 text: {error}. Save it as UTF-8.") from error
+    if not text.strip():
+        raise DataError(f"{path} is empty. Give it text to learn from, or leave it out.")
+    return text
+
+
+# ---- Published corpora ----
+
+GENESIS = {
+    "english-kjv": "utf-8",
+    "finnish": "latin-1",
+    "french": "latin-1",
+    "german": "latin-1",
+    "portuguese": "utf-8",
+    "swedish": "cp850",
+}
+"""The languages of NLTK's Genesis, and how each file is encoded."""
+
+Corpus = Literal[
+    "shakespeare",
+    "wikitext-2",
+    "inaugural",
+    "state-union",
+    "genesis-english-kjv",
+    "genesis-finnish",
+    "genesis-french",
+    "genesis-german",
+    "genesis-portuguese",
+    "genesis-swedish",
+]
+
+
+class LanguageStream(Language):
+    """Shakespeare, an encyclopaedia, speeches and Genesis in other languages; downloads 5 MB once.
+
+    Tiny Shakespeare; WikiText-2, of which the validation text is learned from and the test text tested on; the
+    inaugural and State of the Union addresses of US presidents; and Genesis in six languages, from NLTK. Each in UTF-8,
+    whatever its file is in.
+
+    Source: Karpathy 2015 (char-rnn); Merity et al. 2017 (WikiText); Bird et al. 2009 (NLTK).
+    """
+
+    name = "language-stream"
+
+    def __init__(
+        self,
+        *,
+        domains: Annotated[
+            tuple[Corpus, ...], Field(min_length=2, description="The corpora, in their natural order.")
+        ] = ("shakespeare", "wikitext-2", "inaugural", "genesis-german", "genesis-finnish"),
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        self.domains = domains
+
+    def texts(self) -> list[Text]:
+        """The corpora that were asked for."""
+        if len(set(self.domains)) < len(self.domains):
+            raise UsageError(f"A corpus is named twice among the domains {', '.join(self.domains)}. Name each once.")
+        return [self._corpus(name) for name in self.domains]
+
+    def _corpus(self, name: str) -> Text:
+        if name == "wikitext-2":
+            return Text(name, *(_wikitext(part) for part in ("valid", "test")))
+        if name == "shakespeare":
+            sha256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
+            file = fetch("lm/tiny_shakespeare/input.txt", f"{CHAR_RNN}/tinyshakespeare/input.txt", sha256)
+            return self.held_out(name, read_text(file))
+        if name.startswith("genesis-"):
+            sha256 = "0cac241f88d7999f81a45e26b1764b2d1f3b4d21654aa954e0d5349eb4784cd0"
+            language = name.removeprefix("genesis-")
+            (content,) = _archive("genesis", sha256, f"genesis/{language}.txt")
+            return self.held_out(name, content.decode(GENESIS[language]))
+        sha256, folder = {
+            "inaugural": ("7c5fb5793e31fbeae12bf1aa0ffda5336468f07cedb50654c6d31ca384e2046b", "inaugural"),
+            "state-union": ("366c1dc82b2abf896f42b2ec50ba802a0141a29f75d29ca48a7a243ce5bfbe8d", "state_union"),
+        }[name]
+        return self.held_out(name, "\n".join(map(_speech, _archive(folder, sha256, ".txt"))))
+
+
+def _wikitext(part: str) -> str:
+    digests = {
+        "valid": "f0737ed31fc1329026e95cb8b98e19c2a182c39c240ab909dc31abf2f8af58e8",
+        "test": "d790b833ef8cf03a90db7bf1271b7520b83c45ce07ba3c1a9699df81e239eca0",
+    }
+    return read_text(fetch(f"lm/wikitext-2/{part}.txt", f"{WIKITEXT}/{part}.txt", digests[part]))
+
+
+def _archive(name: str, sha256: str, ending: str) -> list[bytes]:
+    """The files of one of NLTK's archives whose names end so, in the order of their names."""
+    with zipfile.ZipFile(fetch(f"lm/nltk/{name}.zip", f"{NLTK}/{name}.zip", sha256)) as archive:
+        return [archive.read(member) for member in sorted(archive.namelist()) if member.endswith(ending)]
+
+
+def _speech(content: bytes) -> str:
+    """Most speeches are UTF-8; the quotation marks of a few were written in Big5."""
+    try:
+        return content.decode()
+    except UnicodeDecodeError:
+        return content.decode("big5")
