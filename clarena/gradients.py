@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import Node, get_gradient_edge
 from torch.func import functional_call, grad, vmap
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from clarena.errors import DataError, UsageError, unknown_name
 from clarena.modules import BatchNorm, evaluating
@@ -230,7 +231,8 @@ def _add_others(
     size = max(1, _CHUNK // sum(p.numel() for p in values.values()))
     for xs, vs in zip(torch.split(x, size), torch.split(direction, size)):
         try:
-            with torch.no_grad():  # no graph around the one that `grad` makes
+            # No graph around the one that `grad` makes; and of the ways to attend, the one that vmap knows.
+            with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
                 found = per_sample(values, xs, vs)
         except RuntimeError:  # vmap knows no recurrent layers and no custom autograd functions: one by one
             owned = list(parameters.values())

@@ -161,6 +161,37 @@ def _try_out(parts: Parts, info: StrategyInfo, track: Track, seed: int) -> None:
             raise
         except Exception:
             return
+        if arena.data.per_token:
+            _rehearse(parts, info, track, seed)
+
+
+def _rehearse(parts: Parts, info: StrategyInfo, track: Track, seed: int) -> None:
+    """Learn the first tokens of two sequences of each of two experiences: most methods are made for one label a sample.
+
+    So few tokens, fewer than there are outputs, that one dimension cannot be taken for the other.
+
+    Raises:
+        UsageError: where the strategy cannot learn from a label for every token, or answers for whole sequences.
+    """
+    once = track.model_copy(update={"protocol": track.protocol.model_copy(update={"epochs": 1})})
+    arena = Arena(once, parts, seed, torch.device("cpu"))
+    try:
+        strategy = arena.set_up(parts.strategy(**info.hyperparameters), info.learning_rate)
+        for positions in arena.steps[:2]:
+            arena.begin(positions)
+            experience = arena.experience(positions)
+            experience.x, experience.y = experience.x[:2, :3], experience.y[:2, :3]
+            strategy.learn(experience)
+            answer = tuple(strategy.predict(experience.x).shape)
+            wanted = (*experience.y.shape, arena.space.width)
+            if answer != wanted:
+                raise UsageError(f"for tokens {tuple(experience.x.shape)} its scores are {answer}, not {wanted}")
+    except Exception as error:  # whatever comes of labels that are not what a method expects
+        what = str(error) if isinstance(error, ClarenaError) else f"{type(error).__name__}: {error}"
+        raise UsageError(
+            f"{info.name} cannot learn {track.benchmark.name}, where every token has a label, as it is set: {what}\n"
+            "Methods that look at scores or parameters alone can: finetune, er, ewc with --set ewc.fisher=sample, …"
+        ) from error
 
 
 def _owners(cls: type[Strategy]) -> list[str]:
