@@ -10,7 +10,7 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import ArrayLike
 
-from clarena.metrics import Floats, Metric
+from clarena.metrics import METRICS, Floats, Metric
 
 
 def bits_per_byte(log_probability: ArrayLike, text_bytes: ArrayLike, experience: ArrayLike, experiences: int) -> Floats:
@@ -85,6 +85,9 @@ LANGUAGE_METRICS: Mapping[str, Metric] = MappingProxyType(
     }
 )
 """The metrics of the matrix of bits per byte by name: of language models, beside those of `METRICS`."""
+
+ALL_METRICS = (*METRICS, *LANGUAGE_METRICS)
+"""The names of all metrics that a record may hold."""
 
 
 def _after(matrix: ArrayLike) -> Floats:

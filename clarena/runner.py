@@ -203,9 +203,11 @@ class Run:
             for positions in arena.steps[: len(costs)]:
                 arena.begin(positions)
             strategy.load_state_dict(saved["strategy"])
-            rows = [[None if part is None else part.cpu().numpy() for part in row] for row in saved["rows"]]
             self.state = State(
-                rows=[Answers(*row) for row in rows],
+                rows=[
+                    Answers(predicted.cpu().numpy(), None if likely is None else likely.cpu().numpy())
+                    for predicted, likely in saved["rows"]
+                ],
                 costs=costs,
                 curve=[CurvePoint(**point) for point in saved["curve"]],
                 resumed=[*saved["resumed"], costs[-1].position],

@@ -27,6 +27,9 @@ def print_table(track: Track, table: list[Row], console: Console | None = None) 
     grid.add_column("strategy", overflow="fold", min_width=12)
     for title in ("final accuracy %", "n", "forgetting %", "train s", "state"):
         grid.add_column(title, justify="right", no_wrap=True)
+    language = any(row.interval("final_bits_per_byte") for row in table)
+    if language:
+        grid.add_column("bits per byte", justify="right", no_wrap=True)
     problems = any(row.problems for row in table)
     if problems:
         grid.add_column("not finished", overflow="fold")
@@ -43,6 +46,7 @@ def print_table(track: Track, table: list[Row], console: Console | None = None) 
         ]
         grid.add_row(
             *cells,
+            *([plain(row.interval("final_bits_per_byte"))] if language else []),
             *([row.problems] if problems else []),
             style="dim" if row.info.reference else None,
             end_section=last_reference,
@@ -57,6 +61,13 @@ def print_table(track: Track, table: list[Row], console: Console | None = None) 
 def percent(interval: Interval | None) -> str:
     """`91.3 ± 1.2`, or a dash where it is undefined."""
     return NOTHING if interval is None else interval.percent()
+
+
+def plain(interval: Interval | None) -> str:
+    """`2.31 ± 0.04`, or a dash where it is undefined; one number alone has no interval."""
+    if interval is None:
+        return NOTHING
+    return f"{interval.mean:.2f}" + (f" ± {interval.half_width:.2f}" if interval.n > 1 else "")
 
 
 def size(count: float) -> str:

@@ -90,18 +90,20 @@ def _piece(store: Store, claim: Claim, run: ClaimedRun, cell: Cell) -> Evidence:
 def _check_arrays(path: Path) -> None:
     """Refuse an array file that would unfold to more than a test set's predictions."""
     wanted = {"predicted.npy", "labels.npy", "experience.npy"}
+    likelihoods = {"log_probability.npy", "text_bytes.npy"}  # of language models, besides
     try:
         with zipfile.ZipFile(path) as archive:
             infos = archive.infolist()
-            if {info.filename for info in infos} != wanted or len(infos) != len(wanted):
+            names = {info.filename for info in infos}
+            if names not in (wanted, wanted | likelihoods) or len(infos) != len(names):
                 raise BundleError("its predictions are other arrays than predicted, labels and experience")
             if max(info.file_size for info in infos) > MOST_ARRAY_BYTES:
                 raise BundleError(f"its predictions unfold to more than {MOST_ARRAY_BYTES} bytes: a zip bomb")
             content = {info.filename: archive.read(info) for info in infos}
         for name, data in content.items():
             array = np.load(io.BytesIO(data), allow_pickle=False)
-            if array.dtype.kind != "i":
-                raise BundleError(f"its {name} holds no integers")
+            if array.dtype.kind != ("f" if name == "log_probability.npy" else "i"):
+                raise BundleError(f"its {name} holds no {'fractions' if array.dtype.kind == 'i' else 'integers'}")
     except (OSError, EOFError, ValueError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
         raise BundleError(f"its predictions cannot be read: {error}") from error
 
@@ -114,7 +116,7 @@ def _wrong(piece: Evidence) -> list[str]:
     if record.cell.strategy.reference:
         problems.append("a reference is a bound, and never ranked")
     try:
-        recomputed = piece.predictions.summary(record.output_names)
+        recomputed = {"bits_per_byte": []} | piece.predictions.summary(record.output_names)
     except (ValueError, IndexError) as error:
         return [*problems, f"its predictions give no metrics: {error}"]
     for name, value in recomputed.items():

@@ -107,6 +107,8 @@ def wrong_labels(pieces: Sequence[Evidence], bench: Bench) -> list[str]:
             problems.append(f"{where}: the labels beside its predictions are not the benchmark's")
         elif not np.array_equal(arena.test.experience, piece.predictions.experience):
             problems.append(f"{where}: its test samples are not in the experiences where the benchmark has them")
+        elif not np.array_equal(arena.test.text_bytes, piece.predictions.text_bytes):
+            problems.append(f"{where}: its tokens do not have the lengths that the benchmark gives them")
         elif list(arena.stream.output_names) != piece.record.output_names:
             problems.append(f"{where}: its outputs are named otherwise than the benchmark's")
         elif arena.experiences() != piece.record.experiences:

@@ -67,13 +67,15 @@ def metrics(record: Record) -> list[Point]:
         names = [name for name in Cost.model_fields if name != "position"]
         points += [(f"experience/{name}", getattr(cost, name), cost.position) for name in names]
     for i, row in enumerate(record.accuracy_matrix):
-        points += _accuracies("accuracy", row, i, i)
+        points += _by_experience("accuracy", row, i, i)
+    for i, row in enumerate(record.bits_per_byte):
+        points += _by_experience("bits_per_byte", row, i, i)
     for point, step in zip(record.curve, plots.cumulative_steps(record)):
-        points += _accuracies("within", point.accuracy, point.position, step)
+        points += _by_experience("within", point.accuracy, point.position, step)
     return [point for point in points if np.isfinite(point[1])]  # undefined is absent
 
 
-def _accuracies(group: str, row: Sequence[float], seen: int, step: int) -> list[Point]:
+def _by_experience(group: str, row: Sequence[float], seen: int, step: int) -> list[Point]:
     width = len(str(len(row)))
     points = [(f"{group}/exp_{j:0{width}d}", value, step) for j, value in enumerate(row, start=1)]
     return points + ([(f"{group}/average_seen", float(np.mean(row[:seen])), step)] if seen else [])

@@ -8,7 +8,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlparse
 
 from clarena.errors import ClarenaError
-from clarena.metrics import METRICS
+from clarena.likelihoods import ALL_METRICS
 from clarena.store import PREDICTIONS, RECORD
 from clarena.tracking.tracker import ENVIRONMENT, RUNS_PER_PAGE, _connect
 from clarena.tracking.uri import DATABASES, database_file, public
@@ -26,7 +26,7 @@ class LoggedCell:
         run_id: of MLflow.
         sha256: of its record, or None where logging it was cut short.
         artifacts: the URI its files are under.
-        metrics: those of `clarena.metrics.METRICS`, as MLflow has them.
+        metrics: those of `clarena.likelihoods.ALL_METRICS`, as MLflow has them.
     """
 
     run_id: str
@@ -107,7 +107,7 @@ def _from_database(uri: str) -> Iterator[LoggedCell]:
         .where(runs.c.run_uuid.in_(of_cells))
     )
     complete = select(tags.c.run_uuid, tags.c.value).where(tags.c.key == "clarena.complete")
-    values = select(metrics).where(metrics.c.key.in_(METRICS))
+    values = select(metrics).where(metrics.c.key.in_(ALL_METRICS))
     engine = create_engine(uri)
     try:
         with engine.connect() as connection:
@@ -136,7 +136,7 @@ def _from_server(uri: str) -> Iterator[LoggedCell]:
             experiments, "tags.`clarena.kind` = 'cell'", max_results=RUNS_PER_PAGE, page_token=token
         )
         for run in page:
-            metrics = {name: value for name, value in run.data.metrics.items() if name in METRICS}
+            metrics = {name: value for name, value in run.data.metrics.items() if name in ALL_METRICS}
             yield LoggedCell(run.info.run_id, run.data.tags.get("clarena.complete"), run.info.artifact_uri, metrics)
         token = page.token
         if not token:

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 from filelock import FileLock
 
-from clarena.metrics import METRICS
+from clarena.likelihoods import ALL_METRICS
 from clarena.protocol import Track
 from clarena.records import Record, Status, now
 from clarena.store import PREDICTIONS, RECORD, TRACKED, Damaged, Store, write_atomic
@@ -252,7 +252,7 @@ class Tracker:
         """Give a row the means over its finished seeds, and their number."""
         means = [
             (name, float(np.mean([metrics[name] for metrics in finished])), len(finished))
-            for name in METRICS
+            for name in ALL_METRICS
             if finished and all(np.isfinite(metrics.get(name, np.nan)) for metrics in finished)
         ]
         moment = _milliseconds(now())

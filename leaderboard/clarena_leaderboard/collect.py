@@ -10,6 +10,7 @@ import numpy as np
 
 from clarena import metrics
 from clarena.errors import StoreError
+from clarena.likelihoods import LANGUAGE_METRICS
 from clarena.protocol import Track
 from clarena.records import Predictions, Record, StrategyInfo
 from clarena.store import PREDICTIONS, RECORD, read_predictions, read_record
@@ -95,6 +96,15 @@ def recompute(record: Record, predictions: Predictions | None) -> tuple[dict[str
             if record.confusion_matrix and not same(_confusion(predictions, record), record.confusion_matrix):
                 flaws.append("its confusion matrix is not what its predictions give")
         values = metrics.summarise(matrix)
+        bits = np.array(record.bits_per_byte, dtype=float)
+        if predictions is not None:
+            found = predictions.bits_per_byte()
+            found = np.array([]) if found is None else found
+            if not same(found, bits):
+                flaws.append("its bits per byte are not what its predictions give")
+            bits = found
+        if bits.size:
+            values |= metrics.summarise(bits, LANGUAGE_METRICS)
     except (ValueError, TypeError, LookupError) as error:
         return dict.fromkeys(metrics.METRICS, float("nan")), [f"its metrics cannot be recomputed: {error}"]
     return values, flaws + disagreements(record.metrics, values, "its record")

@@ -4,7 +4,7 @@ It is plain data, written beside the page as JSON, so that a page can be drawn a
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,8 @@ def row_detail(entry: Entry, table: Table, load: Load) -> dict[str, Any]:
     loaded = [(run, *load(run)) for run in entry.runs]
     matrices = {run.seed: _matrix(record, predictions) for run, record, predictions in loaded if _counts(run, table)}
     counted = [record for run, record, _ in loaded if _counts(run, table)]
+    bits = {run.seed: _bits(record, predictions) for run, record, predictions in loaded if _counts(run, table)}
+    bits = {seed: matrix for seed, matrix in bits.items() if matrix.size}
     confusions = [_confusion(record, predictions) for run, record, predictions in loaded if _counts(run, table)]
     stack = np.array(list(matrices.values())) if matrices else np.zeros((0, 1, 0))
     return {
@@ -42,10 +44,8 @@ def row_detail(entry: Entry, table: Table, load: Load) -> dict[str, Any]:
         "reason": entry.reason,
         "seeds": [_run(run, record) for run, record, _ in loaded],
         "experiences": _experiences([record for _, record, _ in loaded]),
-        "accuracy_matrix": {
-            "mean": _rounded(_mean(stack)),
-            "seeds": {str(seed): _rounded(matrix) for seed, matrix in matrices.items()},
-        },
+        "accuracy_matrix": _with_mean(matrices),
+        "bits_per_byte": _with_mean(bits),
         "accuracy_over_time": _intervals(_over_time(stack)),
         "forgetting_per_experience": _intervals(np.array([metrics.forgetting_per_experience(m) for m in stack])),
         "confusion": _total(confusions),
@@ -84,9 +84,28 @@ def _matrix(record: Record, predictions: Predictions | None) -> Floats:
     return record.matrix if predictions is None else predictions.accuracy_matrix()
 
 
+def _bits(record: Record, predictions: Predictions | None) -> Floats:
+    """The matrix of bits per byte; empty where the run has none."""
+    found = np.array(record.bits_per_byte, dtype=float) if predictions is None else predictions.bits_per_byte()
+    return np.array([]) if found is None else found
+
+
+def _with_mean(matrices: Mapping[int, Floats]) -> dict[str, Any]:
+    stack = np.array(list(matrices.values())) if matrices else np.zeros((0, 1, 0))
+    return {
+        "mean": _rounded(_mean(stack)),
+        "seeds": {str(seed): _rounded(matrix) for seed, matrix in matrices.items()},
+    }
+
+
 def _confusion(record: Record, predictions: Predictions | None) -> tuple[list[str], NDArray[np.int64]] | None:
-    """Class names and counts, true by predicted, of the last row; None where it was not predicted whole."""
+    """Class names and counts, true by predicted, of the last row.
+
+    None where it was not predicted whole, or has more classes than are reported.
+    """
     names = record.output_names
+    if len(names) > metrics.MOST_REPORTED:
+        return None
     if predictions is None:
         counts = np.array(record.confusion_matrix, dtype=np.int64)
     else:
