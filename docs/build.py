@@ -16,7 +16,7 @@ from typing import Any
 import typer
 
 import clarena
-from clarena import hookspecs, metrics
+from clarena import hookspecs, likelihoods, metrics
 from clarena.cli import app
 from clarena.cli import commands as every_command  # noqa: F401 - each adds itself to `app`
 from clarena.cli.text import prose, value
@@ -237,11 +237,12 @@ def metric_page() -> str:
     parts = ["# Metrics\n", inspect.cleandoc(metrics.__doc__ or "") + "\n"]
     rows = [
         [f"`{m.name}`", first_sentence(m.function.__doc__), m.unit, "higher" if m.higher_is_better else "lower"]
-        for m in metrics.METRICS.values()
+        for m in (*metrics.METRICS.values(), *likelihoods.LANGUAGE_METRICS.values())
     ]
     parts.append(table(["metric", "", "unit", "better"], rows))
     others = [metrics.forgetting_per_experience, metrics.min_accuracy, metrics.accuracy_matrix]
     others += [metrics.class_report, metrics.confusion_matrix]
+    others += [*(m.function for m in likelihoods.LANGUAGE_METRICS.values()), likelihoods.bits_per_byte]
     for function in [*(m.function for m in metrics.METRICS.values()), *others]:
         parts += [f"## `{function.__name__}`\n", code(stub(function))]
     return "\n".join(parts)

@@ -1,7 +1,9 @@
 """Language streams: how text becomes sequences, how it is tested, and which strategies learn from it."""
 
+import json
 import math
 import os
+import sys
 import zipfile
 from pathlib import Path
 
@@ -468,3 +470,37 @@ def test_the_real_corpora() -> None:
         bytes(data.x_train[0].tolist()).decode()
         == "First Citizen:\nBefore we proceed any further, hear me speak.\n\nAl"[:64]
     )
+
+
+# ---- What others see of it ----
+
+
+def test_a_record_without_likelihoods_is_written_as_it_always_was() -> None:
+    path = next((Path(__file__).parents[1] / "leaderboard" / "runs").glob("*/er-seed0-*/record.json"))
+    from clarena.store import read_record
+
+    again = read_record(path).model_dump_json(indent=1)
+    assert list(json.loads(again)) == list(json.loads(path.read_bytes()))
+
+
+def test_tables_and_mlflow_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from clarena.cli.table import print_table
+    from clarena.summary import rows
+    from clarena.tracking import content
+
+    record = run(tmp_path, "runs", "finetune")
+    points = {(name, step): value for name, value, step in content.metrics(record)}
+    assert points["bits_per_byte/exp_1", 2] == record.bits_per_byte[2][0]
+    assert points["final_bits_per_byte", 0] == record.metrics["final_bits_per_byte"]
+    table = rows([record])
+    print_table(record.cell.track, table)
+    shown = capsys.readouterr().out
+    assert "bits per byte" in shown
+    assert f"{record.metrics['final_bits_per_byte']:.2f}" in shown
+    assert table[0].as_dict()["final_bits_per_byte"] == record.metrics["final_bits_per_byte"]
+
+
+def test_subwords_without_their_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    with pytest.raises(UsageError, match=r"pip install 'clarena-bench\[text\]'"):
+        own(tmp_path, tokens="subwords").data()
