@@ -21,7 +21,18 @@ from hypothesis import strategies as st
 from tiny import same, walk
 from tiny_language import SMALL, WIDTH, language_walk, write
 
-from clarena import Benchmark, Data, DataError, Model, Strategy, Stream, UsageError, evaluate, fisher_diagonal
+from clarena import (
+    Benchmark,
+    Data,
+    DataError,
+    GradientStrategy,
+    Model,
+    Strategy,
+    Stream,
+    UsageError,
+    evaluate,
+    fisher_diagonal,
+)
 from clarena.benchmark import limited, split_by_domain, with_validation
 from clarena.errors import DivergedError, PluginError
 from clarena.gradients import IGNORED
@@ -504,3 +515,24 @@ def test_subwords_without_their_library(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setitem(sys.modules, "tokenizers", None)
     with pytest.raises(UsageError, match=r"pip install 'clarena-bench\[text\]'"):
         own(tmp_path, tokens="subwords").data()
+
+
+class TakesTimeForOutputs(GradientStrategy):
+    """Looks at the outputs in the dimension of time, which goes unnoticed where there are as many of both."""
+
+    name = "takes-time-for-outputs"
+
+    def loss(self, batch):
+        every = torch.arange(self.context.space.width)
+        return super().loss(batch) + 0 * batch.scores[:, every].sum()
+
+
+def test_one_dimension_is_not_taken_for_the_other(tmp_path: Path) -> None:
+    paths = [tmp_path / "a", tmp_path / "b"]
+    for path in paths:
+        path.write_text("ab" * 2000)
+    with pytest.raises(UsageError, match=r"takes-time-for-outputs cannot learn language:a,b.*IndexError"):
+        evaluate(
+            TakesTimeForOutputs, benchmark=f"language:{paths[0]},{paths[1]}", backbone="text-transformer", seeds=1,
+            track=False, settings={"benchmark": {"context": 256}, "backbone": WIDTH}, store=tmp_path / "runs",
+        )  # fmt: skip
