@@ -27,8 +27,8 @@ FLOORS: tuple[tuple[str, ...], ...] = (
 """From the ground up. A module imports from lower floors, or from its own folder."""
 
 TORCH_FREE = {
-    "errors", "hookspecs", "metrics", "likelihoods", "statistics", "sources", "protocol", "parameters", "registry", "records",
-    "host", "store", "summary", "plots", "tracking", "submission", "cli",
+    "errors", "hookspecs", "metrics", "likelihoods", "statistics", "sources", "protocol", "parameters", "registry",
+    "records", "host", "store", "summary", "plots", "tracking", "submission", "cli",
 }  # fmt: skip
 """Never import torch, themselves or through others, unless within a function: `clarena list` and the leaderboard do
 not wait for it."""

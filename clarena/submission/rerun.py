@@ -95,6 +95,9 @@ def wrong_labels(pieces: Sequence[Evidence], bench: Bench) -> list[str]:
     from clarena.arena import Arena, Parts
     from clarena.strategy import Strategy
 
+    def listed(sizes: Any) -> Any:
+        return None if sizes is None else sizes.tolist()
+
     problems = []
     for piece in pieces:
         track = piece.claim.track
@@ -107,7 +110,7 @@ def wrong_labels(pieces: Sequence[Evidence], bench: Bench) -> list[str]:
             problems.append(f"{where}: the labels beside its predictions are not the benchmark's")
         elif not np.array_equal(arena.test.experience, piece.predictions.experience):
             problems.append(f"{where}: its test samples are not in the experiences where the benchmark has them")
-        elif not np.array_equal(arena.test.text_bytes, piece.predictions.text_bytes):
+        elif listed(arena.test.text_bytes) != listed(piece.predictions.text_bytes):
             problems.append(f"{where}: its tokens do not have the lengths that the benchmark gives them")
         elif list(arena.stream.output_names) != piece.record.output_names:
             problems.append(f"{where}: its outputs are named otherwise than the benchmark's")
