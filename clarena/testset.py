@@ -125,7 +125,8 @@ class TestSet:
         for part in index.split(self.protocol.eval_batch_size):
             scores = strategy.predict(self.x[part], task)
             self._check(scores, len(part), columns)
-            scores = scores[..., in_play]
+            if len(columns) < scores.shape[-1]:
+                scores = scores[..., in_play]
             finite &= torch.isfinite(scores).all()
             answers.append(in_play[scores.argmax(-1)])
             if likely is not None:
