@@ -13,6 +13,7 @@ import torch
 from clarena_native.strategies.er import ER
 from clarena_native.strategies.ewc import EWC
 from clarena_native.strategies.finetune import Finetune
+from clarena_native.strategies.lwf import LwF
 from clarena_native.transformers import TextTransformer
 from clarena_text import language
 from clarena_text.language import LanguageStream, OwnTexts, cut, learned_subwords, sequences, single_bytes
@@ -536,3 +537,34 @@ def test_one_dimension_is_not_taken_for_the_other(tmp_path: Path) -> None:
             TakesTimeForOutputs, benchmark=f"language:{paths[0]},{paths[1]}", backbone="text-transformer", seeds=1,
             track=False, settings={"benchmark": {"context": 256}, "backbone": WIDTH}, store=tmp_path / "runs",
         )  # fmt: skip
+
+
+# ---- Distillation ----
+
+
+def test_lwf_without_its_mechanism_is_finetune(tmp_path: Path) -> None:
+    plain = language_walk(Finetune, tmp_path).finish()
+    off = language_walk(LwF(strength=0.0, warmup=0), tmp_path).finish()
+    assert same(plain.parameters(), off.parameters())
+    assert not same(plain.parameters(), language_walk(LwF(), tmp_path).finish().parameters())
+
+
+def test_lwf_distils_every_token_that_counts(tmp_path: Path) -> None:
+    """By hand, token by token: cross-entropy between softened softmaxes, the mean over labelled tokens."""
+    ours = language_walk(LwF(strength=1.5, temperature=2.0), tmp_path, batch_size=23)
+    ours.step(0)
+    ours.arena.begin([1])
+    experience, lwf = ours.arena.experience([1]), ours.strategy
+    lwf.before_experience(experience)
+    (batch,) = experience.batches(1)
+    teacher = lwf.model(batch.x).detach()
+    batch.scores = teacher + torch.randn(teacher.shape, generator=torch.Generator().manual_seed(0))
+    assert (batch.y == IGNORED).sum() == 5
+    terms = [
+        -(teacher[n, t] / 2).softmax(0) @ (batch.scores[n, t] / 2).log_softmax(0)
+        for n in range(len(batch))
+        for t in range(8)
+        if batch.y[n, t] != IGNORED
+    ]
+    assert len(terms) == 179
+    assert lwf.distil(batch).item() == pytest.approx(1.5 * float(torch.stack(terms).mean()), rel=1e-5)

@@ -14,6 +14,7 @@ Differences from the paper:
    the new outputs are not a block of their own: with heads that are full from the start.
 3. The paper trains to convergence; here the budget is the protocol's. Weight decay is the protocol's too.
 4. The targets are recorded in evaluation mode.
+5. Where every token of a sequence has a label, each is a sample: L_old is its mean over the tokens that count.
 """
 
 from typing import Annotated
@@ -23,6 +24,9 @@ from pydantic import Field
 from torch import Tensor
 
 from clarena import Batch, Experience, Frozen, GradientStrategy, cross_entropy, evaluating
+
+IGNORED = -100
+"""The label of a token that does not count."""
 
 
 class LwF(GradientStrategy):
@@ -62,6 +66,9 @@ class LwF(GradientStrategy):
         assert batch.scores is not None
         fresh = batch.stream()
         scores, targets = batch.scores[: batch.fresh], self.targets[fresh.index]
+        if fresh.y.ndim > 1:  # every token has a label: each that counts is a sample
+            counted = fresh.y != IGNORED
+            scores, targets = scores[counted], targets[counted]
         terms = [distillation(scores[:, g], targets[:, g], self.temperature) for g in self.groups]
         return self.strength * torch.stack(terms).sum()
 
