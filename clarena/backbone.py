@@ -1,6 +1,6 @@
 """Model = backbone + head: what turns inputs into features, and features into scores."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Self
 
 import torch
@@ -33,6 +33,17 @@ class Backbone(nn.Module):
     def of(cls, argument: str) -> type[Self]:
         """The class for an argument, for one registered as `family:PLACEHOLDER`; the same one every time."""
         raise UsageError(f"The backbone {cls.name} takes no argument.")
+
+    @classmethod
+    def fingerprint(cls, options: Mapping[str, Any]) -> str | None:
+        """SHA-256 of the weights that the option `weights` names; None where it names none.
+
+        It stands for that option in a track's digest, so that what the weights are counts, and not where they lie.
+
+        Raises:
+            UsageError: when there are no such weights.
+        """
+        return None
 
     @staticmethod
     def start(layer: nn.Linear) -> None:

@@ -92,6 +92,7 @@ def make_plan(
     benchmark_class: type[Benchmark] = host.benchmarks.resolve(benchmark)
     backbone_class: type[Backbone] = host.backbones.resolve(backbone)
     options = parse(benchmark_class, settings.get("benchmark", {}), "benchmark")
+    backbone_options = parse(backbone_class, settings.get("backbone", {}), "backbone")
     track = Track(
         benchmark=Part(
             name=benchmark_class.name,
@@ -102,8 +103,9 @@ def make_plan(
         scenario=_scenario(scenario, benchmark_class),
         backbone=Part(
             name=backbone_class.name,
-            options=parse(backbone_class, settings.get("backbone", {}), "backbone"),
+            options=backbone_options,
             revision=backbone_class.revision,
+            fingerprint=backbone_class.fingerprint(backbone_options),
         ),
         protocol=held_equal,
     )

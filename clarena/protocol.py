@@ -137,7 +137,7 @@ class Part(FrozenModel):
         name: its (qualified, where needed) name.
         options: every option, defaults included.
         revision: of its rules, as its author declares it.
-        fingerprint: SHA-256 of the source data, for a benchmark.
+        fingerprint: SHA-256 of the source data, for a benchmark; of the weights it starts from, for a backbone.
     """
 
     name: str
@@ -159,10 +159,14 @@ class Track(FrozenModel):
         """SHA-256 of the canonical JSON, in hexadecimal.
 
         Of the protocol only the revision and the fields that are not at their default take part, so that a field
-        added later, whose default is what was done before, moves no digest.
+        added later, whose default is what was done before, moves no digest. Weights that a backbone starts from take
+        part by their fingerprint, and not by where they lie (its option `weights`).
         """
         protocol = self.protocol.model_dump(mode="json", exclude_defaults=True) | {"revision": self.protocol.revision}
-        return digest(self.model_dump(mode="json") | {"protocol": protocol})
+        data = self.model_dump(mode="json") | {"protocol": protocol}
+        if self.backbone.fingerprint is not None:
+            data["backbone"]["options"].pop("weights", None)
+        return digest(data)
 
     @property
     def preset(self) -> str:

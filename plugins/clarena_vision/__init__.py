@@ -1,4 +1,4 @@
-"""Vision: published sets of images as benchmarks, and backbones for them."""
+"""Vision: published sets of images as benchmarks, and torchvision's and timm's classifiers as backbones."""
 
 from clarena import hookimpl
 from clarena.hookspecs import Register
@@ -41,6 +41,23 @@ BENCHMARKS = {
         "Small NORB, one category of toys at a time; downloads 263 MB once",
     ),
 }
+BACKBONES = {
+    "resnet18-imagenet": (
+        "backbones:ResNet18ImageNet",
+        "Torchvision's ResNet-18 for ImageNet, without its classifier; with pre-trained weights where they can be had",
+        "vision",
+    ),
+    "torchvision:NAME": (
+        "backbones:TorchvisionModel",
+        "Any of torchvision's classifiers of images, without its last layer, random or pre-trained",
+        "vision",
+    ),
+    "timm:NAME": (
+        "timm_backbones:TimmModel",
+        "Any of timm's models of images, without its classifier, random or pre-trained",
+        "timm",
+    ),
+}
 
 
 @hookimpl
@@ -48,3 +65,10 @@ def clarena_register_benchmarks(register: Register) -> None:
     """Register the benchmarks of images."""
     for name, (path, summary) in BENCHMARKS.items():
         register(f"clarena_vision.{path}", name=name, summary=summary, extra="vision")
+
+
+@hookimpl
+def clarena_register_backbones(register: Register) -> None:
+    """Register the backbones of images from libraries."""
+    for name, (path, summary, extra) in BACKBONES.items():
+        register(f"clarena_vision.{path}", name=name, summary=summary, extra=extra)

@@ -1,0 +1,103 @@
+"""Torchvision's classifiers of images as backbones."""
+
+from difflib import get_close_matches
+from http.client import HTTPException
+from pathlib import Path
+from socket import getdefaulttimeout, setdefaulttimeout
+from typing import Any, Self
+from urllib.parse import urlparse
+
+import torch
+from clarena_native.torchvision_cpu import import_torchvision
+from torch import nn
+
+from clarena import UsageError
+
+from .networks import OPTION, ImageNetwork, network_class
+
+models: Any = import_torchvision().models
+
+CLASSES = 1000
+"""Outputs of a classifier as it was published."""
+
+TIMEOUT = 20
+"""Seconds without an answer after which a download is given up."""
+
+# Two networks have second classifiers for training, and normalise once more for the weights that came with them.
+_AUXILIARY = ["aux1", "aux2", "AuxLogits"]
+_PECULIAR = {"googlenet", "inception_v3"}
+
+
+class TorchvisionModel(ImageNetwork):
+    """Any of torchvision's classifiers of images, without its last layer, random or pre-trained.
+
+    `torchvision:resnet50`, for one; the features are what its last layer was given.
+    """
+
+    name = "torchvision:NAME"
+
+    @classmethod
+    def of(cls, argument: str) -> type[Self]:
+        """The backbone of one of torchvision's classifiers."""
+        known = models.list_models(module=models)
+        if argument not in known:
+            close = get_close_matches(argument, known, n=1, cutoff=0.5)
+            hint = f" Did you mean {close[0]!r}?" if close else ""
+            raise UsageError(f"Torchvision has no classifier named {argument!r}.{hint} Known: {', '.join(known)}.")
+        return network_class(cls, argument)
+
+    @classmethod
+    def build(cls, published: Path | None) -> tuple[nn.Module, list[str]]:
+        """The network up to its last layer of weights, which has as many outputs as ImageNet has classes."""
+        options: dict[str, Any] = {}
+        if cls.network_name in _PECULIAR:
+            options = {"aux_logits": False, "transform_input": True, "init_weights": published is None}
+        # Torchvision reads its own file, which is in torch's cache by now: it knows the old names in some of them.
+        network = models.get_model(cls.network_name, weights="DEFAULT" if published else None, **options)
+        last = [name for name, module in network.named_modules() if _outputs(module) == CLASSES][-1]
+        owner, _, leaf = last.rpartition(".")
+        setattr(network.get_submodule(owner), leaf, nn.Identity())
+        return network, [last, *_AUXILIARY]
+
+    @classmethod
+    def published(cls) -> Path:
+        """The file of torchvision's default weights, in torch's own cache."""
+        url = models.get_model_weights(cls.network_name).DEFAULT.url
+        file = Path(torch.hub.get_dir(), "checkpoints", Path(urlparse(url).path).name)
+        if not file.exists():
+            prefix = torch.hub.HASH_REGEX.search(file.name)
+            before = getdefaulttimeout()
+            setdefaulttimeout(TIMEOUT)
+            try:
+                file.parent.mkdir(parents=True, exist_ok=True)
+                torch.hub.download_url_to_file(url, str(file), prefix[1] if prefix else None, progress=False)
+            except (OSError, HTTPException, RuntimeError) as error:  # the last, where the digest is another
+                raise UsageError(
+                    f"{cls.name}: its weights are not at {file} and could not be downloaded from {url}: {error}.\n"
+                    f"Run once online, or bring the file and name it: {OPTION}=PATH"
+                ) from error
+            finally:
+                setdefaulttimeout(before)
+        return file
+
+    @classmethod
+    def statistics(cls) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Those of the transforms that torchvision declares for its weights."""
+        transforms = models.get_model_weights(cls.network_name).DEFAULT.transforms()
+        return tuple(transforms.mean), tuple(transforms.std)
+
+
+class ResNet18ImageNet(TorchvisionModel):
+    """Torchvision's ResNet-18 for ImageNet, without its classifier; with pre-trained weights where they can be had.
+
+    Source: He et al. 2016, Deep residual learning for image recognition.
+    """
+
+    name = "resnet18-imagenet"
+    network_name = "resnet18"
+
+
+def _outputs(module: nn.Module) -> int | None:
+    if isinstance(module, nn.Linear):
+        return module.out_features
+    return module.out_channels if isinstance(module, nn.Conv2d) else None

@@ -1,0 +1,62 @@
+"""Timm's models of images as backbones."""
+
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Self
+
+from clarena_native.torchvision_cpu import import_torchvision
+from clarena_transformers.hub import snapshot
+from torch import nn
+
+from clarena import UsageError
+
+from .networks import OPTION, ImageNetwork, network_class
+
+import_torchvision()  # which timm imports
+
+import timm  # noqa: E402
+
+FILE = "model.safetensors"
+
+
+class TimmModel(ImageNetwork):
+    """Any of timm's models of images, without its classifier, random or pre-trained.
+
+    `timm:resnet18` or, where there are several sets of weights, `timm:resnet18.a1_in1k`. A file of weights must be laid
+    out as timm's network is.
+    """
+
+    name = "timm:NAME"
+
+    @classmethod
+    def of(cls, argument: str) -> type[Self]:
+        """The backbone of one of timm's models."""
+        if not timm.is_model(argument):
+            close = get_close_matches(argument, timm.list_models(), n=3, cutoff=0.5)
+            hint = f" Did you mean {' or '.join(close)}?" if close else ""
+            raise UsageError(f"Timm has no model named {argument!r}.{hint} timm.list_models() names all.")
+        return network_class(cls, argument)
+
+    @classmethod
+    def build(cls, published: Path | None) -> tuple[nn.Module, list[str]]:
+        """The network with its pooling, but without the classifier."""
+        given: dict[str, Any] = {}
+        if published:  # timm reads its own file: it knows how to convert some of them
+            given = {"pretrained": True, "pretrained_cfg_overlay": {"file": str(published)}}
+        network: Any = timm.create_model(cls.network_name, num_classes=0, **given)
+        classifier = network.pretrained_cfg.get("classifier") or ()
+        return network, [classifier] if isinstance(classifier, str) else list(classifier)
+
+    @classmethod
+    def published(cls) -> Path:
+        """The file of timm's weights on the Hugging Face hub."""
+        where = timm.get_pretrained_cfg(cls.network_name)
+        if where is None or not where.hf_hub_id:
+            raise UsageError(f"Timm publishes no weights for {cls.network_name}. Choose {OPTION}=PATH or none.")
+        return snapshot(where.hf_hub_id, [FILE], OPTION) / FILE
+
+    @classmethod
+    def statistics(cls) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Those that timm declares for its weights."""
+        where = timm.get_pretrained_cfg(cls.network_name)
+        return tuple(where.mean), tuple(where.std)

@@ -1,0 +1,86 @@
+"""Files of pre-trained weights: what identifies one, and how it gets into a network whole or not at all."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from clarena import UsageError
+
+SHOWN = 3
+"""How many keys a message names."""
+
+
+def file_at(path: str, option: str) -> Path:
+    """The file at `path`; raises `UsageError` where there is none."""
+    file = Path(path).expanduser().absolute()
+    if not file.is_file():
+        raise UsageError(
+            f"{option}: there is no file at {file}. Give a file of weights (a state dict), or default for those that "
+            "were published, or none for random ones."
+        )
+    return file
+
+
+def sha256(file: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+def load(network: nn.Module, file: Path, dropped: Sequence[str], option: str) -> None:
+    """Put the weights of a file into a network.
+
+    Args:
+        dropped: modules that the network has no more, such as its classifier; what the file holds of them is left out.
+
+    Raises:
+        UsageError: when the file cannot be read, or holds weights of another network.
+    """
+    state = {name: value for name, value in read(file, option).items() if not _within(name, dropped)}
+    own = network.state_dict()
+    problems = {
+        "lacks": sorted(own.keys() - state.keys()),
+        "has besides": sorted(state.keys() - own.keys()),
+        "has in another shape": [
+            f"{name} {list(state[name].shape)}, not {list(own[name].shape)}"
+            for name in own.keys() & state.keys()
+            if state[name].shape != own[name].shape
+        ],
+    }
+    found = [f"it {what} {_some(names)}" for what, names in problems.items() if names]
+    if found:
+        raise UsageError(f"{option}: {file} holds the weights of another network: {'; '.join(found)}.")
+    network.load_state_dict(state)
+
+
+def read(file: Path, option: str) -> dict[str, Tensor]:
+    """The state dict in a file of torch's or safetensors' format; no code in it is run."""
+    try:
+        if file.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            state: Any = load_file(file)
+        else:
+            state = torch.load(file, map_location="cpu", weights_only=True)
+    except ModuleNotFoundError as error:
+        raise UsageError(f"{option}: reading {file} needs {error.name}. Run: pip install {error.name}") from error
+    except Exception as error:  # a damaged file fails in any way whatever
+        reason = " ".join(str(error).split())[:120]
+        raise UsageError(f"{option}: {file} cannot be read; is it whole? ({type(error).__name__}: {reason})") from error
+    if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
+        held = _some(sorted(map(str, state))) if isinstance(state, dict) and state else type(state).__name__
+        raise UsageError(f"{option}: {file} holds no state dict (tensors by name), but {held}.")
+    return state
+
+
+def _within(name: str, modules: Sequence[str]) -> bool:
+    return any(name.startswith(f"{module}.") for module in modules)
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
