@@ -6,6 +6,7 @@ its output gradient g and its input a, so that Σ_n (g_n ⊗ a_n)² = (g²)ᵀ(a
 per-sample gradient is ever stored. Samples must not influence each other's scores.
 """
 
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -231,8 +232,10 @@ def _add_others(
     size = max(1, _CHUNK // sum(p.numel() for p in values.values()))
     for xs, vs in zip(torch.split(x, size), torch.split(direction, size)):
         try:
-            # No graph around the one that `grad` makes; and of the ways to attend, the one that vmap knows.
-            with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+            # No graph around the one that `grad` makes; of the ways to attend, the one that vmap knows; and no word of
+            # operators that it takes one by one.
+            with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "There is a performance drop")
                 found = per_sample(values, xs, vs)
         except RuntimeError:  # vmap knows no recurrent layers and no custom autograd functions: one by one
             owned = list(parameters.values())

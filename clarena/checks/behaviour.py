@@ -75,8 +75,9 @@ def _well_formed(trial: Trial, question: Question, when: str) -> None:
         f"[batch, outputs], one score for each of the outputs that exist by now ({least}), not a class or "
         "a task's part of them; self.context.grow(self.model) in learn makes the head as wide.",
     )
+    dtype = question.x.dtype if question.x.is_floating_point() else torch.float32  # of tokens
     require(
-        scores.dtype == question.x.dtype and scores.device == question.x.device,
+        scores.dtype == dtype and scores.device == question.x.device,
         f"{call} returned {scores.dtype} on {scores.device} for inputs of {question.x.dtype} on "
         f"{question.x.device}. Leave type and device as they are.",
     )

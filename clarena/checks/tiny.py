@@ -24,6 +24,9 @@ TEST_SAMPLES = 20
 SHAPE = (1, 4, 4)
 """Of one sample, before it is enlarged."""
 
+LEVELS = 9
+"""Tokens that a value may become, for backbones that take tokens."""
+
 
 class TinyStream(Benchmark):
     """Six Gaussian blobs in three uneven experiences: of three classes, of a single one, and of two."""
@@ -32,9 +35,22 @@ class TinyStream(Benchmark):
     scenarios = ("class", "domain", "task")
 
     def __init__(
-        self, *, scale: Annotated[int, Field(ge=1, description="Each value becomes a square of so many pixels.")] = 1
+        self,
+        *,
+        scale: Annotated[int, Field(ge=1, description="Each value becomes a square of so many pixels.")] = 1,
+        levels: Annotated[
+            int, Field(ge=0, description="Each value becomes one of so many tokens; 0 leaves them numbers.")
+        ] = 0,
     ) -> None:
         self.scale = scale
+        self.levels = levels
+        self.vocabulary = levels + 1 if levels else None  # 0 is none
+
+    def inputs(self, x: Tensor) -> Tensor:
+        """Images as they are, or tokens int64 [n, values] from 1 on."""
+        if not self.levels:
+            return x
+        return torch.bucketize(x.flatten(1), torch.linspace(-2, 2, self.levels - 1, device=x.device)) + 1
 
     def data(self) -> Data:
         """Well separated blobs, so that a few steps of SGD suffice."""
@@ -105,8 +121,11 @@ class Subject:
     def track(self, buffer_size: int = 7) -> Track:
         """The track: momentum whose state is kept shows what a strategy forgets to save; a small buffer overflows.
 
-        Any backbone but the tiny one gets images of 8×8 pixels, whose squares survive a convolution and its pooling.
+        Any backbone but the tiny one gets images of 8×8 pixels, whose squares survive a convolution and its pooling,
+        or tokens where it takes those.
         """
+        tokens = self.backbone.takes_tokens
+        inputs = {"scale": 1 if tokens or self.backbone is TinyMlp else 2, "levels": LEVELS if tokens else 0}
         known = "known_stream_length" in self.strategy.needs
         protocol = Protocol(
             epochs=4,
@@ -118,7 +137,7 @@ class Subject:
             stream_length="known" if known else "unknown",
         )
         return Track(
-            benchmark=Part(name=TinyStream.name, options={"scale": 1 if self.backbone is TinyMlp else 2}),
+            benchmark=Part(name=TinyStream.name, options=inputs),
             scenario=self.scenario,
             backbone=Part(name=self.backbone.name, options=dict(self.options)),
             protocol=protocol,

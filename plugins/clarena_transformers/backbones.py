@@ -21,8 +21,8 @@ from . import hub
 if find_spec("torchvision") is not None:  # transformers imports it where it is there
     import_torchvision()
 
-import transformers  # noqa: E402
-from transformers.pytorch_utils import Conv1D  # noqa: E402
+import transformers
+from transformers.pytorch_utils import Conv1D
 
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
@@ -136,8 +136,8 @@ class GPT2(TextNetwork):
         weights: Annotated[
             str,
             Field(
-                description="Where the first weights come from: none (random), or the folder or the name on the Hugging "
-                "Face hub of a pre-trained GPT-2, whose tokenizer must be the benchmark's."
+                description="Where the first weights come from: none (random), or a pre-trained GPT-2 by its folder or "
+                "its name on the Hugging Face hub; its tokenizer must be the benchmark's."
             ),
         ] = "none",
         layers: Annotated[
@@ -280,8 +280,8 @@ def _pretrained(folder: Path, config: Any, vocabulary: int, dropout: float, opti
     """
     if config.vocab_size != vocabulary:
         raise UsageError(
-            f"{option}: the model in {folder} knows {config.vocab_size} tokens, the benchmark has {vocabulary}. They must "
-            "be the same ones: have the benchmark use the model's own tokenizer, or start from random weights."
+            f"{option}: the model in {folder} knows {config.vocab_size} tokens, the benchmark has {vocabulary}. They "
+            "must be the same ones: have the benchmark use the model's own tokenizer, or start from random weights."
         )
     _set(config, dropout)
     try:
