@@ -13,6 +13,7 @@ from clarena_native.strategies.er import ER
 from clarena_native.strategies.ewc import EWC
 from clarena_native.strategies.finetune import Finetune
 from clarena_native.strategies.joint import Joint
+from clarena_native.transformers import TextTransformer
 from faulty_strategies import FAULTY
 
 from clarena import GradientStrategy, Strategy, UsageError
@@ -51,6 +52,23 @@ def test_a_fault_is_caught_by_its_check_alone(strategy: type[Strategy], meant: s
 
 def test_every_check_has_a_fault() -> None:
     assert {meant for _, meant, _ in FAULTY} == set(CHECKS)
+
+
+@parametrize_with_checks([EWC, ER], ["class"], TextTransformer, {"width": 16, "depth": 1})
+def test_natives_on_tokens(check):
+    if check.name != SLOW:
+        check()
+
+
+def test_tokens_are_the_same_blobs() -> None:
+    stream = TinyStream(levels=9)
+    x = TinyStream().data().x_train
+    tokens = stream.inputs(x)
+    assert (tokens.dtype, tuple(tokens.shape)) == (torch.int64, (len(x), 16))
+    assert 1 <= tokens.min() <= tokens.max() < stream.vocabulary  # 0 would be no token
+    order = x.flatten().argsort()
+    assert (tokens.flatten()[order].diff() >= 0).all()
+    assert torch.equal(stream.inputs(torch.tensor([[-9.0, 9.0]])), torch.tensor([[1, 9]]))
 
 
 def test_the_stream_has_everything_awkward() -> None:

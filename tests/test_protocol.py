@@ -105,6 +105,19 @@ def test_every_field_takes_part():
     assert {field for changes in CHANGES + HOSTS for field in changes} == set(Protocol.model_fields)
 
 
+def test_weights_take_part_by_what_they_are_and_not_by_where_they_lie():
+    def digest(weights: str, fingerprint: str | None, **options: object) -> str:
+        part = Part(name="net", options={"weights": weights, "size": 1} | options, fingerprint=fingerprint)
+        return track().model_copy(update={"backbone": part}).digest
+
+    here = digest("/here/w.pt", "1" * 64)
+    assert here == digest("/there/w.pt", "1" * 64)
+    assert (
+        len({here, digest("/here/w.pt", "2" * 64), digest("/here/w.pt", "1" * 64, size=2), digest("none", None)}) == 4
+    )
+    assert digest("none", None) != digest("default", None)
+
+
 @given(st.permutations(sorted(Protocol.model_fields)))
 def test_a_track_survives_json_whatever_the_order(names):
     whole = Subject(Finetune, "task").track()

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 import torch
 from clarena_native.torchvision_cpu import import_torchvision
@@ -224,7 +224,7 @@ class HubModel(TextNetwork):
     @classmethod
     def of(cls, argument: str) -> type[Self]:
         """The backbone of the model of this name on the hub, or in this folder."""
-        return _hub_model(cls, argument)
+        return _hub_model(cls, argument)  # type: ignore[arg-type]
 
     @classmethod
     def fingerprint(cls, options: Mapping[str, Any]) -> str | None:
@@ -240,8 +240,11 @@ class HubModel(TextNetwork):
         return _pretrained(folder, config, vocabulary, self.dropout, self.name)
 
 
+_Model = TypeVar("_Model", bound=HubModel)
+
+
 @cache
-def _hub_model(family: type[HubModel], source: str) -> type[Any]:
+def _hub_model(family: type[_Model], source: str) -> type[_Model]:
     name = f"hf:{Path(source).expanduser().name}" if Path(source).expanduser().is_dir() else f"hf:{source}"
     attributes = {"name": name, "source": source, "__doc__": family.__doc__, "__module__": family.__module__}
     return type(family.__name__, (family,), attributes)

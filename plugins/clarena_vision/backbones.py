@@ -44,7 +44,7 @@ class TorchvisionModel(ImageNetwork):
             close = get_close_matches(argument, known, n=1, cutoff=0.5)
             hint = f" Did you mean {close[0]!r}?" if close else ""
             raise UsageError(f"Torchvision has no classifier named {argument!r}.{hint} Known: {', '.join(known)}.")
-        return network_class(cls, argument)
+        return network_class(cls, argument)  # type: ignore[arg-type]
 
     @classmethod
     def build(cls, published: Path | None) -> tuple[nn.Module, list[str]]:

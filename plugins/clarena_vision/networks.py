@@ -27,6 +27,8 @@ class ImageNetwork(Backbone):
     """
 
     network_name: ClassVar[str] = ""
+    mean: Tensor
+    std: Tensor
 
     def __init__(
         self,
@@ -140,7 +142,7 @@ class ImageNetwork(Backbone):
                 f"{self.name} does not take images of {size} pixels ({reason}). "
                 "Enlarge them: --set backbone.resize=224, or what it was made for."
             )
-        return shape[1]
+        return int(shape[1])
 
 
 _Network = TypeVar("_Network", bound=ImageNetwork)

@@ -35,7 +35,7 @@ class TimmModel(ImageNetwork):
             close = get_close_matches(argument, timm.list_models(), n=3, cutoff=0.5)
             hint = f" Did you mean {' or '.join(close)}?" if close else ""
             raise UsageError(f"Timm has no model named {argument!r}.{hint} timm.list_models() names all.")
-        return network_class(cls, argument)
+        return network_class(cls, argument)  # type: ignore[arg-type]
 
     @classmethod
     def build(cls, published: Path | None) -> tuple[nn.Module, list[str]]:
