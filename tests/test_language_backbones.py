@@ -1,6 +1,8 @@
 """GPT-2 and its like as backbones: their own numbers, who sees whom, LoRA, files of weights, and whole runs."""
 
 import copy
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -343,6 +345,20 @@ def test_what_cannot_grow_it_says_so_before_anything_runs(table, tmp_path, strat
     assert outcome.code == 2
     assert f"{strategy} " in outcome.err
     assert "the backbone 'gpt2' cannot serve" in outcome.err
+
+
+def test_a_missing_package_says_which_extra_brings_it(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(UsageError, match=r"lora needs peft\. Run: pip install 'clarena-bench\[transformers\]'"):
+        tiny(lora=2)
+    program = (
+        "import sys; sys.modules['transformers'] = None; sys.argv = ['clarena', 'describe', 'gpt2'];"
+        "from clarena.cli import main; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 1
+    said = " ".join((done.stdout + done.stderr).split())
+    assert "needs the package 'transformers', which is not installed. Run: pip install" in said
 
 
 def test_all_are_described():

@@ -324,8 +324,10 @@ def _with_adapters(network: Any, rank: int, alpha: float, dropout: float) -> nn.
 
     As buffers the frozen weights are saved and metered, and no strategy trains, penalises or thaws them.
     """
-    import peft
-
+    try:
+        import peft
+    except ModuleNotFoundError as error:
+        raise UsageError(f"lora needs {error.name}. Run: pip install 'clarena-bench[transformers]'") from error
     wanted = peft.LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules="all-linear")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
