@@ -34,17 +34,19 @@ def snapshot(repository: str, files: list[str], option: str) -> Path:
     Raises:
         UsageError: when they are not in the cache and cannot be downloaded.
     """
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.utils import disable_progress_bars
 
     disable_progress_bars()
     reason: Exception | str = ""
     for only_cached in (True, False):
         try:
+            if not only_cached:
+                HfApi().model_info(repository, timeout=TIMEOUT)  # a download would wait for ever for a silent hub
             folder = Path(
                 snapshot_download(repository, allow_patterns=files, local_files_only=only_cached, etag_timeout=TIMEOUT)
             )
-        except (OSError, ValueError) as error:  # whatever the hub raises is one of these
+        except Exception as error:  # the hub's own, and those of what it speaks through, which changes
             reason = error
             continue
         absent = [name for name in files if not (folder / name).is_file()]
