@@ -1,23 +1,25 @@
 """The arena of one run: the realised stream on the device, what a strategy is granted, and what it is tested on."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache, partial
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from clarena.augmentation import require_backbone, require_images
 from clarena.backbone import Backbone
-from clarena.benchmark import Benchmark, Data, limited, with_validation
+from clarena.benchmark import Benchmark, Data, Split, limited, with_validation
 from clarena.errors import UsageError
 from clarena.experience import Experience, OutputSpace
 from clarena.parameters import parse
-from clarena.protocol import Track
+from clarena.protocol import Track, Variation
 from clarena.records import ExperienceInfo
 from clarena.seeding import BEFORE_LEARNING, Seeds
 from clarena.strategy import Context, Strategy
 from clarena.testset import TestSet
+from clarena.variation import varied
 
 
 @dataclass(frozen=True)
@@ -63,12 +65,16 @@ class Arena:
         if tuning:
             self.data = self.data.without_test()
         stream = self.benchmark.stream(self.data, track.scenario, self.seeds.numpy("class_order"))
+        first = self.protocol.tuning_experiences if tuning else len(stream.splits)
         if tuning:
-            first, fraction = self.protocol.tuning_experiences, self.protocol.validation_fraction
-            rows = len(self.data.y_train)
-            stream = with_validation(stream, first, fraction, rows, self.seeds.numpy("validation"))
+            # A varied stream is varied as a whole, so that its beginning is that of a ranked run.
+            count = first if track.stream == Variation() else len(stream.splits)
+            fraction, rows = self.protocol.validation_fraction, len(self.data.y_train)
+            stream = with_validation(stream, count, fraction, rows, self.seeds.numpy("validation"))
         stream.validate(self.data, track.benchmark.name)
-        self.stream = limited(stream, self.protocol.limit)
+        stream = varied(limited(stream, self.protocol.limit), track.stream, track.scenario, self.seeds)
+        self._transforms = [split.transform for split in stream.splits]
+        self.stream = replace(stream, splits=stream.splits[:first])
         self.steps = _steps(len(self.stream.splits), parts.strategy.needs)
         self._evaluation = self.seeds.torch("evaluation")
         self.space = OutputSpace(track.scenario, self.protocol, self.stream.outputs, device)
@@ -137,8 +143,7 @@ class Arena:
         inputs, labels, tasks = [], [], []
         for i in positions:
             split = self.stream.splits[i]
-            x = self.benchmark.inputs(self.data.x_train[split.train].to(self.device))
-            inputs.append(x if split.transform is None else split.transform(x))
+            inputs.append(self._inputs(split))
             labels.append(split.y_train.to(self.device))
             tasks.append(torch.full_like(labels[-1], i))
         with_task = self.track.scenario == "task"
@@ -155,6 +160,16 @@ class Arena:
             generator=self.seeds.torch("data"),
         )
 
+    def _inputs(self, split: Split) -> Tensor:
+        """The training inputs of an experience, each seen through the transform of the one it comes from."""
+        x = self.benchmark.inputs(self.data.x_train[split.train].to(self.device))
+        if split.origin is None:
+            return x if split.transform is None else split.transform(x)
+        origins, counts = split.origin.unique_consecutive(return_counts=True)
+        transforms = [self._transforms[origin] for origin in origins]
+        parts = zip(x.split(counts.tolist()), transforms)
+        return torch.cat([part if transform is None else transform(part) for part, transform in parts])
+
     def experiences(self) -> list[ExperienceInfo]:
         """What each experience holds, for the record."""
         names = self.stream.output_names
@@ -163,9 +178,22 @@ class Arena:
                 classes=[names[label] for label in split.classes],
                 train_samples=len(split.train),
                 test_samples=len(split.test),
+                **_realised(position, split),
             )
-            for split in self.stream.splits
+            for position, split in enumerate(self.stream.splits)
         ]
+
+
+def _realised(position: int, split: Split) -> dict[str, Any]:
+    """What a variation has made of an experience; nothing for one of a clean stream."""
+    if split.origin is None:
+        return {}
+    counts = split.y_train.unique(return_counts=True)[1].tolist() if split.y_train.ndim == 1 else []
+    return {
+        "class_samples": counts,
+        "from_others": int((split.origin != position).sum()),
+        "noisy_labels": split.noisy,
+    }
 
 
 def _steps(experiences: int, needs: frozenset[str]) -> list[list[int]]:

@@ -125,6 +125,9 @@ class Split:
         train, test: rows of the source arrays, int64 [n].
         y_train, y_test: the labels in the stream, int64 [n], or [n, time] for each token (−100 is ignored).
         transform: applied to whole batches of model inputs, on the device; None leaves them as they are.
+        origin: the experience that each training row has its transform from, ascending, int64 [n]; None: this one.
+        group: the labels its test samples stand for, where other classes occur in training as well; None: `classes`.
+        noisy: how many training labels are wrong on purpose.
     """
 
     train: Tensor
@@ -132,11 +135,19 @@ class Split:
     test: Tensor
     y_test: Tensor
     transform: Transform | None = None
+    origin: Tensor | None = None
+    group: tuple[int, ...] | None = None
+    noisy: int = 0
 
     @property
     def classes(self) -> tuple[int, ...]:
         """The labels that occur in training, in ascending order."""
         return tuple(label for label in self.y_train.unique().tolist() if label != IGNORED)
+
+    @property
+    def tested(self) -> tuple[int, ...]:
+        """The labels that must have been seen before its test samples can be asked for."""
+        return self.classes if self.group is None else self.group
 
 
 @dataclass(frozen=True, eq=False)

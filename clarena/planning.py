@@ -21,7 +21,7 @@ from clarena.environment import device_named
 from clarena.errors import ClarenaError, DataError, UsageError, unknown_name
 from clarena.host import Host
 from clarena.parameters import parameters, parse
-from clarena.protocol import SCENARIOS, Part, Scenario, Track, protocol
+from clarena.protocol import SCENARIOS, Part, Scenario, Track, protocol, variation
 from clarena.records import FIRST_TUNING_SEED, RETRIED, Cell, Record, StrategyInfo
 from clarena.registry import first_sentence
 from clarena.seeding import forked
@@ -33,7 +33,7 @@ from clarena.worker import Work
 Settings = Mapping[str, Mapping[str, Any]]
 """Values by owner: `{"ewc": {"strength": 10}, "benchmark": {"experiences": 2}, "protocol": {"epochs": 1}}`."""
 
-OWNERS = ("benchmark", "backbone", "protocol")
+OWNERS = ("benchmark", "stream", "backbone", "protocol")
 
 
 @dataclass(frozen=True)
@@ -108,6 +108,7 @@ def make_plan(
             fingerprint=backbone_class.fingerprint(backbone_options),
         ),
         protocol=held_equal,
+        stream=variation(settings.get("stream", {})),
     )
     rows = [(given, host.strategy(given)) for given in strategies]
     _check_owners(settings, [owner for _, cls in rows for owner in _owners(cls)])

@@ -1,11 +1,14 @@
 """What is held equal: the protocol, and the track (benchmark × scenario × backbone × protocol) with its digest.
 
+A benchmark's stream is a clean split unless the track varies it: `Variation`.
+
 `docs/protocol.md` states in words what these fields mean for a run.
 """
 
 import hashlib
 import json
-from typing import Annotated, Any, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -27,6 +30,9 @@ class FrozenModel(BaseModel):
     """Data that cannot change and knows no field but its own."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+Model = TypeVar("Model", bound=FrozenModel)
 
 
 class Protocol(FrozenModel):
@@ -119,14 +125,50 @@ def protocol(preset: str = "standard", changes: dict[str, Any] | None = None) ->
         if field not in fields:
             raise unknown_name("protocol field", field, fields)
     given = {key: None if value in ("none", "null") else value for key, value in (changes or {}).items()}
+    return _checked(Protocol, PRESETS[preset].model_dump() | given, "protocol")
+
+
+class Variation(FrozenModel):
+    """How a track's stream departs from the clean split of its benchmark; as it stands, not at all.
+
+    Only training data change, in this order: `clarena.variation`.
+    """
+
+    imbalance: Annotated[
+        float,
+        Field(ge=1, description="Long tail: how many times more samples the largest class has than the smallest."),
+    ] = 1.0
+    repeats: Annotated[
+        float,
+        Field(ge=0, lt=1, description="Share of an experience's samples that is held back and comes in later ones."),
+    ] = 0.0
+    blur: Annotated[
+        float,
+        Field(ge=0, lt=1, description="Share of an experience's samples that is exchanged for those of all others."),
+    ] = 0.0
+    label_noise: Annotated[
+        float,
+        Field(ge=0, lt=1, description="Share of an experience's labels that is replaced by others that occur in it."),
+    ] = 0.0
+
+
+def variation(changes: Mapping[str, Any] | None = None) -> Variation:
+    """The clean stream, varied as `changes` say; raises `UsageError` for what is unknown or does not fit."""
+    for field in changes or {}:
+        if field not in Variation.model_fields:
+            raise unknown_name("variation of a stream", field, Variation.model_fields)
+    return _checked(Variation, dict(changes or {}), "stream")
+
+
+def _checked(model: type[Model], values: dict[str, Any], owner: str) -> Model:
     try:
-        return Protocol.model_validate(PRESETS[preset].model_dump() | given)
+        return model.model_validate(values)
     except ValidationError as error:
         lines = []
         for problem in error.errors():
             field = str(problem["loc"][0]) if problem["loc"] else ""
-            sentence = f" {field}: {Protocol.model_fields[field].description}" if field else ""
-            lines.append(f"protocol{'.' + field if field else ''} is not valid: {problem['msg']}.{sentence}")
+            sentence = f" {field}: {model.model_fields[field].description}" if field else ""
+            lines.append(f"{owner}{'.' + field if field else ''} is not valid: {problem['msg']}.{sentence}")
         raise UsageError("\n".join(lines)) from error
 
 
@@ -153,17 +195,22 @@ class Track(FrozenModel):
     scenario: Scenario
     backbone: Part
     protocol: Protocol
+    stream: Variation = Variation()
 
     @property
     def digest(self) -> str:
         """SHA-256 of the canonical JSON, in hexadecimal.
 
-        Of the protocol only the revision and the fields that are not at their default take part, so that a field
-        added later, whose default is what was done before, moves no digest. Weights that a backbone starts from take
-        part by their fingerprint, and not by where they lie (its option `weights`).
+        Of the protocol only the revision and the fields that are not at their default take part, and so it is with
+        the variation of the stream: what is added later, whose default is what was done before, moves no digest.
+        Weights that a backbone starts from take part by their fingerprint, and not by where they lie (its option
+        `weights`).
         """
-        protocol = self.protocol.model_dump(mode="json", exclude_defaults=True) | {"revision": self.protocol.revision}
-        data = self.model_dump(mode="json") | {"protocol": protocol}
+        data = self.model_dump(mode="json", exclude={"stream"})
+        data["protocol"] = self.protocol.model_dump(mode="json", exclude_defaults=True)
+        data["protocol"]["revision"] = self.protocol.revision
+        if varied := self.stream.model_dump(mode="json", exclude_defaults=True):
+            data["stream"] = varied
         if self.backbone.fingerprint is not None:
             data["backbone"]["options"].pop("weights", None)
         return digest(data)
@@ -176,7 +223,13 @@ class Track(FrozenModel):
     @property
     def label(self) -> str:
         """What a person calls it: `split-digits/class/mlp/standard`."""
-        return f"{self.benchmark.name}/{self.scenario}/{self.backbone.name}/{self.preset}"
+        return f"{self.stream_label}/{self.scenario}/{self.backbone.name}/{self.preset}"
+
+    @property
+    def stream_label(self) -> str:
+        """The benchmark, and how its stream is varied: `split-digits+blur=0.2`."""
+        varied = self.stream.model_dump(exclude_defaults=True)
+        return "+".join([self.benchmark.name, *(f"{name}={value:g}" for name, value in varied.items())])
 
     @property
     def unranked(self) -> str | None:

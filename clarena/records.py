@@ -94,11 +94,21 @@ class Cell(FrozenModel):
 
 
 class ExperienceInfo(FrozenModel):
-    """What an experience of the realised stream held."""
+    """What an experience of the realised stream held.
+
+    Attributes:
+        classes: those trained on.
+        class_samples: training samples of each of them, under the labels they were given, where the stream is varied.
+        from_others: training samples that another experience of the clean stream had.
+        noisy_labels: training samples whose label is wrong on purpose.
+    """
 
     classes: list[str]
     train_samples: int
     test_samples: int
+    class_samples: list[int] = []
+    from_others: int = 0
+    noisy_labels: int = 0
 
 
 class Cost(FrozenModel):

@@ -32,7 +32,7 @@ class PublishedCell(FrozenModel):
     Attributes:
         method: what the paper calls it.
         scenario, strategy, settings: what is run; `settings` are the hyper-parameters that differ from defaults.
-        track: settings of benchmark, backbone and protocol in which this cell differs from the table.
+        track: settings of benchmark, stream, backbone and protocol in which this cell differs from the table.
         mean, std: as published, in percent; std over `published_runs`, None where none is given.
         counted: whether it counts towards the cells that agree.
         reason: why it differs, once that has been investigated.
@@ -60,7 +60,7 @@ class Reproduction(FrozenModel):
     """A published table: the track it was made on, and its cells.
 
     Attributes:
-        settings: of benchmark, backbone and protocol: a paper preset, with the paper's exact settings.
+        settings: of benchmark, stream, backbone and protocol: a paper preset, with the paper's exact settings.
         seeds: how many are run unless the caller says otherwise.
         notes: what a reader should know of the whole table.
     """

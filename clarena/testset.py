@@ -65,7 +65,7 @@ class TestSet:
         experience = torch.repeat_interleave(torch.arange(len(labels)), sizes)
         order = torch.randperm(len(experience), generator=generator)
         self.x = torch.cat(inputs)[order.to(device)]
-        self.classes = [frozenset(split.classes) for split in stream.splits]
+        self.classes = [frozenset(split.tested) for split in stream.splits]
         self._y = torch.cat(labels)[order]  # [samples], or [samples, time]
         self._origin: NDArray[np.int64] = experience[order].numpy()  # [samples]
         self._counted: NDArray[np.bool_] = (self._y != IGNORED).numpy()

@@ -13,7 +13,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors", "hookspecs", "metrics", "statistics", "sources", "modules"),
     ("protocol", "parameters", "likelihoods", "gradients", "buffer", "backbone", "seeding", "registry"),
     ("records", "environment", "downloads", "benchmark", "experience", "augmentation"),
-    ("store", "summary", "plots", "clock", "strategy"),
+    ("store", "summary", "plots", "clock", "strategy", "variation"),
     ("training", "testset", "tracking"),
     ("arena", "composite"),
     ("runner", "checks", "host"),

@@ -10,7 +10,7 @@ from clarena.arena import Arena, Parts
 from clarena.backbone import Backbone
 from clarena.benchmark import Benchmark
 from clarena.checks.tiny import TinyMlp, TinyStream
-from clarena.protocol import Part, Protocol, Scenario, Track
+from clarena.protocol import Part, Protocol, Scenario, Track, Variation
 from clarena.strategy import Strategy
 
 CPU = torch.device("cpu")
@@ -54,6 +54,7 @@ def walk(
     options: Mapping[str, Any] | None = None,
     benchmark: type[Benchmark] = TinyStream,
     benchmark_options: Mapping[str, Any] | None = None,
+    stream: Mapping[str, float] | None = None,
     **protocol: Any,
 ) -> Walk:
     """A strategy (a class takes its defaults) set up on a tiny track; `protocol` changes fields of a short one."""
@@ -65,6 +66,7 @@ def walk(
         scenario=scenario,
         backbone=Part(name=backbone.name, options=dict(options or {})),
         protocol=Protocol(**settings),
+        stream=Variation(**stream or {}),
     )
     arena = Arena(track, Parts(type(strategy), benchmark, backbone), seed, CPU)
     return Walk(arena, arena.set_up(strategy))

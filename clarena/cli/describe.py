@@ -4,7 +4,7 @@ import inspect
 import shlex
 import sys
 import textwrap
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 from rich.table import Table
@@ -19,6 +19,7 @@ from clarena.errors import PluginError, UnknownNameError, unknown_name
 
 if TYPE_CHECKING:
     from clarena.host import Host
+    from clarena.parameters import Parameter
     from clarena.registry import Entry, Registry
 
 TEXT_WIDTH = 100
@@ -80,7 +81,7 @@ def _facts(registry: "Registry", entry: "Entry") -> dict[str, Any]:
     if registry.kind.word == "strategy":
         facts |= _strategy(cls)
     elif registry.kind.word == "benchmark":
-        facts["scenarios"] = list(cls.scenarios)
+        facts |= {"scenarios": list(cls.scenarios), "variations": _variations()}
     return facts | {
         "parameters": parameters,
         "text": text,
@@ -109,16 +110,30 @@ def _strategy(cls: Any) -> dict[str, Any]:
 def _parameters(cls: type[Any]) -> list[dict[str, Any]]:
     from clarena.parameters import parameters
 
+    return [_parameter(each) for each in parameters(cls).values()]
+
+
+def _variations() -> list[dict[str, Any]]:
+    """What `--set stream.NAME` varies on any benchmark."""
+    from clarena.parameters import Parameter
+    from clarena.protocol import Variation
+
+    hints = get_type_hints(Variation, include_extras=True)
+    fields = Variation.model_fields.items()
     return [
-        {
-            "name": each.name,
-            "type": each.type_name,
-            "required": each.default is inspect.Parameter.empty,
-            "default": None if each.default is inspect.Parameter.empty else each.default,
-            "description": each.description,
-        }
-        for each in parameters(cls).values()
+        _parameter(Parameter(f"stream.{name}", hints[name], field.default, field.description or ""))
+        for name, field in fields
     ]
+
+
+def _parameter(each: "Parameter") -> dict[str, Any]:
+    return {
+        "name": each.name,
+        "type": each.type_name,
+        "required": each.default is inspect.Parameter.empty,
+        "default": None if each.default is inspect.Parameter.empty else each.default,
+        "description": each.description,
+    }
 
 
 def _text(cls: type[Any]) -> str:
@@ -168,7 +183,13 @@ def _print(facts: dict[str, Any]) -> None:
     put(console, _short_facts(facts))
     if facts["parameters"] or facts["kind"] == "strategy":
         console.print("\nHyper-parameters" if facts["kind"] == "strategy" else "\nOptions", style="bold")
-        put(console, _parameter_table(facts, console.width))
+        grid = _parameter_table(facts["parameters"], console.width)
+        if facts["kind"] == "strategy" and all(each["name"] != "learning_rate" for each in facts["parameters"]):
+            grid.add_row("  learning_rate", "protocol's", "float, > 0", "Of the optimiser; every strategy has it.")
+        put(console, grid)
+    if facts["kind"] == "benchmark":
+        console.print("\nVariations of its stream, as of any", style="bold")
+        put(console, _parameter_table(facts["variations"], console.width))
     if facts["text"]:
         console.print("\nAbout", style="bold")
         console.print(textwrap.indent(reflow(facts["text"], min(console.width, TEXT_WIDTH) - 2), "  "))
@@ -211,16 +232,14 @@ def _short_facts(facts: dict[str, Any]) -> Table:
     return grid
 
 
-def _parameter_table(facts: dict[str, Any], width: int) -> Table:
+def _parameter_table(parameters: list[dict[str, Any]], width: int) -> Table:
     grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     grid.add_column("  name", no_wrap=True, style="cyan")
     grid.add_column("default", overflow="fold", max_width=width // 5)
     grid.add_column("type", overflow="fold", max_width=width // 3)
     grid.add_column("meaning", overflow="fold")
-    for each in facts["parameters"]:
+    for each in parameters:
         default = "required" if each["required"] else value(each["default"])
         cells = (f"  {each['name']}", default, each["type"], each["description"])
         grid.add_row(*map(Text, cells))
-    if facts["kind"] == "strategy" and all(each["name"] != "learning_rate" for each in facts["parameters"]):
-        grid.add_row("  learning_rate", "protocol's", "float, > 0", "Of the optimiser; every strategy has it.")
     return grid

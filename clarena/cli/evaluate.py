@@ -51,7 +51,8 @@ def evaluate(
         typer.Option(
             "--set",
             metavar="OWNER.NAME=VALUE",
-            help="ewc.strength=10, benchmark.experiences=2, backbone.norm=batch, protocol.epochs=4 …; may be repeated.",
+            help="ewc.strength=10, benchmark.experiences=2, stream.blur=0.1, backbone.norm=batch, protocol.epochs=4 …; "
+            "may be repeated.",
         ),
     ] = None,
     tuned: Annotated[

@@ -85,6 +85,8 @@ def _facts(entry: Any) -> dict[str, Any]:
 
 
 def _print(catalogue: dict[str, list[dict[str, Any]]], broken: list[dict[str, str]]) -> None:
+    from clarena.protocol import Variation
+
     console = page()
     every = [facts for group in catalogue.values() for facts in group]
     widths = {key: max((len(facts[key]) for facts in every), default=0) for key in ("name", "plugin")}
@@ -101,6 +103,8 @@ def _print(catalogue: dict[str, list[dict[str, Any]]], broken: list[dict[str, st
             grid.add_row(Text(facts["name"]), Text(facts["plugin"]), summary)
         put(console, grid)
         console.print()
+    options = ", ".join(f"stream.{name}" for name in Variation.model_fields)
+    console.print(f"Every benchmark's stream can be varied: --set {options}; see clarena describe split-digits\n")
     for extra in sorted({facts["needs_extra"] for facts in every} - {None}):
         console.print(f"To install what {extra} needs: {install_command(extra)}", style="yellow")
     if broken:

@@ -104,7 +104,7 @@ def parse_settings(items: list[str] | None) -> dict[str, dict[str, Any]]:
         if not (equals and dot and owner and name):
             raise UsageError(
                 f"--set {item!r} cannot be read. Write --set OWNER.NAME=VALUE, where OWNER is a strategy, "
-                "benchmark, backbone or protocol: --set ewc.strength=100"
+                "benchmark, stream, backbone or protocol: --set ewc.strength=100"
             )
         if name in settings.setdefault(owner, {}):
             raise UsageError(f"--set gives {target} twice. Give it once.")

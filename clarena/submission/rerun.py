@@ -61,6 +61,7 @@ def reference_plan(claim: Claim, seeds: Sequence[int], bench: Bench) -> "Plan":
             seeds=seeds,
             settings={
                 "benchmark": track.benchmark.options,
+                "stream": track.stream.model_dump(),
                 "backbone": track.backbone.options,
                 "protocol": track.protocol.model_dump(exclude={"revision", "tested_on"}),
             },

@@ -35,7 +35,7 @@ def tags(cell: Cell) -> dict[str, str]:
 
 
 def parameters(cell: Cell) -> dict[str, str]:
-    """Everything that was set: hyper-parameters, options of benchmark and backbone, protocol, seed."""
+    """Everything that was set: hyper-parameters, options of benchmark, stream and backbone, protocol, seed."""
     track, info = cell.track, cell.strategy
     values: dict[str, Any] = {
         "strategy": info.name,
@@ -48,6 +48,7 @@ def parameters(cell: Cell) -> dict[str, str]:
     groups: dict[str, dict[str, Any]] = {
         "strategy": info.hyperparameters,
         "benchmark": track.benchmark.options,
+        "stream": track.stream.model_dump(exclude_defaults=True),
         "backbone": track.backbone.options,
         "protocol": track.protocol.model_dump(),
     }
