@@ -119,7 +119,7 @@ class Arena:
             make_backbone=partial(self.parts.backbone, input_shape, *self._tokens(), **options),
             plain_sgd="plain_sgd" in self.parts.strategy.needs,
             outputs=self.stream.outputs if known else None,
-            experiences=len(self.stream.splits) if known else None,
+            experiences=len(self.stream.splits) if known and not self.hidden else None,
         )
 
     def _tokens(self) -> list[Any]:
@@ -132,6 +132,15 @@ class Arena:
                 "Choose another: clarena list."
             )
         return [benchmark.vocabulary, self.data.per_token] if backbone.takes_tokens else []
+
+    @property
+    def hidden(self) -> bool:
+        """Whether the stream is learned in one call, untold where an experience ends; a union of all has no end."""
+        return self.protocol.boundaries == "hidden" and "all_data" not in self.parts.strategy.needs
+
+    def begin_hidden(self) -> None:
+        """Reseed, once for the whole stream; outputs are revealed by the batches that show them."""
+        self.seeds.start(0)
 
     def begin(self, positions: list[int]) -> None:
         """Reseed, and reveal the outputs of what is learned next."""
@@ -157,7 +166,7 @@ class Arena:
             y=torch.cat(labels),
             tasks=torch.cat(tasks) if with_task else None,
             protocol=self.protocol,
-            generator=self.seeds.torch("data"),
+            generator=self.seeds.apart("data", positions[-1]) if self.hidden else self.seeds.torch("data"),
         )
 
     def _inputs(self, split: Split) -> Tensor:

@@ -1,7 +1,7 @@
 """What a strategy learns from: batches of an experience, and which outputs are in play for each sample."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch
@@ -100,7 +100,8 @@ def cross_entropy(scores: Tensor, y: Tensor, mask: Tensor | None = None, reducti
 class OutputSpace:
     """Which outputs exist and which are in play, as far as the stream has revealed them.
 
-    The host tells it of each experience as it begins; a strategy asks it for the mask of exemplars.
+    The host tells it of each experience as it begins (where boundaries are hidden, of labels as they come); a strategy
+    asks it for the mask of exemplars.
     """
 
     def __init__(self, scenario: Scenario, protocol: Protocol, outputs: int, device: torch.device) -> None:
@@ -120,6 +121,14 @@ class OutputSpace:
         self.current = set().union(*groups)
         self.seen |= self.current
         self.tasks = groups if len(groups) > 1 else [*self.tasks, *groups]
+        self._put_in_play()
+
+    def reveal(self, labels: Tensor) -> None:
+        """Reveal the labels of a batch, where boundaries are hidden: no group is ever told."""
+        self.seen.update(labels.unique().tolist())
+        self._put_in_play()
+
+    def _put_in_play(self) -> None:
         if self.scenario == "task":
             self._by_task = torch.stack([self._row(task) for task in self.tasks])
         elif self.scenario == "class":
@@ -181,6 +190,18 @@ class Meter:
         loss = loss.detach()
         self.loss_sum = loss.clone() if self.loss_sum is None else self.loss_sum.add_(loss)
         self.loss_steps += 1
+
+    def copy(self) -> "Meter":
+        """The meter as it is now."""
+        return replace(self, loss_sum=None if self.loss_sum is None else self.loss_sum.clone())
+
+    def since(self, earlier: "Meter") -> "Meter":
+        """What was spent after `earlier`, a copy of this meter."""
+        spent = {f.name: getattr(self, f.name) - getattr(earlier, f.name) for f in fields(self) if f.name != "loss_sum"}
+        if not spent["loss_steps"]:
+            return Meter(**spent)
+        assert self.loss_sum is not None
+        return Meter(**spent, loss_sum=self.loss_sum - (0 if earlier.loss_sum is None else earlier.loss_sum))
 
     @property
     def mean_loss(self) -> float | None:
@@ -260,9 +281,65 @@ class Experience:
 
     def _batch(self, index: Tensor) -> Batch:
         x, y = self.x.index_select(0, index), self.y.index_select(0, index)
+        if not self.space.seen.issuperset(self.classes):  # boundaries are hidden: labels show as they come
+            self.space.reveal(y)
         task = None if self.tasks is None else self.tasks.index_select(0, index)
         mask = self.space.mask(None if task is None else task[:1] if self.task is not None else task)
         return Batch(x, y, task, index, mask, fresh=len(index))
+
+
+UNTOLD = "whose boundaries are hidden"
+
+
+class HiddenStream:
+    """The whole stream as one experience: what a strategy learns from, once, where boundaries are hidden.
+
+    The batches are those of the experiences, one after another, each with its passes. Nothing tells where one ends:
+    there is no position, no task, no list of classes, no size and no second look; asking for one raises.
+
+    Attributes:
+        meter: what has been spent on the stream so far.
+    """
+
+    def __init__(self, parts: Iterator[Experience], space: OutputSpace, protocol: Protocol) -> None:
+        """`parts`: the experiences, made as they are reached; the host tests between them, unseen."""
+        self._parts, self._space, self.protocol, self.meter = parts, space, protocol, Meter()
+        self.begun = self.finished = False
+
+    @property
+    def outputs(self) -> int:
+        """How many outputs a head needs by now."""
+        return self._space.width
+
+    def batches(self, passes: int | None = None) -> Iterator[Batch]:
+        """All batches of the stream; `index` counts its samples from the beginning.
+
+        Raises:
+            PluginError: when a number of passes is asked for, or the stream once more.
+        """
+        if passes is not None or self.begun:
+            raise PluginError(f"it asks for single passes over an experience, {UNTOLD}")
+        self.begun, before = True, 0
+        for part in self._parts:
+            part.meter = self.meter
+            for batch in part.batches():
+                batch.index += before
+                yield batch
+            before += len(part)
+        self.finished = True
+
+    def check_finished(self) -> None:
+        """Raise `PluginError` where a strategy has not learned from all of it."""
+        if not self.finished:
+            raise PluginError("It stopped before the end of the stream. Learn from all of experience.batches().")
+
+    def __len__(self) -> int:
+        raise PluginError(f"it asks for the size of an experience, {UNTOLD}")
+
+    def __getattr__(self, name: str) -> Any:
+        if name in Experience.__dataclass_fields__ or hasattr(Experience, name):
+            raise PluginError(f"it asks for {name!r} of an experience, {UNTOLD}")
+        raise AttributeError(name)
 
 
 class ExperienceDataset(Dataset[Any]):

@@ -16,6 +16,7 @@ from pydantic import Field
 from clarena.arena import Arena, Parts, load_data
 from clarena.backbone import Backbone
 from clarena.benchmark import Benchmark
+from clarena.boundaries import admit
 from clarena.composite import Composite, part_names
 from clarena.environment import device_named
 from clarena.errors import ClarenaError, DataError, UsageError, unknown_name
@@ -164,6 +165,7 @@ def _try_out(parts: Parts, info: StrategyInfo, track: Track, seed: int) -> None:
             raise
         except Exception:
             return
+        admit(track, parts, info, seed)
         if arena.data.per_token:
             _rehearse(parts, info, track, seed)
 

@@ -65,6 +65,10 @@ class Protocol(FrozenModel):
         Literal["unknown", "known"],
         Field(description="Whether a strategy is told the number of experiences and outputs in advance."),
     ] = "unknown"
+    boundaries: Annotated[
+        Literal["known", "hidden"],
+        Field(description="Whether a strategy is told where one experience ends and the next begins."),
+    ] = "known"
     buffer_size: Annotated[int, Field(ge=0, description="Upper limit on stored exemplars, in total samples.")] = 200
     eval_batch_size: Annotated[int, Field(ge=1, description="Test samples per call of predict.")] = 512
     eval_every: Annotated[
@@ -101,6 +105,10 @@ class Protocol(FrozenModel):
             raise ValueError("full heads reveal the number of outputs: set stream_length=known as well")
         if self.loss_over == "all" and self.heads == "growing":
             raise ValueError("loss_over=all needs outputs that exist from the start: set heads=full as well")
+        if self.boundaries == "hidden" and self.optimizer_state == "reset":
+            raise ValueError("the optimiser cannot start anew at boundaries that are hidden: set optimizer_state=kept")
+        if self.boundaries == "hidden" and self.loss_over == "current":
+            raise ValueError("where boundaries are hidden there is no current experience: set loss_over=seen")
         return self
 
 
@@ -111,9 +119,12 @@ PRESETS: dict[str, Protocol] = {
 }
 """`standard` is ranked, `online` passes over the data once, `smoke` takes seconds and is never ranked."""
 
+HIDDEN = {"boundaries": "hidden", "optimizer_state": "kept"}
+"""What hidden boundaries mean for a preset: an optimiser cannot start anew at what nobody is told."""
+
 
 def protocol(preset: str = "standard", changes: dict[str, Any] | None = None) -> Protocol:
-    """A preset, with some of its fields changed.
+    """A preset, with some of its fields changed; `boundaries=hidden` keeps the optimiser's state unless told otherwise.
 
     Raises:
         UsageError: for an unknown preset or field, or a value that does not fit.
@@ -125,7 +136,8 @@ def protocol(preset: str = "standard", changes: dict[str, Any] | None = None) ->
         if field not in fields:
             raise unknown_name("protocol field", field, fields)
     given = {key: None if value in ("none", "null") else value for key, value in (changes or {}).items()}
-    return _checked(Protocol, PRESETS[preset].model_dump() | given, "protocol")
+    implied = HIDDEN if given.get("boundaries") == "hidden" else {}
+    return _checked(Protocol, PRESETS[preset].model_dump() | implied | given, "protocol")
 
 
 class Variation(FrozenModel):
@@ -217,8 +229,9 @@ class Track(FrozenModel):
 
     @property
     def preset(self) -> str:
-        """The preset that the protocol is, or `custom`."""
-        return next((name for name, preset in PRESETS.items() if preset == self.protocol), "custom")
+        """The preset that the protocol is, `online+hidden` where its boundaries are hidden, or `custom`."""
+        known = PRESETS | {f"{name}+hidden": preset.model_copy(update=HIDDEN) for name, preset in PRESETS.items()}
+        return next((name for name, preset in known.items() if preset == self.protocol), "custom")
 
     @property
     def label(self) -> str:

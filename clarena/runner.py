@@ -7,10 +7,10 @@ import hashlib
 import io
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from clarena.arena import Arena, Parts
 from clarena.clock import Clock
 from clarena.environment import configured, environment, peak_memory, reset_peak_memory
 from clarena.errors import ClarenaError, ClarenaWarning, DivergedError, StoreError
-from clarena.experience import Experience
+from clarena.experience import Experience, HiddenStream, Meter
 from clarena.modules import state_bytes
 from clarena.records import Cell, Cost, CurvePoint, Predictions, Record, Status, now
 from clarena.seeding import forked
@@ -102,6 +102,9 @@ class Run:
         return self._finish("finished")
 
     def _learn_stream(self, arena: Arena) -> None:
+        if arena.hidden:
+            self._learn_hidden(arena, self._fresh(arena))
+            return
         strategy = self._restored(arena)
         if strategy is None:
             strategy = self._fresh(arena)
@@ -122,13 +125,49 @@ class Run:
 
     def _learn(self, arena: Arena, strategy: Strategy, positions: list[int]) -> None:
         """Learn one experience (or a union of several), test, and account for it."""
-        position = positions[-1] + 1
         experience = arena.experience(positions)
-        clock, testing = Clock(self.device), Clock(self.device)
+        clock = Clock(self.device)
         self._watch(arena, strategy, experience, clock)
         with clock:
             strategy.learn(experience)
-        meter, loss = experience.meter, finite_loss(experience)
+        self._account(arena, strategy, experience, clock.seconds, experience.meter)
+
+    def _learn_hidden(self, arena: Arena, strategy: Strategy) -> None:
+        """Learn the stream in one call; between experiences the clock stops, and the host tests and accounts.
+
+        There is no checkpoint: nobody can come back into the middle of a call.
+        """
+        clock = Clock(self.device)
+        seconds, before = 0.0, Meter()
+        experience: Experience | None = None
+
+        def account() -> None:
+            nonlocal seconds, before
+            assert experience is not None
+            self._account(arena, strategy, experience, clock.seconds - seconds, stream.meter.since(before))
+            seconds, before = clock.seconds, stream.meter.copy()
+
+        def parts() -> Iterator[Experience]:
+            nonlocal experience
+            for positions in arena.steps:
+                with clock.stopped():
+                    if experience is not None:
+                        account()
+                    experience = arena.experience(positions)
+                    self._watch(arena, strategy, experience, clock, stream.meter.steps)
+                yield experience
+
+        arena.begin_hidden()
+        stream = HiddenStream(parts(), arena.space, arena.protocol)
+        with clock:
+            strategy.learn(cast(Experience, stream))
+        stream.check_finished()
+        account()
+
+    def _account(self, arena: Arena, strategy: Strategy, experience: Experience, seconds: float, meter: Meter) -> None:
+        """Test after an experience, and put down what it has cost."""
+        position, testing = experience.position + 1, Clock(self.device)
+        loss = finite_loss(experience, meter)
         with testing:
             row = arena.test.answers(strategy, arena.space)
         skipped = position - len(self.state.rows)  # joint has no rows between the first and the last
@@ -136,7 +175,7 @@ class Run:
         self.state.costs.append(
             Cost(
                 position=position,
-                train_seconds=clock.seconds,
+                train_seconds=seconds,
                 predict_seconds=testing.seconds,
                 peak_memory_bytes=peak_memory(self.device),
                 state_bytes=state_bytes(strategy),
@@ -150,16 +189,20 @@ class Run:
             )
         )
 
-    def _watch(self, arena: Arena, strategy: Strategy, experience: Experience, clock: Clock) -> None:
+    def _watch(
+        self, arena: Arena, strategy: Strategy, experience: Experience, clock: Clock, steps_before: int = 0
+    ) -> None:
         """At every step of the experience: report progress, and test where `eval_every` says so, the clock stopped.
 
         Whether the loss is finite is looked up once for each pass over the data, because that waits for the device.
+        `steps_before`: what the meter of the experience shows at its beginning.
         """
         protocol, finished = arena.protocol, len(self.state.costs)
         steps_per_pass = -(-len(experience) // protocol.batch_size)
         total = protocol.epochs * steps_per_pass
 
         def on_step(step: int) -> None:
+            step -= steps_before
             if step and step % steps_per_pass == 0:
                 finite_loss(experience)
             if protocol.eval_every and step and step % protocol.eval_every == 0:
@@ -262,9 +305,9 @@ class Run:
         return record
 
 
-def finite_loss(experience: Experience) -> float:
+def finite_loss(experience: Experience, meter: Meter | None = None) -> float:
     """The mean loss so far, NaN where none was observed; raises `DivergedError` where one was not finite."""
-    loss = experience.meter.mean_loss
+    loss = (meter or experience.meter).mean_loss
     if loss is not None and not np.isfinite(loss):
         raise DivergedError(f"The loss in experience {experience.position + 1} is not finite.")
     return float("nan") if loss is None else loss

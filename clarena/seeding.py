@@ -38,6 +38,10 @@ class Seeds:
         np.random.seed(state % 2**32)
         random.seed(state)
 
+    def apart(self, name: str, experience: int) -> torch.Generator:
+        """The generator of this name as it starts in another experience; the one in use goes on where it is."""
+        return torch.Generator().manual_seed(self._entropy(name, experience))
+
     def torch(self, name: str) -> torch.Generator:
         """The generator of this name; asking again within an experience continues the same stream."""
         if name not in self._generators:
@@ -55,8 +59,9 @@ class Seeds:
         with forked(seed):
             yield
 
-    def _entropy(self, name: str) -> int:
-        words = [self.seed, crc32(name.encode()), self.experience + 1]
+    def _entropy(self, name: str, experience: int | None = None) -> int:
+        experience = self.experience if experience is None else experience
+        words = [self.seed, crc32(name.encode()), experience + 1]
         return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0] >> 1)
 
 

@@ -26,6 +26,7 @@ NEEDS: dict[str, str] = {
     "all_data": "sees the data of the whole stream at once; a reference, never ranked",
     "plain_sgd": "its mathematics fixes the optimiser: SGD without momentum or weight decay",
     "known_stream_length": "has to know the number of experiences and outputs in advance",
+    "boundaries": "has to be told where one experience ends and the next begins",
     "own_loop": "trains through a loop and loader of its own",
 }
 """What a strategy may declare to need, and what each means."""
@@ -44,7 +45,8 @@ class Context:
         learning_rate: of this row: the protocol's, or the one set for it.
         space: which outputs exist and are in play.
         seeds: the named generators.
-        outputs, experiences: of the whole stream; None unless the protocol says that they are known in advance.
+        outputs, experiences: of the whole stream; None unless the protocol says that they are known in advance. The
+            number of experiences is never told where boundaries are hidden.
     """
 
     scenario: Scenario

@@ -34,9 +34,18 @@ class GradientStrategy(Strategy):
         self.optimizer = self._next_optimizer()
         self.train()
         for batch in experience.batches():
+            self._follow_head()
             self.step(batch)
         self.after_experience(experience)
         self.experience = None
+
+    def _follow_head(self) -> None:
+        """Grow the head for labels that this batch is the first to show, as happens where boundaries are hidden."""
+        if self.model.head.outputs < self.context.space.width:
+            older = set(self.model.parameters())
+            self.context.grow(self.model)
+            new = [p for p in self.model.parameters() if p not in older]
+            self.optimizer.add_param_group({"params": new})  # type: ignore[union-attr]
 
     def before_experience(self, experience: Experience) -> None:
         """Prepare: record targets, warm up a head, take a snapshot."""

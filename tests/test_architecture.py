@@ -17,7 +17,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("training", "testset", "tracking"),
     ("arena", "composite"),
     ("runner", "checks", "host"),
-    ("worker", "testing"),
+    ("worker", "testing", "boundaries"),
     ("executors",),
     ("planning",),
     ("evaluation",),

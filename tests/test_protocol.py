@@ -22,7 +22,7 @@ DEFAULTS = {
     "epochs": 10, "batch_size": 32, "optimizer": "adam", "learning_rate": 0.001, "momentum": 0.0, "weight_decay": 0.0,
     "optimizer_state": "reset", "heads": "growing", "loss_over": "seen", "stream_length": "unknown",
     "buffer_size": 200, "eval_batch_size": 512, "eval_every": 0, "precision": "float32", "limit": None,
-    "tested_on": "test", "validation_fraction": 0.2, "tuning_experiences": 3,
+    "tested_on": "test", "validation_fraction": 0.2, "tuning_experiences": 3, "boundaries": "known",
     "augmentation": None,
 }  # fmt: skip
 """Of revision 1. A field at its default takes no part in a digest, so a default may never change unnoticed; a field
@@ -81,6 +81,7 @@ CHANGES = [
     {"heads": "full", "stream_length": "known"},
     {"loss_over": "current"},
     {"stream_length": "known"},
+    {"boundaries": "hidden"},
     {"buffer_size": 201},
     {"eval_batch_size": 511},
     {"eval_every": 1},
@@ -144,6 +145,9 @@ def test_presets():
         whole = track().model_copy(update={"protocol": preset})
         assert whole.label == f"split-digits/class/mlp/{name}"
         assert (whole.unranked is None) is (name != "smoke")
+    hidden = track(boundaries="hidden")
+    assert (hidden.protocol.optimizer_state, hidden.label) == ("kept", "split-digits/class/mlp/standard+hidden")
+    assert hidden.unranked is None
     assert track(epochs=11).label == "split-digits/class/mlp/custom"
     assert track(limit=5).unranked == "only 5 samples of each experience were used"
     tuning = track().model_copy(update={"protocol": Protocol(tested_on="validation")})
@@ -171,6 +175,9 @@ def test_every_field_has_a_sentence():
         ({"optimizer": "lion"}, "'sgd', 'adam' or 'adamw'"),
         ({"heads": "full"}, "set stream_length=known as well"),
         ({"loss_over": "all"}, "set heads=full as well"),
+        ({"boundaries": "hidden", "optimizer_state": "reset"}, "set optimizer_state=kept"),
+        ({"boundaries": "hidden", "loss_over": "current"}, "there is no current experience"),
+        ({"boundaries": "blurred"}, "'known' or 'hidden'"),
         ({"buffer_size": -1}, "protocol.buffer_size is not valid"),
         ({"validation_fraction": 0}, "protocol.validation_fraction is not valid"),
         ({"validation_fraction": 1}, "protocol.validation_fraction is not valid"),

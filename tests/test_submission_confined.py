@@ -96,6 +96,20 @@ def test_confined_is_bit_for_bit_what_it_is_in_the_open(tmp_path, text, options)
     assert [(c.passes, c.steps) for c in shut.costs] == [(c.passes, c.steps) for c in free.costs]
 
 
+@pytest.mark.parametrize("every", [0, 2])
+def test_hidden_boundaries_are_hidden_from_the_process_as_well(tmp_path, monkeypatch, every):
+    """Both sides walk along the same batches, and the rows are asked for between the same two."""
+    monkeypatch.setattr("clarena.planning.admit", lambda *_: None)  # a verification plans by itself
+    fields = {"epochs": 2, "batch_size": 8, "eval_every": every, "boundaries": "hidden"}
+    settings = {"protocol": fields, "stream": {"blur": 0.3}}
+    free, shut = pair(plugin(tmp_path / "plugin", MOODY), tmp_path, scenario="class", settings=settings)
+    assert (free.status, shut.status) == ("finished", "finished"), shut.reason
+    assert shut.predictions == free.predictions
+    assert len(free.curve) == len(shut.curve) == (4 + 1 + 2 if every else 0)  # of 10, 4 and 6 steps
+    np.testing.assert_array_equal([p.accuracy for p in shut.curve], [p.accuracy for p in free.curve])
+    assert [(c.passes, c.steps) for c in shut.costs] == [(c.passes, c.steps) for c in free.costs]
+
+
 @pytest.mark.parametrize(
     ("line", "said", "seconds"),
     [

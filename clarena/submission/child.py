@@ -10,6 +10,7 @@ import random
 import resource
 import socket
 import sys
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,29 +132,59 @@ class Server:
         self.random = None
         return {"kind": "done"}, b""
 
-    def _learn(self, position: int) -> tuple[dict[str, Any], bytes]:
-        """Learn one experience as the runner does; where the protocol tests within it, let the other side do so."""
-        protocol = self.arena.protocol
+    def _learn(self, position: int | None) -> tuple[dict[str, Any], bytes]:
+        """Learn one experience, or where boundaries are hidden the stream, as the runner does."""
+        if position is None:
+            return self._learn_hidden()
         self.arena.begin([position])
         experience = self.arena.experience([position])
-        steps_per_pass = -(-len(experience) // protocol.batch_size)
-
-        def on_step(step: int) -> None:
-            if step and step % steps_per_pass == 0:
-                _check_finite(experience)
-            if protocol.eval_every and step and step % protocol.eval_every == 0:
-                self.random = None
-                send(self.wire, {"kind": "step", "step": step})
-                header, body = receive(self.wire)
-                while header["kind"] != "go on":
-                    self._handle(header, body)
-                    header, body = receive(self.wire)
-
-        experience.on_step = on_step
+        self._watch(experience)
         self.strategy.learn(experience)
         _check_finite(experience)
         self.random = None
         return {"kind": "done", "samples": experience.meter.samples, "steps": experience.meter.steps}, b""
+
+    def _learn_hidden(self) -> tuple[dict[str, Any], bytes]:
+        from clarena.experience import HiddenStream
+
+        def parts() -> Iterator[Any]:
+            for positions in self.arena.steps:
+                if stream.meter.steps:
+                    self._wait(stream.meter.steps)
+                experience = self.arena.experience(positions)
+                self._watch(experience, stream.meter.steps)
+                yield experience
+
+        self.arena.begin_hidden()
+        stream: Any = HiddenStream(parts(), self.arena.space, self.arena.protocol)
+        self.strategy.learn(stream)
+        stream.check_finished()
+        _check_finite(self.arena.experience(self.arena.steps[-1]), stream.meter)
+        self.random = None
+        return {"kind": "done"}, b""
+
+    def _watch(self, experience: Any, steps_before: int = 0) -> None:
+        """Where the protocol tests within an experience, let the other side do so."""
+        protocol = self.arena.protocol
+        steps_per_pass = -(-len(experience) // protocol.batch_size)
+
+        def on_step(total: int) -> None:
+            step = total - steps_before
+            if step and step % steps_per_pass == 0:
+                _check_finite(experience)
+            if protocol.eval_every and step and step % protocol.eval_every == 0:
+                self._wait(total)
+
+        experience.on_step = on_step
+
+    def _wait(self, step: int) -> None:
+        """Answer the other side before this step, until it says to go on."""
+        self.random = None
+        send(self.wire, {"kind": "step", "step": step})
+        header, body = receive(self.wire)
+        while header["kind"] != "go on":
+            self._handle(header, body)
+            header, body = receive(self.wire)
 
     def _predict(self, header: dict[str, Any], body: bytes) -> tuple[dict[str, Any], bytes]:
         """Scores as float64, which holds every smaller float exactly, so that the arg-max is what it is here."""
@@ -191,11 +222,11 @@ def _complaint(error: BaseException) -> dict[str, Any]:
     return {"kind": "error", "error": kind, "message": str(error) if kind == "diverged" else one_line(error)}
 
 
-def _check_finite(experience: Any) -> None:
+def _check_finite(experience: Any, meter: Any = None) -> None:
     """As the runner does after every pass."""
     from clarena.runner import finite_loss
 
-    finite_loss(experience)
+    finite_loss(experience, meter)
 
 
 def _limit(plugin: Plugin) -> None:

@@ -139,6 +139,7 @@ def confined(plugin: Plugin, track: Track, benchmark: "str | type[Any]", device:
     import numpy as np
     import torch
 
+    from clarena.experience import HiddenStream
     from clarena.strategy import Strategy
 
     class Confined(Strategy):
@@ -163,11 +164,26 @@ def confined(plugin: Plugin, track: Track, benchmark: "str | type[Any]", device:
             self.process.ask({"kind": "setup"}, cloudpickle.dumps(setting))
 
         def learn(self, experience: Any) -> None:
+            if isinstance(experience, HiddenStream):
+                self.learn_hidden(experience)
+                return
             reply, _ = self.process.ask({"kind": "learn", "position": experience.position})
             while reply.kind == "step":
                 experience.on_step(reply.step)
                 reply, _ = self.process.ask({"kind": "go on"})
             experience.meter.samples, experience.meter.steps = reply.samples, reply.steps
+
+        def learn_hidden(self, stream: HiddenStream) -> None:
+            """Walk along the same batches; where the process waits before one, getting it here makes the tests due."""
+            walk = stream.batches()
+            reply, _ = self.process.ask({"kind": "learn", "position": None})
+            while reply.kind == "step":
+                while stream.meter.steps <= reply.step:
+                    if next(walk, None) is None:
+                        raise PluginError("Its process waits where there is nothing to come.")
+                reply, _ = self.process.ask({"kind": "go on"})
+            for _ in walk:
+                pass
 
         def predict(self, x: Any, task: int | None = None) -> Any:
             dtype = str(x.dtype).removeprefix("torch.")
