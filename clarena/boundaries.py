@@ -25,14 +25,16 @@ STEPS = 3
 
 def admit(track: Track, parts: Parts, info: StrategyInfo, seed: int) -> None:
     """Raise `UsageError` where boundaries are hidden and the strategy, as it is set, cannot do without them."""
-    needs = parts.strategy.needs
-    if track.protocol.boundaries == "known" or "all_data" in needs:
+    if track.protocol.boundaries == "known":
         return
     if track.scenario == "task":
         raise UsageError(
             "Boundaries cannot be hidden in the task scenario: a task label says which experience a sample belongs to. "
             "Use the class or the domain scenario, or protocol.boundaries=known."
         )
+    needs = parts.strategy.needs
+    if "all_data" in needs:  # all in one call, whatever the boundaries
+        return
     reason = next(
         (f"it {NEEDS[need]}; boundaries are hidden" for need in ("boundaries", "past_data") if need in needs), None
     )

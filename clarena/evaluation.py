@@ -89,8 +89,8 @@ def evaluate(
         scenario: `class`, `domain` or `task`; None takes the benchmark's first.
         protocol: a preset.
         seeds: how many (0, 1, …), or which.
-        settings: values by owner, as in `{"ewc": {"strength": 10}, "protocol": {"epochs": 1}}`; `learning_rate`
-            can be set for every strategy.
+        settings: by owner, as in `{"ewc": {"strength": 10}, "protocol": {"epochs": 1}, "stream": {"blur": 0.1}}`;
+            `learning_rate` can be set for every strategy.
         limit: use only so many samples of each experience; never ranked.
         device: `cpu`, `cuda`, `cuda:N`.
         jobs: runs at a time, each in a process of its own; 1 runs them in this one. None takes one per core.

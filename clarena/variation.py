@@ -52,27 +52,23 @@ def varied(stream: Stream, variation: Variation, scenario: Scenario, seeds: Seed
                 noisy=noisy[position],
             )
         )
-    varied = replace(stream, splits=tuple(splits))
-    return _renumbered(varied) if scenario == "class" else varied
+    made = replace(stream, splits=tuple(splits))
+    return renumbered(made) if scenario == "class" else made
 
 
 def _check(stream: Stream, variation: Variation, scenario: Scenario) -> None:
-    mixing = [name for name in ("repeats", "blur") if getattr(variation, name)]
+    asked = variation.model_dump(exclude_defaults=True)
+    mixing = next((name for name in ("repeats", "blur") if name in asked), None)
     if mixing and scenario == "task":
         raise UsageError(
-            f"stream.{mixing[0]} makes no sense in the task scenario: a task label says which experience a sample "
-            "belongs to. Use the class or the domain scenario."
+            f"stream.{mixing} makes no sense in the task scenario: a task label says which experience a sample belongs "
+            "to. Use the class or the domain scenario."
         )
     if mixing and len(stream.splits) == 1:
-        raise UsageError(f"stream.{mixing[0]} needs a stream of at least two experiences to mix; this one has one.")
-    sequences = any(split.y_train.ndim > 1 for split in stream.splits)
-    by_label = [name for name in ("imbalance", "label_noise") if getattr(variation, name) > _least(name)]
-    if sequences and by_label:
-        raise UsageError(f"stream.{by_label[0]} needs one label for each sample; here each has a sequence of them.")
-
-
-def _least(name: str) -> float:
-    return float(Variation.model_fields[name].default)
+        raise UsageError(f"stream.{mixing} needs a stream of at least two experiences to mix; this one has one.")
+    by_label = next((name for name in ("imbalance", "label_noise") if name in asked), None)
+    if by_label and any(split.y_train.ndim > 1 for split in stream.splits):
+        raise UsageError(f"stream.{by_label} needs one label for each sample; here each has a sequence of them.")
 
 
 @dataclass
@@ -166,7 +162,7 @@ class _Rows:
         return np.delete(drawn, stays)[: round(share * len(rows))]
 
 
-def _renumbered(stream: Stream) -> Stream:
+def renumbered(stream: Stream) -> Stream:
     """The stream with its labels numbered in order of first appearance, as in a clean one."""
     order = dict.fromkeys(label for split in stream.splits for label in split.classes)
     order |= dict.fromkeys(range(stream.outputs))  # those that never occur in training come last

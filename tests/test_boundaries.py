@@ -295,6 +295,7 @@ def test_who_stops_before_the_end_fails(tmp_path):
     ("arguments", "said"),
     [
         (("ewc",), "ewc cannot learn on this track: it asks for 'scan'"),
+        (("joint", "--scenario", "task"), "Boundaries cannot be hidden in the task scenario"),
         (("finetune", "--scenario", "task"), "Boundaries cannot be hidden in the task scenario"),
         (("finetune", "--set", "protocol.loss_over=current"), "there is no current experience"),
         (("er", "ewc"), "ewc cannot learn on this track"),
