@@ -1,9 +1,11 @@
 """Pictures: valid, sensible in size, and true to what they show."""
 
 import io
+import subprocess
 import sys
 import threading
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -120,10 +122,15 @@ def test_a_long_name_with_mathematical_signs_is_drawn_as_it_is():
     assert pixels(plots.accuracy_matrix(record))[:, -3:].min() == 255  # it ends before the margin
 
 
-def test_any_thread_may_draw_and_pyplot_stays_out():
+def test_any_thread_may_draw():
     drawn: list[bytes] = []
     thread = threading.Thread(target=lambda: drawn.append(plots.accuracy_curves(make_record(CLASS))))
     thread.start()
     thread.join()
     assert drawn == [plots.accuracy_curves(make_record(CLASS))]
-    assert "matplotlib.pyplot" not in sys.modules
+
+
+def test_pyplot_which_is_not_for_threads_stays_out():
+    drawing = "import sys, test_plots as t; t.plots.accuracy_curves(t.make_record(t.CLASS))"
+    asking = "sys.exit('matplotlib.pyplot' in sys.modules)"
+    subprocess.run([sys.executable, "-c", f"{drawing}; {asking}"], cwd=Path(__file__).parent, check=True)
