@@ -70,6 +70,17 @@ def test_list_names_everything_with_a_sentence():
             assert any(each["summary"] in line for line in lines)
 
 
+def test_in_a_narrow_terminal_a_summary_gets_lines_of_its_own(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = clarena("list", "--no-plugins").out.splitlines()
+    assert max(map(len, lines)) <= 80
+    at = lines.index("continuum/transformation-incremental:PATH  continuum")
+    assert lines[at + 1].startswith("    Continuum's TransformationIncremental: the same samples")
+    monkeypatch.setenv("COLUMNS", "160")
+    wide = clarena("list", "--no-plugins").out
+    assert any(line.startswith("ewc ") and "Elastic weight consolidation" in line for line in wide.splitlines())
+
+
 def test_list_says_which_extra_is_missing(monkeypatch):
     listing.missing_packages.cache_clear()
     monkeypatch.setattr(listing, "is_installed", lambda name: name != "torchvision")

@@ -6,6 +6,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import typer
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -17,6 +18,10 @@ from clarena.cli.text import page, put
 if TYPE_CHECKING:
     from clarena.host import Host
     from clarena.registry import Registry
+
+
+LEAST_SUMMARY = 60
+"""Columns that a summary needs beside its name; in a narrower terminal it gets lines of its own."""
 
 
 @app.command("list", epilog="Example: clarena list   Then: clarena describe ewc")
@@ -90,17 +95,23 @@ def _print(catalogue: dict[str, list[dict[str, Any]]], broken: list[dict[str, st
     console = page()
     every = [facts for group in catalogue.values() for facts in group]
     widths = {key: max((len(facts[key]) for facts in every), default=0) for key in ("name", "plugin")}
+    beside = console.width - sum(widths.values()) >= LEAST_SUMMARY
     for title, group in catalogue.items():
         console.print(title.capitalize(), style="bold")
         grid = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
-        grid.add_column(min_width=widths["name"], style="cyan", no_wrap=True)
-        grid.add_column(min_width=widths["plugin"], style="dim")
+        if beside:
+            grid.add_column(min_width=widths["name"], style="cyan", no_wrap=True)
+            grid.add_column(min_width=widths["plugin"], style="dim")
         grid.add_column(overflow="fold")
         for facts in group:
             summary = Text(facts["summary"])
             if extra := facts["needs_extra"]:
                 summary.append(f" (not installed: {extra})", "yellow")
-            grid.add_row(Text(facts["name"]), Text(facts["plugin"]), summary)
+            if beside:
+                grid.add_row(Text(facts["name"]), Text(facts["plugin"]), summary)
+            else:
+                grid.add_row(Text.assemble((facts["name"], "cyan"), "  ", (facts["plugin"], "dim")))
+                grid.add_row(Padding(summary, (0, 0, 0, 4)))
         put(console, grid)
         console.print()
     options = ", ".join(f"stream.{name}" for name in Variation.model_fields)
