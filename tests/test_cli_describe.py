@@ -5,6 +5,7 @@ import textwrap
 import pytest
 from cli_command import clarena
 
+from clarena.cli.listing import install_command, missing_packages
 from clarena.cli.text import numbered, prose, reflow
 from clarena.host import Host, PluginSources
 from clarena.parameters import parameters
@@ -38,12 +39,20 @@ def test_the_page_says_it_in_words():
 
 
 @pytest.mark.parametrize(
-    ("kind", "name"),
-    [(r.kind.word, e.name) for r in (NATIVE.backbones, NATIVE.benchmarks) for e in r if e.plugin != "avalanche"],
+    ("kind", "name", "extra"),
+    [
+        (r.kind.word, e.name, e.extra)
+        for r in (NATIVE.backbones, NATIVE.benchmarks)
+        for e in r
+        if e.plugin != "avalanche"
+    ],
 )
-def test_backbones_and_benchmarks_show_their_options(kind, name):
+def test_backbones_and_benchmarks_show_their_options(kind, name, extra):
     named = clarena("describe", name, "--no-plugins", "--json").data
     (facts,) = [facts for facts in named if facts["kind"] == kind]
+    if extra and missing_packages(extra):
+        assert facts["problem"].endswith(install_command(extra))
+        return
     assert all(each["description"] for each in facts["parameters"])
     assert facts["mismatches"] == []
     assert f"--{kind} {name}" in facts["example"]
