@@ -58,6 +58,7 @@ def test_ticks_lie_within_the_axis_and_are_few(low, span):
 def test_a_fitted_axis_holds_every_value(values, log):
     scale = fitted(values, 10, 400, log=log)
     assert all(10 <= scale(value) <= 400 for value in values)
+    assert 2 <= len(scale.ticks) <= 9
 
 
 @given(st.lists(st.floats(0, 300), max_size=15))

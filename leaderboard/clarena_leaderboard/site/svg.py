@@ -110,13 +110,14 @@ class Scale:
 
     @property
     def ticks(self) -> list[float]:
-        """Round values on the axis: about five, or the 1, 2 and 5 of each decade as they fit."""
+        """Round values on the axis: about five, or the 1, 2 and 5 of each decade as they fit, more within one."""
         if not self.log:
             step = nice_step(self.high - self.low)
             first = math.ceil(self.low / step - 1e-9)
             return [round(k * step, 12) for k in range(first, math.floor(self.high / step + 1e-9) + 1)]
         decades = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
-        for digits in ((1, 2, 5), (1, 3), (1,)):
+        within_one = self.high < 10 * self.low
+        for digits in ((1, 1.5, 2, 3, 5, 7),) if within_one else ((1, 2, 5), (1, 3), (1,)):
             found = [d * 10.0**e for e in decades for d in digits if self.low <= d * 10.0**e <= self.high * 1.0000001]
             if len(found) <= 7:
                 return found
@@ -133,7 +134,7 @@ def fitted(values: Sequence[float], start: float, end: float, *, log: bool = Fal
     """A scale that holds all values, with a little room around them."""
     low, high = (min(values), max(values)) if values else (0.0, 1.0)
     if log:
-        room = (high / low) ** 0.07 if high > low else 2.0
+        room = max((high / low) ** 0.07, 2 * low / high)  # at least 1 to 4: what is a hair apart looks like that
         return Scale(low / room, high * room, start, end, log=True)
     room = 0.07 * (high - low) or 0.05 * abs(high) or 0.05
     return Scale(low - room, high + room, start, end)
