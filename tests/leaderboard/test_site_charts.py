@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 import pytest
 from clarena_leaderboard.site.charts import Line, Point, critical_difference, intervals, lines, pareto, scatter, spark
 from clarena_leaderboard.site.svg import CHARACTER, Scale, fitted, nice_step, spread, standalone, tag
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 
@@ -55,6 +55,7 @@ def test_ticks_lie_within_the_axis_and_are_few(low, span):
 
 
 @given(st.lists(st.floats(0.001, 1e9), min_size=1, max_size=8), st.booleans())
+@example([313916979.0, 600000001.0], True)
 def test_a_fitted_axis_holds_every_value(values, log):
     scale = fitted(values, 10, 400, log=log)
     assert all(10 <= scale(value) <= 400 for value in values)

@@ -134,7 +134,8 @@ def fitted(values: Sequence[float], start: float, end: float, *, log: bool = Fal
     """A scale that holds all values, with a little room around them."""
     low, high = (min(values), max(values)) if values else (0.0, 1.0)
     if log:
-        room = max((high / low) ** 0.07, 2 * low / high)  # at least 1 to 4: what is a hair apart looks like that
+        ratio = high / low
+        room = max(ratio**0.07, 2 / ratio**0.5)  # the axis spans at least 1 to 4: what is a hair apart looks like that
         return Scale(low / room, high * room, start, end, log=True)
     room = 0.07 * (high - low) or 0.05 * abs(high) or 0.05
     return Scale(low - room, high + room, start, end)
