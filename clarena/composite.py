@@ -133,7 +133,7 @@ class Composite(GradientStrategy):
     def after_experience(self, experience: Experience) -> None:
         for part in self.running:
             part.after_experience(experience)
-            part.experience = None
+            part.experience = None  # type: ignore[assignment]
 
     def __reduce__(self) -> tuple[Any, ...]:
         # The class was made on the fly: a copy makes it again from its parts.

@@ -17,13 +17,13 @@ class GradientStrategy(Strategy):
     """
 
     optimizer: torch.optim.Optimizer | None = None
-    experience: Experience | None = None
+    experience: Experience = None  # type: ignore[assignment]  # while it learns: hooks need not ask
 
     def setup(self, context: Context) -> None:
         """Build the model; a subclass calls this first and adds its own state after."""
         super().setup(context)
         self.optimizer = None
-        self.experience = None
+        self.experience = None  # type: ignore[assignment]
         self._saved_optimizer: dict[str, Any] = {}
 
     def learn(self, experience: Experience) -> None:
@@ -37,7 +37,7 @@ class GradientStrategy(Strategy):
             self._follow_head()
             self.step(batch)
         self.after_experience(experience)
-        self.experience = None
+        self.experience = None  # type: ignore[assignment]
 
     def _follow_head(self) -> None:
         """Grow the head for labels that this batch is the first to show, as happens where boundaries are hidden."""
@@ -65,8 +65,8 @@ class GradientStrategy(Strategy):
         self.adjust_gradients(batch)
         self.optimizer.step()  # type: ignore[union-attr]
         self.after_step(batch)
-        self.experience.meter.replayed += len(batch) - batch.fresh  # type: ignore[union-attr]
-        self.experience.meter.observe(loss)  # type: ignore[union-attr]
+        self.experience.meter.replayed += len(batch) - batch.fresh
+        self.experience.meter.observe(loss)
 
     def replay(self, batch: Batch) -> Batch:
         """What is trained on besides the stream: the batch, with exemplars joined to it."""

@@ -37,10 +37,10 @@ def read_images(path: Path, size: int | None, test_share: float) -> Data:
             if not train[name] or not test[name]:
                 raise DataError(f"{path / name} has {len(files)} images: too few to hold out a share for testing.")
     names = tuple(train)
-    files = [[file for name in names for file in part.get(name, [])] for part in (train, test)]
+    paths = [[file for name in names for file in part.get(name, [])] for part in (train, test)]
     labels = [[label for label, name in enumerate(names) for _ in part.get(name, [])] for part in (train, test)]
-    height, width, channels = _form(files[0] + files[1], size)
-    arrays = [_decode(part, height, width, channels) for part in files]
+    height, width, channels = _form(paths[0] + paths[1], size)
+    arrays = [_decode(part, height, width, channels) for part in paths]
     return Data(
         torch.from_numpy(arrays[0]),
         torch.tensor(labels[0]),
@@ -69,7 +69,8 @@ def classes(folder: Path) -> dict[str, list[Path]]:
 def held_out_rows(count: int, share: float) -> NDArray[np.bool_]:
     """Which of `count` samples are held out for testing: about `share` of them, evenly spaced, the same every time."""
     reached = np.floor(np.arange(1, count + 1) * share + 0.5)
-    return np.diff(reached, prepend=0.0) > 0
+    held_out: NDArray[np.bool_] = np.diff(reached, prepend=0.0) > 0
+    return held_out
 
 
 def _form(files: list[Path], size: int | None) -> tuple[int, int, int]:
@@ -104,7 +105,8 @@ def _decode(files: list[Path], height: int, width: int, channels: int) -> NDArra
     images = np.empty((len(files), height, width, channels), dtype=np.uint8)
     for row, file in enumerate(files):
         try:
-            with Image.open(file) as image:
+            with Image.open(file) as opened:
+                image: Image.Image = opened
                 if image.mode in ("I;16", "I", "F"):  # 16 bits or more: Pillow would clip, not scale
                     values = np.asarray(image, dtype=np.float64)
                     image = Image.fromarray((values * (255 / max(values.max(), 1))).astype(np.uint8))

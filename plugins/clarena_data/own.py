@@ -182,12 +182,12 @@ def joined(parts: list[Data], paths: tuple[Path, ...]) -> Data:
     def domains(sizes: list[int]) -> Tensor:
         return torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
 
+    joined: dict[str, Any] = {
+        name: torch.cat([getattr(part, name) for part in parts]) for name in ("x_train", "y_train", "x_test", "y_test")
+    }
     return replace(
         first,
-        **{
-            name: torch.cat([getattr(part, name) for part in parts])
-            for name in ("x_train", "y_train", "x_test", "y_test")
-        },
+        **joined,
         domain_train=domains([len(part.y_train) for part in parts]),
         domain_test=domains([len(part.y_test) for part in parts]),
         domain_names=tuple(path.stem for path in paths),

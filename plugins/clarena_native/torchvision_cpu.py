@@ -31,9 +31,9 @@ def import_torchvision() -> ModuleType:
     except RuntimeError as error:
         if "torchvision::nms" not in str(error):
             raise
-    library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
+    library = torch.library.Library("torchvision", "FRAGMENT")
     for operator in _OPERATORS:
-        library.define(operator + _SCHEMA)  # type: ignore[no-untyped-call]
+        library.define(operator + _SCHEMA)
     _libraries.append(library)
     for module in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
         del sys.modules[module]  # half imported

@@ -131,7 +131,7 @@ def cached(name: str, write: Callable[[Path], None]) -> Data:
         # Mode "c": nothing that is written to a mapped array ever reaches its file.
         arrays = {file.stem: np.load(file, mmap_mode="c") for file in folder.glob("*.npy")}
         names = [tuple(map(str, arrays.pop(key, ()))) for key in ("class_names", "domain_names")]
-        tensors = {key: torch.from_numpy(np.asarray(array)) for key, array in arrays.items()}
+        tensors: dict[str, Any] = {key: torch.from_numpy(np.asarray(array)) for key, array in arrays.items()}
         return Data(**tensors, class_names=names[0], domain_names=names[1])
     except (OSError, ValueError, EOFError, TypeError) as error:
         raise DataError(f"{folder} is damaged: {error}. Remove it, and it is made again.") from error
