@@ -14,6 +14,7 @@ from clarena.errors import (
     PluginError,
     StoreError,
     UsageError,
+    unknown_name,
 )
 from clarena.hookspecs import hookimpl
 
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from clarena.modules import BatchNorm, Frozen, evaluating
     from clarena.protocol import Protocol, Scenario, Track
     from clarena.records import Record
+    from clarena.registry import family_member
     from clarena.store import Store
     from clarena.strategy import Context, Strategy
     from clarena.training import GradientStrategy
@@ -69,6 +71,7 @@ _LAZY = {
     "data_root": "clarena.downloads",
     "evaluate": "clarena.evaluation",
     "evaluating": "clarena.modules",
+    "family_member": "clarena.registry",
     "fetch": "clarena.downloads",
     "fisher_diagonal": "clarena.gradients",
     "output_norm_sensitivity": "clarena.gradients",
@@ -111,6 +114,7 @@ __all__ = [
     "data_root",
     "evaluate",
     "evaluating",
+    "family_member",
     "fetch",
     "fisher_diagonal",
     "hookimpl",
@@ -119,6 +123,7 @@ __all__ = [
     "split_by_class",
     "split_by_domain",
     "split_by_groups",
+    "unknown_name",
 ]
 
 

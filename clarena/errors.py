@@ -52,9 +52,10 @@ def unknown_name(
     """
     known = sorted(known)
     lines = [f"There is no {kind} named {name!r}."]
-    close = get_close_matches(name, known, n=1, cutoff=0.5)
+    by_lower = {one.lower(): one for one in known}
+    close = get_close_matches(name.lower(), by_lower, n=1, cutoff=0.5)
     if close:
-        lines.append(f"Did you mean {close[0]!r}?")
+        lines.append(f"Did you mean {by_lower[close[0]]!r}?")
     lines.append(f"Known: {', '.join(known) or 'none'}.")
     for plugin, reason in sorted((broken or {}).items()):
         lines.append(f"Plugin {plugin!r} failed to load and may have held it: {reason}")

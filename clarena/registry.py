@@ -13,8 +13,9 @@ import traceback
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import pluggy
 
@@ -87,6 +88,31 @@ class Entry:
     def placeholder(self) -> str:
         """What stands for the argument in a name that takes one: `PATH` in `split:PATH`; empty elsewhere."""
         return self.short.partition(":")[2]
+
+
+_Member = TypeVar("_Member")
+
+
+def family_member(family: type[_Member], shown: str, *bases: type[Any], **attributes: Any) -> type[_Member]:
+    """The class of a family for one argument, for its `of`: named `family:shown`, with more attributes or bases.
+
+    It is the same class every time for the same arguments.
+
+    Args:
+        family: a class registered as `family:PLACEHOLDER`.
+        shown: what names show in place of the placeholder.
+        bases: classes that come before the family itself.
+        attributes: what the class knows of its argument; hashable.
+    """
+    member: type[_Member] = _family_member(cast(Any, family), shown, bases, tuple(attributes.items()))
+    return member
+
+
+@cache
+def _family_member(family: Any, shown: str, bases: tuple[Any, ...], attributes: tuple[tuple[str, Any], ...]) -> Any:
+    facts = {"name": f"{family.name.partition(':')[0]}:{shown}", "__doc__": family.__doc__}
+    body = {**facts, "__module__": family.__module__, **dict(attributes)}
+    return type(family.__name__, (*bases, family), body)
 
 
 @dataclass(frozen=True)

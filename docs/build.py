@@ -50,7 +50,7 @@ PUBLIC: dict[str, list[str]] = {
     "What is held equal": ["Scenario", "Protocol", "Track"],
     "To register, and to fail well": [
         *("hookimpl", "ClarenaError", "UsageError", "PluginError", "DataError", "StoreError", "DivergedError"),
-        "ClarenaWarning",
+        *("ClarenaWarning", "family_member", "unknown_name"),
     ],
 }
 """Every public name, in the order in which an author meets it."""

@@ -22,7 +22,7 @@ WRONG = {
     "no strategy": ({"strategies": []}, "Name at least one strategy. Known: "),
     "strategy twice": ({"strategies": ["er", "er"]}, "A strategy is named twice."),
     "no class of this kind": ({"strategies": [dict]}, "give a name or a subclass of"),
-    "benchmark": ({"benchmark": "split-digit"}, "Did you mean 'split-digits'?"),
+    "benchmark": ({"benchmark": "Split-Digits"}, "Did you mean 'split-digits'?"),
     "backbone": ({"backbone": "mpl"}, "Did you mean 'mlp'?"),
     "protocol": ({"protocol": "standart"}, "Did you mean 'standard'?"),
     "scenario": ({"scenario": "clas"}, "Did you mean 'class'?"),

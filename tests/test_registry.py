@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clarena.errors import PluginError, UnknownNameError, UsageError
-from clarena.registry import BUILT_IN, NATIVE, STRANGER, Broken, Entry, Kind, Registry, first_sentence
+from clarena.registry import BUILT_IN, NATIVE, STRANGER, Broken, Entry, Kind, Registry, family_member, first_sentence
 
 DECODER = Kind("decoder", "", "json:JSONDecoder")  # any base class will do
 
@@ -130,6 +130,10 @@ def test_first_sentence(docstring: str | None, sentence: str) -> None:
     assert first_sentence(docstring) == sentence
 
 
+class Mixin:
+    """Something to be made of."""
+
+
 class Shaped(json.JSONDecoder):
     """Decodes what it is told."""
 
@@ -137,7 +141,15 @@ class Shaped(json.JSONDecoder):
 
     @classmethod
     def of(cls, argument: str) -> type["Shaped"]:
-        return type(f"Shaped_{argument}", (cls,), {"name": f"shape:{argument}"})
+        return family_member(cls, argument.upper(), corners=len(argument))
+
+
+def test_the_class_of_an_argument_is_one_of_its_family() -> None:
+    square = Shaped.of("four")
+    assert square is Shaped.of("four") is not Shaped.of("three")
+    assert (square.name, square.corners) == ("shape:FOUR", 4)
+    assert (square.__doc__, square.__module__, square.__name__) == (Shaped.__doc__, __name__, "Shaped")
+    assert issubclass(family_member(Shaped, "mixed", Mixin), Mixin)
 
 
 def test_a_name_with_a_placeholder_takes_an_argument() -> None:
@@ -146,9 +158,9 @@ def test_a_name_with_a_placeholder_takes_an_argument() -> None:
     for name in ("shape:round", "p/shape:round"):
         assert registry.entry(name).short == "shape:FORM"
         assert issubclass(registry.resolve(name), Shaped)
-        assert registry.resolve(name).name == "shape:round"
+        assert registry.resolve(name).name == "shape:ROUND"
     assert registry.load("shape:a/b:c") is Shaped  # what describe and doctor look at
-    assert registry.resolve("shape:a/b:c").name == "shape:a/b:c"
+    assert registry.resolve("shape:a/b:c").name == "shape:A/B:C"
     for bare in ("shape:", "shape:FORM"):
         with pytest.raises(UsageError, match="in place of FORM in shape:FORM"):
             registry.resolve(bare)

@@ -173,7 +173,10 @@ def test_published_weights_come_from_torchs_cache(original, file, tmp_path, monk
         (lambda: ResNet18ImageNet((64,)), r"resnet18-imagenet needs images .* \(64,\)"),
         (lambda: ResNet18ImageNet((2, 8, 8)), r"1 or 3 channels"),
         (lambda: TorchvisionModel.of("vit_b_32")((3, 32, 32)), r"does not take images of 32×32 .*backbone\.resize"),
-        (lambda: TorchvisionModel.of("resnet19"), "no classifier named 'resnet19'. Did you mean 'resnet18'"),
+        (
+            lambda: TorchvisionModel.of("resnet19"),
+            "no torchvision classifier named 'resnet19'.\nDid you mean 'resnet18'",
+        ),
         (lambda: ResNet18ImageNet((3, 8, 8), weights="nowhere.pt"), "there is no file at .*nowhere.pt"),
     ],
 )

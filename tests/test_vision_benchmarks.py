@@ -143,7 +143,9 @@ def test_without_torchvision(root: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_names_that_lead_nowhere() -> None:
-    with pytest.raises(UsageError, match=r"no data set 'cifar1000'. Did you mean CIFAR100 or CIFAR10\? .*STL10"):
+    with pytest.raises(
+        UsageError, match=r"no torchvision data set named 'cifar1000'.\nDid you mean 'CIFAR100'\?\n.*STL10"
+    ):
         SplitTorchvision.of("cifar1000")
     for name in ("CocoDetection", "CelebA", "Kinetics", "ImageFolder", "VisionDataset"):
         with pytest.raises(UsageError, match=f"torchvision's {name} is not a set of images with a class each"):

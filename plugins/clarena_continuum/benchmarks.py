@@ -8,7 +8,6 @@ task scenario alone.
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
@@ -22,7 +21,7 @@ from clarena_native.torchvision_cpu import import_torchvision
 from pydantic import Field
 from torch import Tensor, nn
 
-from clarena import Data, Scenario, Split, Stream, UsageError
+from clarena import Data, Scenario, Split, Stream, UsageError, family_member
 
 if find_spec("continuum") is None:  # the host then says how to install it; importing it takes seconds and waits
     raise ModuleNotFoundError("No module named 'continuum'", name="continuum")
@@ -40,15 +39,7 @@ class Continuum(Own):
     @classmethod
     def of(cls, argument: str) -> type[Self]:
         """The benchmark of a path, or of scikit-learn's digits."""
-        return of_digits(cls) if argument == DIGITS else made_for(cls, (argument,))
-
-
-@cache
-def of_digits(family: type[_Family]) -> type[_Family]:
-    """The class of a family for scikit-learn's digits."""
-    name = f"{family.name.partition(':')[0]}:{DIGITS}"
-    attributes = {"name": name, "__doc__": family.__doc__, "__module__": __name__}
-    return type(family.__name__, (Digits, family), attributes)
+        return family_member(cls, DIGITS, Digits) if argument == DIGITS else made_for(cls, (argument,))
 
 
 class ClassIncremental(Continuum):

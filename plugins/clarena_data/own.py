@@ -3,7 +3,6 @@
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self, TypeVar
 
@@ -21,6 +20,7 @@ from clarena import (
     Scenario,
     Stream,
     UsageError,
+    family_member,
     split_by_domain,
 )
 
@@ -143,7 +143,6 @@ class DomainsOwn(Own):
         return split_by_domain(data, scenario, self.order, generator)
 
 
-@cache
 def made_for(family: type[_Family], paths: tuple[str, ...]) -> type[_Family]:
     """The class of a family for these paths: that family, with the way to read such paths."""
     places = tuple(Path(path).expanduser().absolute() for path in paths)
@@ -151,9 +150,7 @@ def made_for(family: type[_Family], paths: tuple[str, ...]) -> type[_Family]:
     if len(kinds) > 1:
         raise UsageError(f"The sources {', '.join(paths)} are of different kinds. Give folders only, or .npz only, …")
     stems = ",".join(place.name if place.is_dir() else place.stem for place in places)
-    prefix = family.name.partition(":")[0]
-    attributes = {"name": f"{prefix}:{stems}", "paths": places, "__doc__": family.__doc__, "__module__": __name__}
-    return type(family.__name__, (kinds.pop(), family), attributes)
+    return family_member(family, stems, kinds.pop(), paths=places)
 
 
 def _kind(path: Path) -> type[Own]:

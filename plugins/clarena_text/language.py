@@ -2,7 +2,6 @@
 
 import zipfile
 from collections.abc import Callable, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
-from clarena import Benchmark, Data, DataError, Scenario, Stream, UsageError, fetch, split_by_domain
+from clarena import Benchmark, Data, DataError, Scenario, Stream, UsageError, family_member, fetch, split_by_domain
 
 IGNORED = -100
 """The label of a place where no text is left."""
@@ -195,21 +194,14 @@ class OwnTexts(Language):
     @classmethod
     def of(cls, argument: str) -> type[Self]:
         """The benchmark of several text files, separated by commas, each a domain."""
-        return _made_for(cls, tuple(argument.split(",")))  # type: ignore[return-value]
+        paths = tuple(Path(path).expanduser().absolute() for path in argument.split(","))
+        if len(set(paths)) < max(2, len(paths)):
+            raise UsageError(f"language:{argument} needs two different files or more: language:PATH,PATH.")
+        return family_member(cls, ",".join(path.stem for path in paths), paths=paths)
 
     def texts(self) -> list[Text]:
         """A domain for each file, named after it."""
         return [self.held_out(path.name, read_text(path)) for path in self.paths]
-
-
-@cache
-def _made_for(family: type[OwnTexts], paths: tuple[str, ...]) -> type[OwnTexts]:
-    places = tuple(Path(path).expanduser().absolute() for path in paths)
-    if len(set(places)) < max(2, len(places)):
-        raise UsageError(f"language:{','.join(paths)} needs two different files or more: language:PATH,PATH.")
-    name = f"language:{','.join(place.stem for place in places)}"
-    attributes = {"name": name, "paths": places, "__doc__": family.__doc__, "__module__": __name__}
-    return type(family.__name__, (family,), attributes)
 
 
 def read_text(path: Path) -> str:

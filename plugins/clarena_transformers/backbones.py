@@ -3,10 +3,9 @@
 import json
 import warnings
 from collections.abc import Mapping
-from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import torch
 from clarena_native.torchvision_cpu import import_torchvision
@@ -14,7 +13,7 @@ from clarena_native.transformers import PADDING
 from pydantic import Field
 from torch import Tensor, nn
 
-from clarena import Backbone, UsageError
+from clarena import Backbone, UsageError, family_member
 
 from . import hub
 
@@ -224,7 +223,8 @@ class HubModel(TextNetwork):
     @classmethod
     def of(cls, argument: str) -> type[Self]:
         """The backbone of the model of this name on the hub, or in this folder."""
-        return _hub_model(cls, argument)  # type: ignore[arg-type]
+        folder = Path(argument).expanduser()
+        return family_member(cls, folder.name if folder.is_dir() else argument, source=argument)
 
     @classmethod
     def fingerprint(cls, options: Mapping[str, Any]) -> str | None:
@@ -238,16 +238,6 @@ class HubModel(TextNetwork):
         if self.weights == "none":
             return _random(config, vocabulary, self.dropout)
         return _pretrained(folder, config, vocabulary, self.dropout, self.name)
-
-
-_Model = TypeVar("_Model", bound=HubModel)
-
-
-@cache
-def _hub_model(family: type[_Model], source: str) -> type[_Model]:
-    name = f"hf:{Path(source).expanduser().name}" if Path(source).expanduser().is_dir() else f"hf:{source}"
-    attributes = {"name": name, "source": source, "__doc__": family.__doc__, "__module__": family.__module__}
-    return type(family.__name__, (family,), attributes)
 
 
 def _configuration(folder: Path, option: str) -> Any:

@@ -1,6 +1,5 @@
 """Torchvision's classifiers of images as backbones."""
 
-from difflib import get_close_matches
 from http.client import HTTPException
 from pathlib import Path
 from socket import getdefaulttimeout, setdefaulttimeout
@@ -11,9 +10,9 @@ import torch
 from clarena_native.torchvision_cpu import import_torchvision
 from torch import nn
 
-from clarena import UsageError
+from clarena import UsageError, family_member, unknown_name
 
-from .networks import OPTION, ImageNetwork, network_class
+from .networks import OPTION, ImageNetwork
 
 models: Any = import_torchvision().models
 
@@ -41,10 +40,8 @@ class TorchvisionModel(ImageNetwork):
         """The backbone of one of torchvision's classifiers."""
         known = models.list_models(module=models)
         if argument not in known:
-            close = get_close_matches(argument, known, n=1, cutoff=0.5)
-            hint = f" Did you mean {close[0]!r}?" if close else ""
-            raise UsageError(f"Torchvision has no classifier named {argument!r}.{hint} Known: {', '.join(known)}.")
-        return network_class(cls, argument)  # type: ignore[arg-type]
+            raise unknown_name("torchvision classifier", argument, known)
+        return family_member(cls, argument, network_name=argument)
 
     @classmethod
     def build(cls, published: Path | None) -> tuple[nn.Module, list[str]]:

@@ -3,9 +3,8 @@
 import warnings
 from abc import abstractmethod
 from collections.abc import Mapping
-from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -143,19 +142,3 @@ class ImageNetwork(Backbone):
                 "Enlarge them: --set backbone.resize=224, or what it was made for."
             )
         return int(shape[1])
-
-
-_Network = TypeVar("_Network", bound=ImageNetwork)
-
-
-@cache
-def network_class(family: type[_Network], name: str) -> type[_Network]:
-    """The class of a family for one of its networks."""
-    prefix = family.name.partition(":")[0]
-    attributes = {
-        "name": f"{prefix}:{name}",
-        "network_name": name,
-        "__doc__": family.__doc__,
-        "__module__": family.__module__,
-    }
-    return type(family.__name__, (family,), attributes)

@@ -8,9 +8,9 @@ from clarena_native.torchvision_cpu import import_torchvision
 from clarena_transformers.hub import snapshot
 from torch import nn
 
-from clarena import UsageError
+from clarena import UsageError, family_member
 
-from .networks import OPTION, ImageNetwork, network_class
+from .networks import OPTION, ImageNetwork
 
 import_torchvision()  # which timm imports
 
@@ -35,7 +35,7 @@ class TimmModel(ImageNetwork):
             close = get_close_matches(argument, timm.list_models(), n=3, cutoff=0.5)
             hint = f" Did you mean {' or '.join(close)}?" if close else ""
             raise UsageError(f"Timm has no model named {argument!r}.{hint} timm.list_models() names all.")
-        return network_class(cls, argument)  # type: ignore[arg-type]
+        return family_member(cls, argument, network_name=argument)
 
     @classmethod
     def build(cls, published: Path | None) -> tuple[nn.Module, list[str]]:

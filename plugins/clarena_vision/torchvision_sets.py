@@ -10,11 +10,10 @@ import tarfile
 import zipfile
 import zlib
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import cache, partial
 from http.client import HTTPException
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Self
 
 from clarena_data.own import warn_of_overlap
 from clarena_native.benchmarks.families import SplitClasses
@@ -22,7 +21,7 @@ from clarena_native.benchmarks.mnist import load as read_mnist
 from clarena_native.torchvision_cpu import import_torchvision
 from pydantic import Field
 
-from clarena import Data, DataError, UsageError, data_root
+from clarena import Data, DataError, UsageError, data_root, family_member, unknown_name
 
 from .cifar import read_cifar
 from .omniglot import write_omniglot
@@ -214,30 +213,12 @@ class SplitTorchvision(TorchvisionImages, SplitClasses):
         Raises:
             UsageError: when torchvision has no such set, or its samples are not images of one class each.
         """
-        return made_for(cls, argument)
-
-
-_Family = TypeVar("_Family", bound=TorchvisionImages)
-
-
-@cache
-def made_for(family: type[_Family], dataset: str) -> type[_Family]:
-    """The class of a family for one of torchvision's data sets."""
-    if dataset not in NAMES:
-        known = f"Sets of labelled images: {', '.join(NAMES)}."
-        if hasattr(import_torchvision().datasets, dataset):
-            raise UsageError(f"torchvision's {dataset} is not a set of images with a class each. {known}")
-        by_lower = {name.lower(): name for name in NAMES}
-        close = [by_lower[name] for name in get_close_matches(dataset.lower(), by_lower, n=3)]
-        guess = f" Did you mean {' or '.join(close)}?" if close else ""
-        raise UsageError(f"torchvision has no data set {dataset!r}.{guess} {known}")
-    attributes = {
-        "name": f"torchvision:{dataset}",
-        "dataset": dataset,
-        "__doc__": family.__doc__,
-        "__module__": __name__,
-    }
-    return type(family.__name__, (family,), attributes)
+        if argument not in NAMES:
+            if hasattr(import_torchvision().datasets, argument):
+                known = ", ".join(NAMES)
+                raise UsageError(f"torchvision's {argument} is not a set of images with a class each. Those: {known}.")
+            raise unknown_name("torchvision data set", argument, NAMES)
+        return family_member(cls, argument, dataset=argument)
 
 
 class SplitCifar10(TorchvisionImages, SplitClasses):
