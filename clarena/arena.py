@@ -185,6 +185,7 @@ class Arena:
         return [
             ExperienceInfo(
                 classes=[names[label] for label in split.classes],
+                domain=split.domain,
                 train_samples=len(split.train),
                 test_samples=len(split.test),
                 **_realised(position, split),

@@ -128,6 +128,7 @@ class Split:
         origin: the experience that each training row has its transform from, ascending, int64 [n]; None: this one.
         group: the labels its test samples stand for, where other classes occur in training as well; None: `classes`.
         noisy: how many training labels are wrong on purpose.
+        domain: what the data calls the domain that all of it comes from; empty where there is none.
     """
 
     train: Tensor
@@ -138,6 +139,7 @@ class Split:
     origin: Tensor | None = None
     group: tuple[int, ...] | None = None
     noisy: int = 0
+    domain: str = ""
 
     @property
     def classes(self) -> tuple[int, ...]:
@@ -210,7 +212,13 @@ def limited(stream: Stream, limit: int | None) -> Stream:
     for split in stream.splits:
         train, test = some(split.y_train), some(split.y_test)
         splits.append(
-            Split(split.train[train], split.y_train[train], split.test[test], split.y_test[test], split.transform)
+            replace(
+                split,
+                train=split.train[train],
+                y_train=split.y_train[train],
+                test=split.test[test],
+                y_test=split.y_test[test],
+            )
         )
     return replace(stream, splits=tuple(splits))
 
@@ -348,7 +356,8 @@ def split_by_domain(data: Data, scenario: Scenario, order: Order, generator: np.
         train = (data.domain_train == domain).nonzero().flatten()
         test = (data.domain_test == domain).nonzero().flatten()
         shift = position * data.classes if own else 0
-        splits.append(Split(train, data.y_train[train] + shift, test, data.y_test[test] + shift))
+        name = data.domain_names[domain]
+        splits.append(Split(train, data.y_train[train] + shift, test, data.y_test[test] + shift, domain=name))
     if not own:
         return Stream(tuple(splits), data.class_names)
     names = (f"{name} ({data.domain_names[domain]})" for domain in domains for name in data.class_names)

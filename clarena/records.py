@@ -98,12 +98,14 @@ class ExperienceInfo(FrozenModel):
 
     Attributes:
         classes: those trained on.
+        domain: what the data calls the domain that all of it comes from; empty where there is none.
         class_samples: training samples of each of them, under the labels they were given, where the stream is varied.
         from_others: training samples that another experience of the clean stream had.
         noisy_labels: training samples whose label is wrong on purpose.
     """
 
     classes: list[str]
+    domain: str = ""
     train_samples: int
     test_samples: int
     class_samples: list[int] = []

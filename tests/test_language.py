@@ -130,7 +130,7 @@ def test_the_stream_has_a_domain_for_each_text(tmp_path: Path) -> None:
     assert len(orders) == 2
     first = split_by_domain(data, "domain", "natural", np.random.default_rng(0))
     few = limited(first, 2)
-    assert [(len(s.train), len(s.test)) for s in few.splits] == [(2, 2)] * 2
+    assert [(len(s.train), len(s.test), s.domain) for s in few.splits] == [(2, 2, n) for n in data.domain_names]
     tuned = with_validation(first, 1, 0.2, len(data.x_train), np.random.default_rng(0))
     (only,) = tuned.splits
     assert (len(only.train), len(only.test)) == (18, 5)

@@ -270,7 +270,7 @@ def test_several_sources_are_domains(tmp_path: Path) -> None:
     made = benchmark(",".join(map(str, paths)), DomainsOwn, order="natural")
     assert made.name == "domain:day,night,fog"
     data, found = stream(made, "domain")
-    assert [len(split.train) for split in found.splits] == [40, 40, 40]
+    assert [(split.domain, len(split.train)) for split in found.splits] == [("day", 40), ("night", 40), ("fog", 40)]
     assert torch.equal(data.x_train[found.splits[1].train], torch.from_numpy(np.load(paths[1])["x_train"]))
     assert found.outputs == 4
     assert all(split.classes == (0, 1, 2, 3) for split in found.splits)

@@ -103,9 +103,9 @@ def test_the_published_orders(published: Path, number: int, expected: list[str])
     stream.validate(data, made.name)
     names = [stream.output_names[split.classes[0]].partition(":")[0] for split in stream.splits]
     assert names == expected
-    assert [data.domain_names[int(data.domain_train[split.train[0]])] for split in stream.splits] == [
-        FIVE[name][0].title for name in FIVE_ORDERS[number]
-    ]
+    titles = [FIVE[name][0].title for name in FIVE_ORDERS[number]]
+    assert [data.domain_names[int(data.domain_train[split.train[0]])] for split in stream.splits] == titles
+    assert [split.domain for split in stream.splits] == titles
     first, second = (split.classes for split, name in zip(stream.splits, names) if name == "rating")
     assert first == second  # the second brings no new class
     seen: list[int] = []

@@ -226,7 +226,10 @@ def split_by_dataset(data: Data, domains: Sequence[int]) -> Stream:
         for source in data.y_train[train].unique().tolist():
             label.setdefault(source, len(label))
     table = torch.tensor([label.get(source, -1) for source in range(data.classes)])
-    splits = tuple(Split(train, table[data.y_train[train]], test, table[data.y_test[test]]) for train, test in rows)
+    splits = tuple(
+        Split(train, table[data.y_train[train]], test, table[data.y_test[test]], domain=data.domain_names[domain])
+        for domain, (train, test) in zip(domains, rows)
+    )
     return Stream(splits, tuple(data.class_names[source] for source in label))
 
 

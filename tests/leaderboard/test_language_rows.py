@@ -11,9 +11,11 @@ from clarena_leaderboard.site.render import build_site
 from clarena_leaderboard.sources import StoreSource
 from made_up import record
 
+from clarena.records import ExperienceInfo
 from clarena.store import RECORD, Store
 
 TOKENS = [f"token {number}" for number in range(300)]
+DOMAINS = ["plays", "letters"]
 BITS = [[None, None], [1.0, None], [0.5, 2.0]]
 """After experience 1, tokens of 2 bytes with p = 1/4; at the end p = 1/2 and, for those of 1 byte, 1/4."""
 
@@ -30,6 +32,10 @@ def store(tmp_path):
             sizes = np.repeat([2, 1], 10)
             predictions = predictions.model_copy(update={"log_probability": likely, "text_bytes": sizes})
             facts = predictions.summary(TOKENS) | {"output_names": TOKENS, "class_report": {}, "confusion_matrix": []}
+            facts["experiences"] = [
+                ExperienceInfo(classes=TOKENS, domain=domain, train_samples=9, test_samples=10)
+                for domain in (DOMAINS if name == "er" or seed else DOMAINS[::-1])
+            ]
             store.write(made.model_copy(update=facts), predictions)
     return store
 
@@ -76,3 +82,12 @@ def test_the_page_of_a_row_shows_them(store, tmp_path):
         assert page.count("Bits per byte</h2>") == 1
         assert "<td>1.00</td><td></td>" in page
         assert "<td>0.50</td><td>2.00</td>" in page
+
+
+def test_the_page_of_a_row_names_domains_where_the_seeds_agree(store, tmp_path):
+    source = StoreSource(store.path)
+    build_site(load_board(source), source.load, tmp_path / "site")
+    for name, shown in (("er", DOMAINS), ("finetune", ['<span class="with">by seed</span>'] * 2)):
+        (page,) = (path.read_text() for path in (tmp_path / "site" / "row").glob("*.html") if name in path.stem)
+        for number, held in enumerate(shown, 1):
+            assert f">{number}</th><td>{held}</td>" in page

@@ -135,15 +135,16 @@ def _ordered(
 
 
 def _experiences(records: Sequence[Record]) -> list[dict[str, Any]]:
-    """What each experience held; its classes where all seeds agree on them."""
+    """What each experience held; its domain and its classes where all seeds agree on them."""
     whole = [record.experiences for record in records if record.experiences]
     if not whole:
         return []
     result = []
     for j, first in enumerate(whole[0]):
-        same = all(len(each) > j and each[j].classes == first.classes for each in whole)
+        held = (first.domain, first.classes)
+        same = all(len(each) > j and (each[j].domain, each[j].classes) == held for each in whole)
         sizes = {"train_samples": first.train_samples, "test_samples": first.test_samples}
-        result.append({"classes": first.classes if same else None, **sizes})
+        result.append({"domain": first.domain, "classes": first.classes if same else None, **sizes})
     return result
 
 
