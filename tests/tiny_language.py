@@ -7,6 +7,7 @@ from clarena_native.transformers import TextTransformer
 from clarena_text.language import OwnTexts
 from tiny import Walk, walk
 
+from clarena import Benchmark
 from clarena.strategy import Strategy
 
 TEXTS = {"ab.txt": "abab" * 50, "xyz.txt": "xyz " * 50}
@@ -21,6 +22,11 @@ def write(folder: Path) -> str:
     for name, text in TEXTS.items():
         (folder / name).write_text(text)
     return f"language:{','.join(str(folder / name) for name in TEXTS)}"
+
+
+def own(folder: Path, **options: Any) -> Benchmark:
+    """The benchmark of the texts, written to the folder."""
+    return OwnTexts.of(write(folder).removeprefix("language:"))(**(SMALL | options))
 
 
 def language_walk(strategy: type[Strategy] | Strategy, folder: Path, **protocol: Any) -> Walk:
