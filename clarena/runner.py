@@ -7,6 +7,7 @@ import hashlib
 import io
 import traceback
 import warnings
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -197,6 +198,8 @@ class Run:
         Whether the loss is finite is looked up once for each pass over the data, because that waits for the device.
         `steps_before`: what the meter of the experience shows at its beginning.
         """
+        # A cycle of it and its `on_step` would keep all that the run holds until Python looks for cycles: gigabytes.
+        watched = weakref.proxy(experience)
         protocol, finished = arena.protocol, len(self.state.costs)
         steps_per_pass = -(-len(experience) // protocol.batch_size)
         total = protocol.epochs * steps_per_pass
@@ -204,11 +207,11 @@ class Run:
         def on_step(step: int) -> None:
             step -= steps_before
             if step and step % steps_per_pass == 0:
-                finite_loss(experience)
+                finite_loss(watched)
             if protocol.eval_every and step and step % protocol.eval_every == 0:
                 with clock.stopped():
                     accuracy = _accuracy(arena.test.predict(strategy, arena.space), arena.test)
-                self.state.curve.append(CurvePoint(position=experience.position + 1, step=step, accuracy=accuracy))
+                self.state.curve.append(CurvePoint(position=watched.position + 1, step=step, accuracy=accuracy))
             self.progress((finished + min(1.0, step / total)) / len(arena.steps))
 
         experience.on_step = on_step

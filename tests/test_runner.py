@@ -1,8 +1,10 @@
 """One run: its record, its statuses, what it leaves as it found it."""
 
+import gc
 import os
 import random
 import warnings
+import weakref
 
 import numpy as np
 import pytest
@@ -270,6 +272,30 @@ def test_what_an_experience_gives_is_its_own_copy(tmp_path):
     sources = [arena.data.x_train, arena.data.y_train, arena.data.x_test, arena.data.y_test]
     held = {tensor.untyped_storage().data_ptr() for tensor in sources}
     assert held.isdisjoint(tensor.untyped_storage().data_ptr() for tensor in (given.x, given.y, arena.test.x))
+
+
+NAMES = ["finetune", "er", "gem", "icarl", "ewc+lwf", "joint"]
+
+
+@pytest.mark.parametrize(("strategy", "boundaries"), [*((name, "known") for name in NAMES), ("er", "hidden")])
+def test_a_finished_run_leaves_nothing_in_memory(tmp_path, monkeypatch, strategy, boundaries):
+    """Not even until Python looks for cycles, which may be gigabytes later."""
+    arenas = []
+    made = Arena.__init__
+
+    def remembered(self, *args):
+        made(self, *args)
+        arenas.append(weakref.ref(self))
+
+    monkeypatch.setattr(Arena, "__init__", remembered)
+    gc.collect()
+    gc.disable()
+    try:
+        run(tmp_path, strategy, seeds=3, protocol={"boundaries": boundaries, "stream_length": "known"})
+        alive = [arena() is not None for arena in arenas[-2:]]
+    finally:
+        gc.enable()
+    assert alive == [False, False]
 
 
 def _mlp():

@@ -10,6 +10,7 @@ import random
 import resource
 import socket
 import sys
+import weakref
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -167,11 +168,12 @@ class Server:
         """Where the protocol tests within an experience, let the other side do so."""
         protocol = self.arena.protocol
         steps_per_pass = -(-len(experience) // protocol.batch_size)
+        watched = weakref.proxy(experience)  # as in the runner: a cycle would keep its data in memory
 
         def on_step(total: int) -> None:
             step = total - steps_before
             if step and step % steps_per_pass == 0:
-                _check_finite(experience)
+                _check_finite(watched)
             if protocol.eval_every and step and step % protocol.eval_every == 0:
                 self._wait(total)
 
