@@ -20,10 +20,15 @@ from clarena import UsageError, cross_entropy
 from clarena.experience import Meter
 
 
-def projected(g, rows, **options):
+def projected(g, rows, eps=0.0, **options):
     """g̃ = Gᵀ v + g, and v."""
-    v = multipliers(rows @ rows.T, rows @ g, **options)
+    v = multipliers(rows @ rows.T + eps * np.eye(len(rows)), rows @ g, **options)
     return rows.T @ v + g, v
+
+
+def yielding(g, rows, eps):
+    """The v ≥ 0 that makes ‖Gᵀ v + g‖² + ε ‖v‖² least, as one problem of least squares."""
+    return nnls(np.vstack([rows.T, np.sqrt(eps) * np.eye(len(rows))]), np.concatenate([-g, np.zeros(len(rows))]))[0]
 
 
 def random_problem(past, parameters=40, seed=0):
@@ -39,6 +44,24 @@ def test_the_dual_is_the_projection(past, seed):  # G1
     assert (v >= 0).all()
     assert (rows @ solution >= -1e-8).all()
     np.testing.assert_allclose(v * (rows @ solution), 0, atol=1e-8)
+
+
+@given(past=st.sampled_from([1, 3, 8]), seed=st.integers(0, 10**6), eps=st.sampled_from([1e-3, 1.0, 100.0]))
+def test_constraints_give_way_by_epsilon(past, seed, eps):  # G2
+    g, rows = random_problem(past, seed=seed)
+    solution, v = projected(g, rows, eps)
+    np.testing.assert_allclose(v, yielding(g, rows, eps), atol=1e-10)
+    assert (rows @ solution >= -eps * v - 1e-8).all()
+    np.testing.assert_allclose(v * (rows @ solution + eps * v), 0, atol=1e-8)
+
+
+@given(seed=st.integers(0, 10**6), margin=st.floats(0, 3), eps=st.sampled_from([1e-3, 1.0]))
+def test_margin_with_epsilon(seed, margin, eps):  # G3
+    g, rows = random_problem(4, seed=seed)
+    solution, v = projected(g, rows, eps, margin=margin, margin_as="bound")
+    assert (v >= margin).all()
+    assert (rows @ solution >= -eps * v - 1e-8).all()
+    np.testing.assert_allclose((v - margin) * (rows @ solution + eps * v), 0, atol=1e-7)
 
 
 @given(seed=st.integers(0, 10**6), margin=st.floats(0, 3))
@@ -121,9 +144,10 @@ def memory_gradients(gem):
     return torch.stack(rows)
 
 
+@pytest.mark.parametrize("eps", [0.0, 0.1])
 @pytest.mark.parametrize("scenario", SCENARIOS)
-def test_a_step_keeps_every_constraint(scenario):
-    gem, batch = third_experience(scenario)
+def test_a_step_keeps_every_constraint(scenario, eps):
+    gem, batch = third_experience(scenario, eps=eps)
     rows = memory_gradients(gem)
     assert len(rows) == 2
     cross_entropy(gem.model(batch.x), batch.y, batch.mask).backward()
@@ -134,7 +158,7 @@ def test_a_step_keeps_every_constraint(scenario):
     write_gradient(trained(gem.model), g)
     gem.adjust_gradients(batch)
     torch.testing.assert_close(gem.rows, rows, rtol=1e-12, atol=1e-14)
-    expected = rows.T.numpy() @ nnls(rows.T.numpy(), -g.numpy())[0] + g.numpy()
+    expected = rows.T.numpy() @ yielding(g.numpy(), rows.numpy(), eps) + g.numpy()
     torch.testing.assert_close(flat_gradient(trained(gem.model)), torch.from_numpy(expected), rtol=0, atol=1e-10)
     assert gem.experience.meter.replayed == sum(len(y) for _, y, _ in gem.past)
 

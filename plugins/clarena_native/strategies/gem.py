@@ -18,10 +18,12 @@ Differences from the paper:
 2. Memory gradients are those of the predictor, in evaluation mode: BatchNorm uses its running statistics and leaves
    them as they are, dropout is off. The constraints then concern the loss that tests will see.
 3. The rows are scaled to length 1 before the dual is solved (the same problem, in v / scale). A singular Gram matrix
-   (equal gradients, a zero gradient) is solved in the space that it spans, so nothing is added to its diagonal.
-4. The released code does not add γ to v*: it solves under v ≥ γ. `margin_as = bound` does that, and keeps every
+   (equal gradients, a zero gradient) is solved in the space that it spans, so nothing need be added to its diagonal.
+4. The released code adds ε = 0.001 to that diagonal. That is more than arithmetic: constraint k then gives way by ε vₖ,
+   and memories with gradients shorter than √ε hardly count. `eps` does that; the default is 0, the problem as printed.
+5. The released code does not add γ to v*: it solves under v ≥ γ. `margin_as = bound` does that, and keeps every
    constraint; γ > 0 added to v* need not. The default is γ = 0, the problem as printed; published runs use 0.5, bound.
-5. When no constraint is violated, g stays as it is, margin or not, as in the released code.
+6. When no constraint is violated, g stays as it is, margin or not, as in the released code.
 """
 
 from collections import deque
@@ -68,12 +70,17 @@ class GEM(GradientStrategy):
             Literal["added", "bound"],
             Field(description="Whether γ is added to v* (the paper) or is the least v may be (the released code)."),
         ] = "added",
+        eps: Annotated[
+            float,
+            Field(ge=0, description="ε on the Gram matrix's diagonal, which lets constraints give way."),
+        ] = 0.0,
     ) -> None:
         super().__init__()
         self.learning_rate = learning_rate
         self.buffer_size = buffer_size
         self.margin = margin
         self.margin_as = margin_as
+        self.eps = eps
 
     def setup(self, context: Context) -> None:
         super().setup(replace(context, learning_rate=self.learning_rate))
@@ -103,6 +110,7 @@ class GEM(GradientStrategy):
         if not (products < 0).any():
             return
         gram = (self.rows @ self.rows.T).double().cpu().numpy()  # [past, past]; all that leaves the device
+        gram += self.eps * np.eye(len(gram))
         v = multipliers(gram, products, self.margin, self.margin_as, torch.finfo(g.dtype).eps)
         if v is not None:
             write_gradient(parameters, g.addmv_(self.rows.T, torch.from_numpy(v).to(g)))
@@ -144,7 +152,7 @@ def multipliers(
     ½ vᵀ K v + bᵀ v is ½ ‖A v − c‖² up to a constant if AᵀA = K and Aᵀc = −b: a problem of non-negative least squares.
 
     Args:
-        gram: K = G Gᵀ [past, past].
+        gram: K = G Gᵀ, or G Gᵀ + ε I [past, past].
         products: b = G g [past].
         margin: γ.
         margin_as: `added` to the solution, or the `bound` v ≥ γ, which with w = v − γ is the problem for b + K γ.
