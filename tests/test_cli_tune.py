@@ -71,7 +71,11 @@ def test_the_gain_over_the_default_is_paired_and_has_an_interval(tmp_path):
 def test_a_dry_run_shows_the_space_and_writes_nothing(tmp_path):
     outcome = tune(tmp_path / "runs", "er", "--dry-run", "--space", "policy=ring,reservoir")
     assert outcome.code == 0
-    assert outcome.out.splitlines()[1:] == ["  policy = ring,reservoir"]
+    assert outcome.out.splitlines()[1:] == [
+        "  policy = ring,reservoir",
+        "A grid of 2 settings, the default among them; none is tried twice.",
+    ]
+    assert "er, 2 trials × 1 seeds" in outcome.out  # not the 20 that stand for a range
     assert not (tmp_path / "runs").exists()
 
 

@@ -17,7 +17,7 @@ from clarena.benchmark import Data, same_classes, with_validation
 from clarena.records import FIRST_TUNING_SEED, Cell
 from clarena.tuning import ROUND, Choice, Range, Trial, Tuned
 from clarena.tuning import __name__ as tuning_module
-from clarena.tuning.space import suggest
+from clarena.tuning.space import grid, suggest
 
 
 @pytest.fixture(scope="module")
@@ -229,6 +229,25 @@ def test_suggestions_learn_from_what_went_before_and_depend_on_nothing_else():
     early, late = ([score for _, score in part] for part in (scored[:10], scored[-20:]))
     assert np.mean(late) > np.mean(early) + 0.5  # of a score that random values spread over 0 … −4
     assert 5 < max(scored, key=lambda each: each[1])[0]["strength"] < 20
+
+
+@pytest.mark.parametrize(("strengths", "points"), [("0.1,10,1000", 6), ("0.1,10", 5)])  # with the default or without
+def test_each_point_of_a_grid_is_tried_once(tmp_path, strengths, points):
+    space = (f"strength={strengths}", "mode=plain,wild")
+    study, path = tuned(tmp_path / "whole", trials=50, space=space)
+    tried = [tuple(trial.values.values()) for trial in study.trials]
+    assert (len(tried), len(set(tried)), tried[0]) == (points, points, (1000.0, "plain"))
+    assert study.trials[study.chosen].values["strength"] == 10
+    for trials in (2, 4, 20):
+        again = tuned(tmp_path / "parts", trials, space=space)[1]
+    assert again.read_bytes() == path.read_bytes()
+
+
+def test_only_a_few_choices_are_a_grid():
+    ten = Choice(options=tuple(range(10)))
+    assert len(grid({"a": ten, "b": ten})) == 100
+    assert grid({"a": ten, "b": Choice(options=tuple(range(11)))}) is None
+    assert grid({"a": ten, "b": Range(low=0, high=1)}) is None
 
 
 def test_a_trial_knows_those_of_earlier_rounds_however_the_study_was_made(tmp_path, monkeypatch):

@@ -109,6 +109,7 @@ def tune(
             limit=limit,
             device=device,
         )
+        trials = tuning.possible(trials)
         if not as_json:
             _announce(tuning, trials)
         if not dry_run:
@@ -169,6 +170,8 @@ def _announce(tuning: "Tuning", trials: int) -> None:
     )
     for name, dimension in study.space.items():
         console.print(f"  {name} = {dimension}")
+    if tuning.points:
+        console.print(f"A grid of {len(tuning.points)} settings, the default among them; none is tried twice.")
 
 
 def _report(study: "Study", path: Path, command: str) -> None:

@@ -28,7 +28,7 @@ from clarena.planning import LearningRate, Plan, Settings, make_plan, owner_of_l
 from clarena.records import FIRST_TUNING_SEED, Record
 from clarena.store import write_atomic
 from clarena.strategy import Strategy
-from clarena.tuning.space import Choice, Range, Space, derived, read, requested, suggest
+from clarena.tuning.space import Choice, Range, Space, derived, grid, read, requested, suggest
 from clarena.tuning.study import METRIC, Study, Trial, Tuned, merged, owner, read_study, value_of
 
 __all__ = ["ROUND", "Choice", "Range", "Space", "Study", "Trial", "Tuned", "Tuning", "read_study"]
@@ -52,6 +52,8 @@ class Tuning:
     Attributes:
         study: what is there so far.
         path: where it is written.
+        default: the values that the strategy has of itself, which trial 0 tries.
+        points: what all trials try, in order, where the space is a grid; else None.
 
     Raises:
         UsageError: when the request is wrong, optuna is not installed, or the store holds another tuning of this row.
@@ -79,6 +81,9 @@ class Tuning:
         self.folder = Path(store)
         self.base = self._plan({}).works[0]
         self.space = self._space(space)
+        self.default = {name: value_of(self.base.cell.strategy, name) for name in self.space}
+        points = grid(self.space)
+        self.points = points and [self.default, *(point for point in points if point != self.default)]
         name = re.sub(r"[^A-Za-z0-9._+-]+", "_", self.cls.name)
         self.folder = Path(store) / "tuning" / f"{name}-{self.base.cell.row[:12]}"
         self.path = self.folder / "study.json"
@@ -95,7 +100,7 @@ class Tuning:
         """Add trials until there are so many, and return the study; it is written after every round.
 
         Args:
-            trials: in all, those that are there already among them.
+            trials: in all, those that are there already among them. No more are added than `possible` says.
             jobs: runs at a time.
             listener: told of every event of a run.
             told: of the trials of each round, when it is over.
@@ -107,17 +112,26 @@ class Tuning:
         """
         if trials < 1:
             raise UsageError(f"trials = {trials} is not valid: give the number of settings to try, 1 or more.")
+        trials = self.possible(trials)
         while (start := len(self.study.trials)) < trials:
             begin = start - start % ROUND
             known = [(trial.values, trial.score) for trial in self.study.trials[:begin]]
-            numbers = range(start, min(trials, begin + ROUND))
-            default = {name: value_of(self.base.cell.strategy, name) for name in self.space}
-            tried = [suggest(self.space, known, number) if number else default for number in numbers]
+            tried = [self._tried(known, number) for number in range(start, min(trials, begin + ROUND))]
             added = self._round(start, tried, jobs, listener)
             self.study = self.study.extended(added)
             write_atomic(self.path, self.study.model_dump_json(indent=1).encode())
             told(added)
         return self.study
+
+    def possible(self, trials: int) -> int:
+        """So many trials, or as many as there are points to try."""
+        return min(trials, len(self.points)) if self.points else trials
+
+    def _tried(self, known: Sequence[tuple[dict[str, Any], float]], number: int) -> dict[str, Any]:
+        """The values of a trial: the default, then the other points of a grid or, without one, what is suggested."""
+        if self.points:
+            return self.points[number]
+        return suggest(self.space, known, number) if number else self.default
 
     def _round(
         self, start: int, tried: Sequence[dict[str, Any]], jobs: int | None, listener: Listener | None
@@ -182,7 +196,9 @@ class Tuning:
             strategy=self.base.cell.strategy,
             space=self.space,
             seeds=self.seeds,
-            sampler=f"optuna {optuna.__version__}: TPESampler(seed=trial number), rounds of {ROUND}",
+            sampler="every point once, in random order"
+            if self.points
+            else f"optuna {optuna.__version__}: TPESampler(seed=trial number), rounds of {ROUND}",
             command=self.base.command,
         )
         if not self.path.exists():

@@ -2,8 +2,10 @@
 
 import json
 import math
+import random
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter
@@ -17,6 +19,9 @@ if TYPE_CHECKING:
 
 FACTOR = 100
 """Where nothing is said, a positive number is tried from a hundredth to a hundred times its default."""
+
+GRID = 100
+"""A space of choices alone with no more points than this is tried point by point, none of them twice."""
 
 DIGITS = 4
 """Significant digits of the numbers that are tried, so that what is chosen can be typed."""
@@ -161,6 +166,16 @@ def derived(parameter: Parameter, default: Any) -> Range | Choice | None:
     if not isinstance(default, int | float) or default <= 0:
         return None
     return Range(low=max(low, float(f"{default / FACTOR:.12g}")), high=min(high, default * FACTOR), log=True)
+
+
+def grid(space: Space) -> list[dict[str, Any]] | None:
+    """Every point of a space of a few choices, in a random order that is always the same; None for other spaces."""
+    options = [dimension.options for dimension in space.values() if isinstance(dimension, Choice)]
+    if len(options) < len(space) or math.prod(map(len, options)) > GRID:
+        return None
+    points = [dict(zip(space, values)) for values in product(*options)]
+    random.Random(0).shuffle(points)
+    return points
 
 
 def suggest(space: Space, scored: Iterable[tuple[Mapping[str, Any], float]], number: int) -> dict[str, Any]:
