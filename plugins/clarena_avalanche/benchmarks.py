@@ -1,25 +1,23 @@
 """Avalanche's classic benchmarks: its class orders, permutations and angles, over the host's copies of the data.
 
 What Avalanche draws under a seed is drawn here by the same rule (the tests compare), and the data come from the same
-files through torchvision, as arrays: Avalanche, which opens them sample by sample, is not needed. Every seed of the
-host gives a stream of its own, unless `avalanche_seed` names one. Inputs are normalised as there; the random crops and
-flips of CIFAR are left out.
+files, as arrays: Avalanche, which opens them sample by sample, is not needed. Every seed of the host gives a stream of
+its own, unless `avalanche_seed` names one. Inputs are normalised as there; the random crops and flips of CIFAR are left
+out.
 """
 
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
 from clarena_native.benchmarks.families import Permutation
 from clarena_native.benchmarks.mnist import FashionMnist, Mnist
-from clarena_native.torchvision_cpu import import_torchvision
+from clarena_vision.torchvision_sets import load
 from pydantic import Field
 from torch import Tensor
 
-from clarena import Benchmark, Data, DataError, Scenario, Stream, UsageError, data_root, same_classes, split_by_groups
+from clarena import Benchmark, Data, Scenario, Stream, UsageError, data_root, same_classes, split_by_groups
 
 Seed = Annotated[
     int | None,
@@ -154,28 +152,12 @@ class Cifar(NewClasses):
         Raises:
             DataError: when the archive is missing or damaged and cannot be downloaded.
         """
-        return load_cifar(self.dataset, data_root())
+        return load(self.dataset, None, data_root())
 
     def inputs(self, x: Tensor) -> Tensor:
         """Normalised pixels."""
         mean, std = (torch.tensor(values, device=x.device).view(-1, 1, 1) for values in self.statistics)
         return (x.float() / 255 - mean) / std
-
-
-@cache
-def load_cifar(dataset: str, root: Path) -> Data:
-    """Read CIFAR as Avalanche does: through torchvision, which downloads it where it is missing."""
-    source = getattr(import_torchvision().datasets, dataset)
-    try:
-        train, test = (source(str(root), train=part, download=True) for part in (True, False))
-    except (OSError, RuntimeError) as error:
-        raise DataError(
-            f"{dataset} is not in {root}, and could not be downloaded: {error}.\n"
-            "Run once online, or set CLARENA_DATA to a folder with torchvision's copy of it."
-        ) from error
-    arrays = [torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous() for part in (train, test)]
-    labels = [torch.tensor(part.targets) for part in (train, test)]
-    return Data(arrays[0], labels[0], arrays[1], labels[1], tuple(train.classes))
 
 
 class SplitCifar10(Cifar):

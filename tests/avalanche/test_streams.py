@@ -1,12 +1,14 @@
 """Avalanche's benchmarks and models through the host: the same classes, permutations, angles and features as there."""
 
 import struct
+import tarfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from published import md5, noise, write_cifar100
 
 from clarena import Backbone, Benchmark, Data, UsageError
 from clarena.cli.listing import is_installed
@@ -86,6 +88,32 @@ def test_the_same_transforms(ours: str, name: str, data: Data, folder: Path) -> 
     for split, experience in zip(stream.splits, theirs(name, folder, 3).train_stream, strict=True):
         ours = by_class(inputs(benchmark, split, data.x_train), split.y_train)
         assert torch.allclose(ours, by_class(*everything(experience)), atol=1e-6)
+
+
+def test_cifar_by_the_same_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from torchvision.datasets import CIFAR100
+
+    archive, train, test = tmp_path / CIFAR100.filename, noise(0, 200, 3, 32, 32), noise(1, 100, 3, 32, 32)
+    write_cifar100(archive, train, test, 100)
+    with tarfile.open(archive) as tar:
+        tar.extractall(tmp_path, filter="data")
+    unpacked = {name: md5(tmp_path / CIFAR100.base_folder / name) for name in ("train", "test", "meta")}
+    monkeypatch.setattr(CIFAR100, "tgz_md5", md5(archive))
+    monkeypatch.setattr(CIFAR100, "train_list", [["train", unpacked["train"]]])
+    monkeypatch.setattr(CIFAR100, "test_list", [["test", unpacked["test"]]])
+    monkeypatch.setattr(CIFAR100, "meta", CIFAR100.meta | {"md5": unpacked["meta"]})
+    monkeypatch.setenv("CLARENA_DATA", str(tmp_path))
+    benchmark = benchmarks.SplitCifar100(experiences=5, avalanche_seed=SEED)
+    data = benchmark.data()
+    assert np.array_equal(data.x_train, train)
+    assert np.array_equal(data.x_test, test)
+    stream = benchmark.stream(data, "class", np.random.default_rng(0))
+    for split, experience in zip(stream.splits, theirs("SplitCIFAR100", tmp_path, 5).train_stream, strict=True):
+        assert {stream.output_names[label] for label in split.classes} == {
+            f"fine{label}" for label in experience.classes_in_this_experience
+        }
+    x = benchmark.inputs(data.x_train[:1])
+    assert x[0, 1, 3, 4].item() == pytest.approx((train[0, 1, 3, 4] / 255 - 0.4865) / 0.2564, abs=1e-5)
 
 
 def test_seeds_of_the_host_give_streams_of_their_own(data: Data) -> None:
