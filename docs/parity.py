@@ -68,8 +68,8 @@ PAIRS = (
         remark="One policy in both; the order of the stream differs from the second experience on.",
     ),
     Pair(
-        *("gem", "gem", {"margin": 0.5, "margin_as": "bound"}, {"memory_strength": 0.5}),
-        remark="γ = 0.5 as a bound in both; other samples are remembered.",
+        *("gem", "gem", {"margin": 0.5, "margin_as": "bound", "eps": 0.001}, {"memory_strength": 0.5}),
+        remark="γ = 0.5 as a bound and ε = 0.001 in both; other samples are remembered.",
     ),
     Pair(
         *("agem", "agem", {"reference_size": 64}, {"sample_size": 64}),
