@@ -7,7 +7,6 @@ import hashlib
 import io
 import traceback
 import warnings
-import weakref
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -128,7 +127,7 @@ class Run:
         """Learn one experience (or a union of several), test, and account for it."""
         experience = arena.experience(positions)
         clock = Clock(self.device)
-        self._watch(arena, strategy, experience, clock)
+        self._watch(arena, strategy, experience, clock, experience.meter)
         with clock:
             strategy.learn(experience)
         self._account(arena, strategy, experience, clock.seconds, experience.meter)
@@ -155,7 +154,7 @@ class Run:
                     if experience is not None:
                         account()
                     experience = arena.experience(positions)
-                    self._watch(arena, strategy, experience, clock, stream.meter.steps)
+                    self._watch(arena, strategy, experience, clock, stream.meter)
                 yield experience
 
         arena.begin_hidden()
@@ -168,7 +167,7 @@ class Run:
     def _account(self, arena: Arena, strategy: Strategy, experience: Experience, seconds: float, meter: Meter) -> None:
         """Test after an experience, and put down what it has cost."""
         position, testing = experience.position + 1, Clock(self.device)
-        loss = finite_loss(experience, meter)
+        loss = finite_loss(meter, experience.position)
         with testing:
             row = arena.test.answers(strategy, arena.space)
         skipped = position - len(self.state.rows)  # joint has no rows between the first and the last
@@ -190,28 +189,26 @@ class Run:
             )
         )
 
-    def _watch(
-        self, arena: Arena, strategy: Strategy, experience: Experience, clock: Clock, steps_before: int = 0
-    ) -> None:
+    def _watch(self, arena: Arena, strategy: Strategy, experience: Experience, clock: Clock, meter: Meter) -> None:
         """At every step of the experience: report progress, and test where `eval_every` says so, the clock stopped.
 
         Whether the loss is finite is looked up once for each pass over the data, because that waits for the device.
-        `steps_before`: what the meter of the experience shows at its beginning.
+        `meter`: of the experience or, where boundaries are hidden, of the stream.
         """
-        # A cycle of it and its `on_step` would keep all that the run holds until Python looks for cycles: gigabytes.
-        watched = weakref.proxy(experience)
         protocol, finished = arena.protocol, len(self.state.costs)
         steps_per_pass = -(-len(experience) // protocol.batch_size)
         total = protocol.epochs * steps_per_pass
+        # The experience itself is not kept here: that cycle would hold all of the run until Python looks for cycles.
+        position, before = experience.position, meter.steps
 
         def on_step(step: int) -> None:
-            step -= steps_before
+            step -= before
             if step and step % steps_per_pass == 0:
-                finite_loss(watched)
+                finite_loss(meter, position)
             if protocol.eval_every and step and step % protocol.eval_every == 0:
                 with clock.stopped():
                     accuracy = _accuracy(arena.test.predict(strategy, arena.space), arena.test)
-                self.state.curve.append(CurvePoint(position=watched.position + 1, step=step, accuracy=accuracy))
+                self.state.curve.append(CurvePoint(position=position + 1, step=step, accuracy=accuracy))
             self.progress((finished + min(1.0, step / total)) / len(arena.steps))
 
         experience.on_step = on_step
@@ -308,11 +305,16 @@ class Run:
         return record
 
 
-def finite_loss(experience: Experience, meter: Meter | None = None) -> float:
-    """The mean loss so far, NaN where none was observed; raises `DivergedError` where one was not finite."""
-    loss = (meter or experience.meter).mean_loss
+def finite_loss(meter: Meter, position: int) -> float:
+    """The mean loss so far, NaN where none was observed; raises `DivergedError` where one was not finite.
+
+    Args:
+        meter: what was spent up to now.
+        position: of the experience that is learned, from 0.
+    """
+    loss = meter.mean_loss
     if loss is not None and not np.isfinite(loss):
-        raise DivergedError(f"The loss in experience {experience.position + 1} is not finite.")
+        raise DivergedError(f"The loss in experience {position + 1} is not finite.")
     return float("nan") if loss is None else loss
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from clarena import Benchmark, Data, Stream
@@ -98,6 +99,19 @@ def write_cifar100(path: Path, train: np.ndarray, test: np.ndarray, classes: int
     )
     files = {"meta": meta, "file.txt~": b"", "train": batch(train), "test": batch(test)}
     write_tar(path, "cifar-100-python", files)
+
+
+def unpack_cifar100(archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lay its files where torchvision reads them, and have torchvision take them for the published ones."""
+    from torchvision.datasets import CIFAR100
+
+    with tarfile.open(archive) as tar:
+        tar.extractall(archive.parent, filter="data")
+    digests = {name: md5(archive.parent / CIFAR100.base_folder / name) for name in ("train", "test", "meta")}
+    monkeypatch.setattr(CIFAR100, "tgz_md5", md5(archive))
+    monkeypatch.setattr(CIFAR100, "train_list", [["train", digests["train"]]])
+    monkeypatch.setattr(CIFAR100, "test_list", [["test", digests["test"]]])
+    monkeypatch.setattr(CIFAR100, "meta", CIFAR100.meta | {"md5": digests["meta"]})
 
 
 def write_cifar10(path: Path, batches: Sequence[np.ndarray], test: np.ndarray) -> None:

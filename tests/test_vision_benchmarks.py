@@ -17,7 +17,7 @@ from clarena_vision.torchvision_sets import (
     load,
 )  # fmt: skip
 from PIL import Image
-from published import md5, noise, offline, stream, write_cifar10, write_cifar100
+from published import md5, noise, offline, stream, unpack_cifar100, write_cifar10, write_cifar100
 
 from clarena import ClarenaWarning, DataError, UsageError
 
@@ -62,14 +62,7 @@ def test_cifar100_from_its_archive(cifar100: tuple[np.ndarray, np.ndarray], fami
 def test_cifar100_as_torchvision_reads_it(
     cifar100: tuple[np.ndarray, np.ndarray], root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import tarfile
-
-    with tarfile.open(root / "cifar-100-python.tar.gz") as tar:
-        tar.extractall(root, filter="data")
-    folder = root / "cifar-100-python"
-    monkeypatch.setattr(datasets.CIFAR100, "train_list", [["train", md5(folder / "train")]])
-    monkeypatch.setattr(datasets.CIFAR100, "test_list", [["test", md5(folder / "test")]])
-    monkeypatch.setattr(datasets.CIFAR100, "meta", datasets.CIFAR100.meta | {"md5": md5(folder / "meta")})
+    unpack_cifar100(root / "cifar-100-python.tar.gz", monkeypatch)
     data = SplitCifar100().data()
     for part, x, y in ((True, data.x_train, data.y_train), (False, data.x_test, data.y_test)):
         theirs = datasets.CIFAR100(root, train=part)

@@ -10,7 +10,6 @@ import random
 import resource
 import socket
 import sys
-import weakref
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -139,9 +138,9 @@ class Server:
             return self._learn_hidden()
         self.arena.begin([position])
         experience = self.arena.experience([position])
-        self._watch(experience)
+        self._watch(experience, experience.meter)
         self.strategy.learn(experience)
-        _check_finite(experience)
+        _check_finite(experience.meter, position)
         self.random = None
         return {"kind": "done", "samples": experience.meter.samples, "steps": experience.meter.steps}, b""
 
@@ -153,27 +152,27 @@ class Server:
                 if stream.meter.steps:
                     self._wait(stream.meter.steps)
                 experience = self.arena.experience(positions)
-                self._watch(experience, stream.meter.steps)
+                self._watch(experience, stream.meter)
                 yield experience
 
         self.arena.begin_hidden()
         stream: Any = HiddenStream(parts(), self.arena.space, self.arena.protocol)
         self.strategy.learn(stream)
         stream.check_finished()
-        _check_finite(self.arena.experience(self.arena.steps[-1]), stream.meter)
+        _check_finite(stream.meter, self.arena.steps[-1][-1])
         self.random = None
         return {"kind": "done"}, b""
 
-    def _watch(self, experience: Any, steps_before: int = 0) -> None:
-        """Where the protocol tests within an experience, let the other side do so."""
+    def _watch(self, experience: Any, meter: Any) -> None:
+        """Where the protocol tests within an experience, let the other side do so; `meter` is as in the runner."""
         protocol = self.arena.protocol
         steps_per_pass = -(-len(experience) // protocol.batch_size)
-        watched = weakref.proxy(experience)  # as in the runner: a cycle would keep its data in memory
+        position, before = experience.position, meter.steps  # and not the experience: as in the runner
 
         def on_step(total: int) -> None:
-            step = total - steps_before
+            step = total - before
             if step and step % steps_per_pass == 0:
-                _check_finite(watched)
+                _check_finite(meter, position)
             if protocol.eval_every and step and step % protocol.eval_every == 0:
                 self._wait(total)
 
@@ -224,11 +223,11 @@ def _complaint(error: BaseException) -> dict[str, Any]:
     return {"kind": "error", "error": kind, "message": str(error) if kind == "diverged" else one_line(error)}
 
 
-def _check_finite(experience: Any, meter: Any = None) -> None:
+def _check_finite(meter: Any, position: int) -> None:
     """As the runner does after every pass."""
     from clarena.runner import finite_loss
 
-    finite_loss(experience, meter)
+    finite_loss(meter, position)
 
 
 def _limit(plugin: Plugin) -> None:

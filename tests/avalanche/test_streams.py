@@ -1,14 +1,13 @@
 """Avalanche's benchmarks and models through the host: the same classes, permutations, angles and features as there."""
 
 import struct
-import tarfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from published import md5, noise, write_cifar100
+from published import noise, unpack_cifar100, write_cifar100
 
 from clarena import Backbone, Benchmark, Data, UsageError
 from clarena.cli.listing import is_installed
@@ -95,13 +94,7 @@ def test_cifar_by_the_same_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
     archive, train, test = tmp_path / CIFAR100.filename, noise(0, 200, 3, 32, 32), noise(1, 100, 3, 32, 32)
     write_cifar100(archive, train, test, 100)
-    with tarfile.open(archive) as tar:
-        tar.extractall(tmp_path, filter="data")
-    unpacked = {name: md5(tmp_path / CIFAR100.base_folder / name) for name in ("train", "test", "meta")}
-    monkeypatch.setattr(CIFAR100, "tgz_md5", md5(archive))
-    monkeypatch.setattr(CIFAR100, "train_list", [["train", unpacked["train"]]])
-    monkeypatch.setattr(CIFAR100, "test_list", [["test", unpacked["test"]]])
-    monkeypatch.setattr(CIFAR100, "meta", CIFAR100.meta | {"md5": unpacked["meta"]})
+    unpack_cifar100(archive, monkeypatch)
     monkeypatch.setenv("CLARENA_DATA", str(tmp_path))
     benchmark = benchmarks.SplitCifar100(experiences=5, avalanche_seed=SEED)
     data = benchmark.data()
