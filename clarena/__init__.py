@@ -19,8 +19,8 @@ from clarena.errors import (
 from clarena.hookspecs import hookimpl
 
 if TYPE_CHECKING:
-    from clarena.backbone import Backbone, Head, Model
-    from clarena.benchmark import (
+    from clarena.contract.backbone import Backbone, Head, Model
+    from clarena.contract.benchmark import (
         Benchmark,
         Data,
         Split,
@@ -30,55 +30,55 @@ if TYPE_CHECKING:
         split_by_domain,
         split_by_groups,
     )
-    from clarena.buffer import ReplayBuffer
-    from clarena.downloads import data_root, fetch
-    from clarena.evaluation import Results, evaluate
-    from clarena.experience import Batch, Experience, cross_entropy
-    from clarena.gradients import fisher_diagonal, output_norm_sensitivity
-    from clarena.modules import BatchNorm, Frozen, evaluating
-    from clarena.protocol import Protocol, Scenario, Track
-    from clarena.records import Record
-    from clarena.registry import family_member
-    from clarena.store import Store
-    from clarena.strategy import Context, Strategy
-    from clarena.training import GradientStrategy
+    from clarena.contract.experience import Batch, Experience, cross_entropy
+    from clarena.contract.strategy import Context, Strategy
+    from clarena.contract.training import GradientStrategy
+    from clarena.plugins.registry import family_member
+    from clarena.protocol.protocol import Protocol, Scenario, Track
+    from clarena.record.record import Record
+    from clarena.record.store import Store
+    from clarena.run.evaluation import Results, evaluate
+    from clarena.toolbox.buffer import ReplayBuffer
+    from clarena.toolbox.downloads import data_root, fetch
+    from clarena.toolbox.gradients import fisher_diagonal, output_norm_sensitivity
+    from clarena.toolbox.modules import BatchNorm, Frozen, evaluating
 
 __version__ = "0.1.0"
 
 _LAZY = {
-    "Backbone": "clarena.backbone",
-    "Batch": "clarena.experience",
-    "BatchNorm": "clarena.modules",
-    "Benchmark": "clarena.benchmark",
-    "Context": "clarena.strategy",
-    "Data": "clarena.benchmark",
-    "Experience": "clarena.experience",
-    "Frozen": "clarena.modules",
-    "GradientStrategy": "clarena.training",
-    "Head": "clarena.backbone",
-    "Model": "clarena.backbone",
-    "Protocol": "clarena.protocol",
-    "Record": "clarena.records",
-    "ReplayBuffer": "clarena.buffer",
-    "Results": "clarena.evaluation",
-    "Scenario": "clarena.protocol",
-    "Split": "clarena.benchmark",
-    "Store": "clarena.store",
-    "Strategy": "clarena.strategy",
-    "Stream": "clarena.benchmark",
-    "Track": "clarena.protocol",
-    "cross_entropy": "clarena.experience",
-    "data_root": "clarena.downloads",
-    "evaluate": "clarena.evaluation",
-    "evaluating": "clarena.modules",
-    "family_member": "clarena.registry",
-    "fetch": "clarena.downloads",
-    "fisher_diagonal": "clarena.gradients",
-    "output_norm_sensitivity": "clarena.gradients",
-    "same_classes": "clarena.benchmark",
-    "split_by_domain": "clarena.benchmark",
-    "split_by_groups": "clarena.benchmark",
-    "split_by_class": "clarena.benchmark",
+    "Backbone": "clarena.contract.backbone",
+    "Batch": "clarena.contract.experience",
+    "BatchNorm": "clarena.toolbox.modules",
+    "Benchmark": "clarena.contract.benchmark",
+    "Context": "clarena.contract.strategy",
+    "Data": "clarena.contract.benchmark",
+    "Experience": "clarena.contract.experience",
+    "Frozen": "clarena.toolbox.modules",
+    "GradientStrategy": "clarena.contract.training",
+    "Head": "clarena.contract.backbone",
+    "Model": "clarena.contract.backbone",
+    "Protocol": "clarena.protocol.protocol",
+    "Record": "clarena.record.record",
+    "ReplayBuffer": "clarena.toolbox.buffer",
+    "Results": "clarena.run.evaluation",
+    "Scenario": "clarena.protocol.protocol",
+    "Split": "clarena.contract.benchmark",
+    "Store": "clarena.record.store",
+    "Strategy": "clarena.contract.strategy",
+    "Stream": "clarena.contract.benchmark",
+    "Track": "clarena.protocol.protocol",
+    "cross_entropy": "clarena.contract.experience",
+    "data_root": "clarena.toolbox.downloads",
+    "evaluate": "clarena.run.evaluation",
+    "evaluating": "clarena.toolbox.modules",
+    "family_member": "clarena.plugins.registry",
+    "fetch": "clarena.toolbox.downloads",
+    "fisher_diagonal": "clarena.toolbox.gradients",
+    "output_norm_sensitivity": "clarena.toolbox.gradients",
+    "same_classes": "clarena.contract.benchmark",
+    "split_by_domain": "clarena.contract.benchmark",
+    "split_by_groups": "clarena.contract.benchmark",
+    "split_by_class": "clarena.contract.benchmark",
 }
 
 __all__ = [

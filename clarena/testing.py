@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from clarena.backbone import Backbone
 from clarena.checks import Suite, TinyMlp
 from clarena.checks.restart import Restart
-from clarena.protocol import Scenario
-from clarena.strategy import Strategy
+from clarena.contract.backbone import Backbone
+from clarena.contract.strategy import Strategy
+from clarena.protocol.protocol import Scenario
 
 
 @dataclass(frozen=True)

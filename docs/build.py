@@ -16,14 +16,15 @@ from typing import Any
 import typer
 
 import clarena
-from clarena import hookspecs, likelihoods, metrics
+from clarena import hookspecs
 from clarena.cli import app
 from clarena.cli import commands as every_command  # noqa: F401 - each adds itself to `app`
 from clarena.cli.text import prose, value
-from clarena.host import Host, PluginSources
-from clarena.parameters import parameters
-from clarena.protocol import PRESETS, Protocol
-from clarena.registry import Registry, first_sentence
+from clarena.plugins.host import Host, PluginSources
+from clarena.plugins.parameters import parameters
+from clarena.plugins.registry import Registry, first_sentence
+from clarena.protocol.protocol import PRESETS, Protocol
+from clarena.record import likelihoods, metrics
 
 HERE = Path(__file__).parent
 NOTE = "<!-- Built from the code by docs/build.py; edits here are lost. -->\n"
@@ -119,7 +120,7 @@ def api() -> str:
     """Every public name with its exact signature and what is said of it."""
     parts = [
         "# The Python interface\n",
-        "Everything here is imported from `clarena`, but for `NEEDS`, which is in `clarena.strategy`. "
+        "Everything here is imported from `clarena`, but for `NEEDS`, which is in `clarena.contract.strategy`. "
         "Code is shown as it stands in the source, without the bodies of functions.\n",
     ]
     for title, names in PUBLIC.items():
@@ -134,7 +135,7 @@ def described(name: str) -> str:
     if name == "hookimpl":
         return "Marks a function as an implementation of the hook whose name it has; see `hooks.md`.\n"
     if name == "NEEDS":
-        from clarena.strategy import NEEDS
+        from clarena.contract.strategy import NEEDS
 
         return table(["need", "meaning"], [[f"`{need}`", meaning] for need, meaning in NEEDS.items()])
     if name == "Scenario":

@@ -16,7 +16,7 @@ from clarena_avalanche.method import Method
 from clarena_avalanche.table import REFUSED, RUNNING
 
 from clarena import Record, evaluate
-from clarena.statistics import student_t_interval
+from clarena.record.statistics import student_t_interval
 
 HERE = Path(__file__).parent
 SCENARIOS = ("class", "task")

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from clarena import Model, Protocol
-from clarena.environment import configured
+from clarena.run.environment import configured
 
 Seconds = NDArray[np.float64]
 """[2]: of the clock, of the processor."""

@@ -11,7 +11,7 @@ from time import perf_counter
 import torch
 from torch import Tensor, nn
 
-from clarena.gradients import fisher_diagonal
+from clarena.toolbox.gradients import fisher_diagonal
 
 
 def loop(model: nn.Module, x: Tensor) -> list[Tensor]:

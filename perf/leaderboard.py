@@ -17,9 +17,9 @@ from time import perf_counter
 import numpy as np
 from made_up_mlflow import log
 
-from clarena.protocol import Part, Protocol, Track
-from clarena.records import Cell, Cost, ExperienceInfo, Predictions, Record, StrategyInfo
-from clarena.store import Store
+from clarena.protocol.protocol import Part, Protocol, Track
+from clarena.record.record import Cell, Cost, ExperienceInfo, Predictions, Record, StrategyInfo
+from clarena.record.store import Store
 from clarena.tracking import Tracker
 
 TRACKS, SEEDS, EXPERIENCES, SAMPLES = 10, 10, 5, 360

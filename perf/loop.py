@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clarena import Model, Protocol
-from clarena.environment import configured
+from clarena.run.environment import configured
 
 PROTOCOL = Protocol(epochs=1, batch_size=128)
 

@@ -9,8 +9,8 @@ import sqlite3
 import uuid
 from pathlib import Path
 
-from clarena.records import Record
-from clarena.store import PREDICTIONS, RECORD, Store
+from clarena.record.record import Record
+from clarena.record.store import PREDICTIONS, RECORD, Store
 from clarena.tracking import Tracker, content
 
 TABLES = {

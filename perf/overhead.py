@@ -17,7 +17,7 @@ import split_mnist
 from numpy.typing import NDArray
 
 from clarena import Protocol, evaluate
-from clarena.environment import configured
+from clarena.run.environment import configured
 
 Seconds = NDArray[np.float64]
 """[2]: of the clock, of the processor."""

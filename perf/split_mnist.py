@@ -6,10 +6,10 @@ from collections.abc import Sequence
 import torch
 
 from clarena import Benchmark, Data, DataError, Protocol, Strategy, Track
-from clarena.arena import Arena, Parts, load_data
-from clarena.host import Host, PluginSources
-from clarena.parameters import parse
-from clarena.protocol import Part
+from clarena.plugins.host import Host, PluginSources
+from clarena.plugins.parameters import parse
+from clarena.protocol.protocol import Part
+from clarena.run.arena import Arena, Parts, load_data
 
 CPU = torch.device("cpu")
 

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from clarena import Benchmark, Data, Stream
-from clarena.seeding import Seeds
+from clarena.toolbox.seeding import Seeds
 
 
 def png(pixels: np.ndarray, form: str = "PNG") -> bytes:

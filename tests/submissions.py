@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from clarena.evaluation import carry_out
-from clarena.host import Host
-from clarena.planning import make_plan
-from clarena.store import Store
+from clarena.plugins.host import Host
+from clarena.record.store import Store
+from clarena.run.evaluation import carry_out
+from clarena.run.planning import make_plan
 from clarena.submission.bundle import MANIFEST, pack, read_bundle, sha256, write_files
 from clarena.submission.manifest import Manifest
 from clarena.submission.source import gather, importable, plugin_sources

@@ -6,12 +6,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from clarena.arena import Arena, Parts
-from clarena.backbone import Backbone
-from clarena.benchmark import Benchmark
 from clarena.checks.tiny import TinyMlp, TinyStream
-from clarena.protocol import Part, Protocol, Scenario, Track, Variation
-from clarena.strategy import Strategy
+from clarena.contract.backbone import Backbone
+from clarena.contract.benchmark import Benchmark
+from clarena.contract.strategy import Strategy
+from clarena.protocol.protocol import Part, Protocol, Scenario, Track, Variation
+from clarena.run.arena import Arena, Parts
 
 CPU = torch.device("cpu")
 SCENARIOS: tuple[Scenario, ...] = ("class", "domain", "task")

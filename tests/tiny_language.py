@@ -8,7 +8,7 @@ from clarena_text.language import OwnTexts
 from tiny import Walk, walk
 
 from clarena import Benchmark
-from clarena.strategy import Strategy
+from clarena.contract.strategy import Strategy
 
 TEXTS = {"ab.txt": "abab" * 50, "xyz.txt": "xyz " * 50}
 """Text by file; each ends with a tenth that is held out."""

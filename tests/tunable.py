@@ -9,7 +9,7 @@ from pydantic import Field
 
 from clarena import GradientStrategy, UsageError
 from clarena.checks.tiny import TinyMlp
-from clarena.host import Host, PluginSources
+from clarena.plugins.host import Host, PluginSources
 from clarena.tuning import Tuning
 
 HOST = Host.discover(PluginSources(third_party=False))

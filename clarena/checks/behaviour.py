@@ -11,13 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from clarena.buffer import ReplayBuffer
 from clarena.checks.declared import NotApplicable, require, require_stored
 from clarena.checks.tiny import Subject, TinyMlp
-from clarena.checks.trial import Question, Trial, differing, same
+from clarena.checks.trial import Question, Trial
+from clarena.contract.experience import Experience
 from clarena.errors import UsageError
-from clarena.experience import Experience
-from clarena.modules import tensors
+from clarena.toolbox.buffer import ReplayBuffer
+from clarena.toolbox.modules import tensors
+from clarena.toolbox.states import differing, same
 
 ROUNDING = 1e-5
 """Relative error that the arithmetic of another batch size may cause."""
@@ -212,7 +213,7 @@ class Watched(Experience):
 
     @property
     def x(self) -> Tensor:
-        """The inputs; the host's own reads go through `clarena.experience`."""
+        """The inputs; the host's own reads go through `clarena.contract.experience`."""
         self.direct |= sys._getframe(1).f_globals["__name__"] != Experience.__module__
         return self._x
 

@@ -7,11 +7,11 @@ from typing import Any
 
 from torch import nn
 
+from clarena.contract.strategy import NEEDS, Strategy
 from clarena.errors import ClarenaError
-from clarena.parameters import parameters, parse
-from clarena.protocol import SCENARIOS
-from clarena.registry import first_sentence
-from clarena.strategy import NEEDS, Strategy
+from clarena.plugins.parameters import parameters, parse
+from clarena.plugins.registry import first_sentence
+from clarena.protocol.protocol import SCENARIOS
 
 
 class Broken(AssertionError):

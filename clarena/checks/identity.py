@@ -9,9 +9,10 @@ import torch
 from clarena.checks.declared import NotApplicable, require
 from clarena.checks.restart import Restart
 from clarena.checks.tiny import Subject
-from clarena.checks.trial import Trial, differing, same
-from clarena.modules import tensors
-from clarena.strategy import Strategy
+from clarena.checks.trial import Trial
+from clarena.contract.strategy import Strategy
+from clarena.toolbox.modules import tensors
+from clarena.toolbox.states import differing, same
 
 
 def check_reproducible(subject: Subject) -> None:

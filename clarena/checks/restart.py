@@ -18,7 +18,7 @@ import torch
 
 from clarena.checks.tiny import Subject
 from clarena.checks.trial import Trial, laboratory
-from clarena.registry import one_line
+from clarena.plugins.registry import one_line
 
 Answer = list[torch.Tensor] | str
 """The scores at the end of the stream, or what went wrong."""

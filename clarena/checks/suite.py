@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from clarena.backbone import Backbone
 from clarena.checks.behaviour import (
     check_batch_independent,
     check_budget,
@@ -32,10 +31,11 @@ from clarena.checks.identity import (
 from clarena.checks.restart import Restart
 from clarena.checks.tiny import Subject, TinyMlp
 from clarena.checks.trial import laboratory
+from clarena.contract.backbone import Backbone
+from clarena.contract.strategy import Strategy
 from clarena.errors import UsageError
-from clarena.protocol import SCENARIOS, Scenario
-from clarena.registry import first_sentence, one_line
-from clarena.strategy import Strategy
+from clarena.plugins.registry import first_sentence, one_line
+from clarena.protocol.protocol import SCENARIOS, Scenario
 
 Outcome = Literal["passed", "failed", "excepted", "unexpectedly_passed", "not_applicable"]
 

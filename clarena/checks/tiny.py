@@ -10,10 +10,10 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from clarena.backbone import Backbone
-from clarena.benchmark import Benchmark, Data, Split, Stream
-from clarena.protocol import Part, Protocol, Scenario, Track
-from clarena.strategy import Strategy
+from clarena.contract.backbone import Backbone
+from clarena.contract.benchmark import Benchmark, Data, Split, Stream
+from clarena.contract.strategy import Strategy
+from clarena.protocol.protocol import Part, Protocol, Scenario, Track
 
 SIZES = ((12, 11, 10), (13,), (9, 13))
 """Training samples of each class of each experience; in batches of 8 these end with 1, 5 and 6 samples."""

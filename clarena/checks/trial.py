@@ -10,14 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from clarena.arena import Arena, Parts
 from clarena.checks.tiny import Subject, TinyStream
-from clarena.environment import configured
-from clarena.experience import Experience
-from clarena.protocol import Protocol
-from clarena.seeding import forked
-from clarena.strategy import Strategy
-from clarena.training import GradientStrategy
+from clarena.contract.experience import Experience
+from clarena.contract.strategy import Strategy
+from clarena.contract.training import GradientStrategy
+from clarena.protocol.protocol import Protocol
+from clarena.run.arena import Arena, Parts
+from clarena.run.environment import configured
+from clarena.toolbox.seeding import forked
 
 
 @dataclass(frozen=True)
@@ -130,23 +130,6 @@ class Trial:
     def state(self) -> dict[str, Any]:
         """A copy of everything the strategy would save."""
         return deepcopy(dict(self.strategy.state_dict()))
-
-
-def same(a: Any, b: Any) -> bool:
-    """Whether nested states are equal, tensors bit for bit."""
-    if isinstance(a, Tensor) or isinstance(b, Tensor):
-        return isinstance(a, Tensor) and isinstance(b, Tensor) and a.dtype == b.dtype and torch.equal(a, b)
-    if isinstance(a, dict) and isinstance(b, dict):
-        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
-    if isinstance(a, list | tuple) and isinstance(b, list | tuple):
-        return len(a) == len(b) and all(map(same, a, b))
-    return bool(np.array_equal(a, b))
-
-
-def differing(a: dict[str, Any], b: dict[str, Any]) -> str:
-    """The keys at which two states differ, for a message; empty where they are equal."""
-    keys = [key for key in {**a, **b} if key not in a or key not in b or not same(a[key], b[key])]
-    return ", ".join(keys[:5]) + (", …" if len(keys) > 5 else "")
 
 
 @contextmanager

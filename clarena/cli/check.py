@@ -14,10 +14,10 @@ from clarena.cli.text import page
 from clarena.errors import PluginError, UsageError, unknown_name
 
 if TYPE_CHECKING:
-    from clarena.backbone import Backbone
     from clarena.checks import CheckResult, Suite
-    from clarena.host import Host
-    from clarena.strategy import Strategy
+    from clarena.contract.backbone import Backbone
+    from clarena.contract.strategy import Strategy
+    from clarena.plugins.host import Host
 
 MARKS = {
     "passed": ("ok", "green"),
@@ -90,7 +90,7 @@ def _strategies(host: "Host", files: dict[Path, str], names: list[str]) -> dict[
 def _backbone(host: "Host", name: str | None, settings: list[str] | None) -> tuple[type["Backbone"], dict[str, Any]]:
     """The class of the backbone, and its options."""
     from clarena.checks import TinyMlp
-    from clarena.parameters import parse
+    from clarena.plugins.parameters import parse
 
     backbone = TinyMlp if name is None else host.backbones.resolve(name)
     by_owner = parse_settings(settings)
@@ -104,7 +104,7 @@ def _backbone(host: "Host", name: str | None, settings: list[str] | None) -> tup
 
 
 def _scenarios(names: list[str] | None) -> list[Any] | None:
-    from clarena.protocol import SCENARIOS
+    from clarena.protocol.protocol import SCENARIOS
 
     for name in names or ():
         if name not in SCENARIOS:

@@ -22,7 +22,7 @@ from clarena.cli import (  # noqa: F401
     tune,
     verify,
 )
-from clarena.registry import DISTRIBUTION
+from clarena.plugins.registry import DISTRIBUTION
 
 ORDER = (
     *("evaluate", "tune", "results", "compare", "leaderboard", "sync", "list", "describe", "new", "check", "reproduce"),

@@ -18,9 +18,9 @@ from clarena.cli.text import numbered, page, prose, put, reflow, value
 from clarena.errors import PluginError, UnknownNameError, unknown_name
 
 if TYPE_CHECKING:
-    from clarena.host import Host
-    from clarena.parameters import Parameter
-    from clarena.registry import Entry, Registry
+    from clarena.plugins.host import Host
+    from clarena.plugins.parameters import Parameter
+    from clarena.plugins.registry import Entry, Registry
 
 TEXT_WIDTH = 100
 
@@ -92,8 +92,8 @@ def _facts(registry: "Registry", entry: "Entry") -> dict[str, Any]:
 
 
 def _strategy(cls: Any) -> dict[str, Any]:
-    from clarena.protocol import SCENARIOS
-    from clarena.strategy import NEEDS, is_reference
+    from clarena.contract.strategy import NEEDS, is_reference
+    from clarena.protocol.protocol import SCENARIOS
 
     return {
         "paper": cls.reference,
@@ -108,15 +108,15 @@ def _strategy(cls: Any) -> dict[str, Any]:
 
 
 def _parameters(cls: type[Any]) -> list[dict[str, Any]]:
-    from clarena.parameters import parameters
+    from clarena.plugins.parameters import parameters
 
     return [_parameter(each) for each in parameters(cls).values()]
 
 
 def _variations() -> list[dict[str, Any]]:
     """What `--set stream.NAME` varies on any benchmark."""
-    from clarena.parameters import Parameter
-    from clarena.protocol import Variation
+    from clarena.plugins.parameters import Parameter
+    from clarena.protocol.protocol import Variation
 
     hints = get_type_hints(Variation, include_extras=True)
     fields = Variation.model_fields.items()

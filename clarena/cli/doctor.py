@@ -26,7 +26,7 @@ from clarena.cli.text import page, put
 from clarena.errors import ClarenaError
 
 if TYPE_CHECKING:
-    from clarena.host import Host
+    from clarena.plugins.host import Host
 
 CONNECT_SECONDS = 3
 STYLES = {"ok": "green", "warning": "yellow", "problem": "bold red"}
@@ -79,7 +79,7 @@ def packages() -> Iterator[Finding]:
     """Versions of Python and of everything we require; then the extras."""
     from packaging.requirements import Requirement
 
-    from clarena.registry import DISTRIBUTION
+    from clarena.plugins.registry import DISTRIBUTION
 
     yield Finding("python", "ok", f"{platform.python_version()} on {platform.platform()}")
     metadata = importlib.metadata.distribution(DISTRIBUTION)
@@ -114,7 +114,7 @@ def import_name() -> Iterator[Finding]:
 
 def hardware() -> Iterator[Finding]:
     """Cores and CUDA devices."""
-    from clarena.executors import default_jobs
+    from clarena.run.executors import default_jobs
 
     jobs = default_jobs("cpu", os.cpu_count() or 1)
     yield Finding("cores", "ok", f"{jobs}: evaluate runs {jobs} at a time, with one thread each (--jobs)")
@@ -135,7 +135,7 @@ def hardware() -> Iterator[Finding]:
 
 def writable_store(path: Path) -> Iterator[Finding]:
     """Whether records can be written, and those that are there be read."""
-    from clarena.store import Store
+    from clarena.record.store import Store
 
     if problem := unwritable(path):
         yield Finding("store", "problem", problem, "choose another with --store")

@@ -31,8 +31,8 @@ from clarena.cli.options import (
 from clarena.cli.text import as_json as to_json
 
 if TYPE_CHECKING:
-    from clarena.evaluation import Results
-    from clarena.planning import Plan
+    from clarena.run.evaluation import Results
+    from clarena.run.planning import Plan
 
 
 @app.command(
@@ -82,7 +82,7 @@ def evaluate(
 
     What the store holds already is not run again; what was killed goes on from its last finished experience.
     """
-    from clarena.planning import make_plan
+    from clarena.run.planning import make_plan
     from clarena.tuning import Tuned
 
     choice = Tuned(tuned or (), parse_settings(settings), strategies)
@@ -118,7 +118,7 @@ def run(
 ) -> "Results":
     """Carry out a plan under the eyes of the user; Ctrl-C ends the command with code 130 and says how to go on."""
     from clarena.cli.progress import Display
-    from clarena.evaluation import carry_out
+    from clarena.run.evaluation import carry_out
 
     with Display(plan, quiet) as display:
         try:
@@ -154,7 +154,7 @@ def _report(
 ) -> None:
     """The table, what went wrong, and where to browse."""
     from clarena.cli.table import as_data, print_table
-    from clarena.summary import rows
+    from clarena.record.summary import rows
 
     if as_json:
         typer.echo(to_json({"tracks": as_data(results.records), "errors": results.errors}))

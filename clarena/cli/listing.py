@@ -16,8 +16,8 @@ from clarena.cli.text import as_json as to_json
 from clarena.cli.text import page, put
 
 if TYPE_CHECKING:
-    from clarena.host import Host
-    from clarena.registry import Registry
+    from clarena.plugins.host import Host
+    from clarena.plugins.registry import Registry
 
 
 LEAST_SUMMARY = 60
@@ -49,7 +49,7 @@ def registries(host: "Host") -> dict[str, "Registry"]:
 @cache
 def missing_packages(extra: str | None) -> tuple[str, ...]:
     """The packages of one of our extras that are not installed."""
-    from clarena.registry import DISTRIBUTION
+    from clarena.plugins.registry import DISTRIBUTION
 
     wanted = [line for line in importlib.metadata.requires(DISTRIBUTION) or () if _extra(line) == extra]
     names = [match[0] for line in wanted if (match := re.match(r"[\w.-]+", line))]
@@ -67,7 +67,7 @@ def is_installed(distribution: str) -> bool:
 
 def install_command(extra: str) -> str:
     """How to get an extra."""
-    from clarena.registry import DISTRIBUTION
+    from clarena.plugins.registry import DISTRIBUTION
 
     return f"pip install '{DISTRIBUTION}[{extra}]'"
 
@@ -90,7 +90,7 @@ def _facts(entry: Any) -> dict[str, Any]:
 
 
 def _print(catalogue: dict[str, list[dict[str, Any]]], broken: list[dict[str, str]]) -> None:
-    from clarena.protocol import Variation
+    from clarena.protocol.protocol import Variation
 
     console = page()
     every = [facts for group in catalogue.values() for facts in group]

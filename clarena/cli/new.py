@@ -16,7 +16,7 @@ from clarena.cli.options import discover
 from clarena.errors import StoreError, UsageError
 
 if TYPE_CHECKING:
-    from clarena.host import Host
+    from clarena.plugins.host import Host
 
 _NAME = re.compile(r"[a-z][a-z0-9]*([_-][a-z0-9]+)*")
 
@@ -34,7 +34,7 @@ def new(
     _check_name(name, module, discover(None, None, False))
     path = folder / f"{module}.py"
     title = "".join(part.capitalize() for part in module.split("_"))
-    template = Template((files("clarena") / "templates" / "strategy.py.txt").read_text(encoding="utf-8"))
+    template = Template((files("clarena.cli") / "templates" / "strategy.py.txt").read_text(encoding="utf-8"))
     try:
         with path.open("x", encoding="utf-8") as file:
             file.write(template.substitute(name=name, title=title))

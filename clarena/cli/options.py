@@ -8,8 +8,8 @@ import typer
 from clarena.errors import UsageError
 
 if TYPE_CHECKING:
-    from clarena.host import Host, PluginSources
-    from clarena.store import Store
+    from clarena.plugins.host import Host, PluginSources
+    from clarena.record.store import Store
 
 FLAG = ""
 """The metavar of an option that takes no value: the help then says nothing of types."""
@@ -68,21 +68,21 @@ Jobs = Annotated[
 
 def plugin_sources(files: list[Path] | None, dirs: list[Path] | None, without: bool) -> "PluginSources":
     """Where to look for plugins."""
-    from clarena.host import PluginSources
+    from clarena.plugins.host import PluginSources
 
     return PluginSources(files=tuple(files or ()), directories=tuple(dirs or ()), third_party=not without)
 
 
 def discover(files: list[Path] | None, dirs: list[Path] | None, without: bool) -> "Host":
     """The plugin host for these options."""
-    from clarena.host import Host
+    from clarena.plugins.host import Host
 
     return Host.discover(plugin_sources(files, dirs, without))
 
 
 def existing_store(path: Path) -> "Store":
     """The store at this path; raises `UsageError` where there is none."""
-    from clarena.store import Store
+    from clarena.record.store import Store
 
     if not path.is_dir():
         raise UsageError(

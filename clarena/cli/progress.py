@@ -9,9 +9,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 if TYPE_CHECKING:
-    from clarena.executors import Event
-    from clarena.planning import Plan
-    from clarena.records import Record
+    from clarena.record.record import Record
+    from clarena.run.executors import Event
+    from clarena.run.planning import Plan
 
 LEAST_WORK = 0.5
 """Runs after which the time left is estimated: before that, starting up is most of the time."""

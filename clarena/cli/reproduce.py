@@ -11,7 +11,7 @@ from clarena.cli.evaluate import run
 from clarena.cli.options import NoPlugins, PluginDirs, PluginFiles, StorePath, TrackingUri, discover, parse_seeds
 
 if TYPE_CHECKING:
-    from clarena.reproduction import Comparison, Reproduction
+    from clarena.reproduction.tables import Comparison, Reproduction
 
 
 @app.command()
@@ -42,7 +42,7 @@ def reproduce(
 
     Example: clarena reproduce hsu2018-split-mnist --only ewc,er-1100/class
     """
-    from clarena.reproduction import available, compare, joined, load, page, plans, select
+    from clarena.reproduction.tables import available, compare, joined, load, page, plans, select
 
     if name is None:
         for known in available():
@@ -75,7 +75,7 @@ def _print(table: "Reproduction", comparisons: "list[Comparison]") -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from clarena.reproduction import summary
+    from clarena.reproduction.tables import summary
 
     console = Console()
     console.print(f"\n[bold]{table.title}[/bold]: {table.paper}", highlight=False)

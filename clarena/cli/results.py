@@ -19,8 +19,8 @@ from clarena.cli.text import page, put
 from clarena.errors import UsageError, unknown_name
 
 if TYPE_CHECKING:
-    from clarena.records import Record
-    from clarena.store import Damaged, Store
+    from clarena.record.record import Record
+    from clarena.record.store import Damaged, Store
 
 
 class Format(StrEnum):
@@ -154,7 +154,7 @@ def _data(store: "Store", chosen: list["Record"], damaged: list["Damaged"], line
 
 def _print_tables(records: list["Record"]) -> None:
     from clarena.cli.table import print_table
-    from clarena.summary import by_track, rows
+    from clarena.record.summary import by_track, rows
 
     for group in by_track(records).values():
         print_table(group[0].cell.track, rows(group))
@@ -172,7 +172,7 @@ def _print_reasons(records: list["Record"]) -> None:
 
 def _print_records(records: list["Record"]) -> None:
     from clarena.cli.progress import outcome
-    from clarena.summary import by_track
+    from clarena.record.summary import by_track
 
     console = page()
     for group in by_track(records).values():

@@ -11,7 +11,7 @@ from clarena.cli.options import FLAG, StorePath, TrackingUri, parse_seeds, parse
 from clarena.errors import UsageError
 
 if TYPE_CHECKING:
-    from clarena.strategy import Strategy
+    from clarena.contract.strategy import Strategy
 
 ABOUT = "About"
 """The panel of the help with what only the authors know."""
@@ -77,9 +77,10 @@ def submit(
     """
     from clarena.cli.evaluate import run
     from clarena.cli.table import print_table
-    from clarena.host import Host
-    from clarena.planning import make_plan
-    from clarena.store import Store, write_atomic
+    from clarena.plugins.host import Host
+    from clarena.record.store import Store, write_atomic
+    from clarena.record.summary import rows
+    from clarena.run.planning import make_plan
     from clarena.submission.bundle import write_files
     from clarena.submission.rerun import REFERENCES
     from clarena.submission.source import gather, importable, plugin_sources
@@ -92,7 +93,6 @@ def submit(
         read_track,
         refuse,
     )
-    from clarena.summary import rows
 
     said = {"authors": author, "licence": licence, "paper": paper, "chosen": chosen, "name": name}
     about = read_about(plugin.with_suffix(".toml"), said)

@@ -9,10 +9,10 @@ from rich.table import Table
 from rich.text import Text
 
 from clarena.cli.text import page, put
-from clarena.protocol import Track
-from clarena.records import Record
-from clarena.statistics import Interval
-from clarena.summary import Row, by_track, row_labels, rows
+from clarena.protocol.protocol import Track
+from clarena.record.record import Record
+from clarena.record.statistics import Interval
+from clarena.record.summary import Row, by_track, row_labels, rows
 
 NOTHING = "–"
 

@@ -36,7 +36,7 @@ from clarena.cli.text import as_json as to_json
 from clarena.cli.text import page, put, value
 
 if TYPE_CHECKING:
-    from clarena.executors import Event
+    from clarena.run.executors import Event
     from clarena.tuning import Study, Trial, Tuning
 
 SHOWN = 8
@@ -91,7 +91,7 @@ def tune(
 
     Trials that are there already count; what was killed goes on where it was.
     """
-    from clarena.planning import OWNERS
+    from clarena.run.planning import OWNERS
     from clarena.tuning import Tuning
 
     with redirect_stdout(sys.stderr) if as_json else nullcontext():
@@ -176,7 +176,7 @@ def _announce(tuning: "Tuning", trials: int) -> None:
 
 def _report(study: "Study", path: Path, command: str) -> None:
     """The best trials and the default, what was chosen, and how to evaluate it."""
-    from clarena.statistics import student_t_interval
+    from clarena.record.statistics import student_t_interval
 
     console = page()
     grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
@@ -209,7 +209,7 @@ def _report(study: "Study", path: Path, command: str) -> None:
 
 def _percent(trial: "Trial") -> str:
     """`93.1 ± 0.8`, or what became of a trial that has no score."""
-    from clarena.statistics import student_t_interval
+    from clarena.record.statistics import student_t_interval
 
     return " ".join(trial.problem.split()) if trial.problem else student_t_interval(trial.scores).percent()
 

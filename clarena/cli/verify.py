@@ -11,9 +11,9 @@ from clarena.cli.options import FLAG, AsJson
 from clarena.errors import ClarenaError, UsageError
 
 if TYPE_CHECKING:
-    from clarena.executors import Event
-    from clarena.planning import Plan
-    from clarena.records import Record
+    from clarena.record.record import Record
+    from clarena.run.executors import Event
+    from clarena.run.planning import Plan
     from clarena.submission.verdict import Verdict
 
 COLOURS = {"verified": "green", "differs": "yellow", "invalid": "red", "incomplete": None}
@@ -72,7 +72,7 @@ def verify(
     With it, the plugin is loaded in a process of its own and run again: on the claimed seeds, on the season's hidden
     seeds, and on shuffled training labels, where it must score at chance.
     """
-    from clarena.store import write_atomic
+    from clarena.record.store import write_atomic
     from clarena.submission.season import read_season, secret_of
     from clarena.submission.verdict import EXIT_CODES
     from clarena.submission.verify import Terms
@@ -115,7 +115,7 @@ class _Executor:
 
     def __call__(self, plan: "Plan", names: Mapping[str, str]) -> Sequence["Record"]:
         from clarena.cli.progress import outcome
-        from clarena.evaluation import carry_out
+        from clarena.run.evaluation import carry_out
 
         def listen(event: "Event") -> None:
             name = names[event.work.cell.id]
@@ -131,7 +131,7 @@ class _Executor:
 
 def _tell(verdict: "Verdict") -> None:
     """The verdict in words."""
-    from clarena.statistics import student_t_interval
+    from clarena.record.statistics import student_t_interval
 
     for step in verdict.steps:
         mark, colour = MARKS[step.state]

@@ -19,8 +19,8 @@ from typing import Any
 import cloudpickle
 
 from clarena.errors import DivergedError, PluginError
-from clarena.host import Host
-from clarena.registry import one_line
+from clarena.plugins.host import Host
+from clarena.plugins.registry import one_line
 from clarena.submission.source import plugin_sources
 from clarena.submission.wire import receive, send
 
@@ -63,7 +63,7 @@ def main(descriptor: int) -> None:
     """Load what the first message names, say how that went, then serve until the other side hangs up."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(DIE_WITH_PARENT, 9)
-    import clarena.runner  # noqa: F401 - torch and all that a run needs, before limits and strangers
+    import clarena.run.runner  # noqa: F401 - torch and all that a run needs, before limits and strangers
 
     wire = socket.socket(fileno=descriptor)
     send(wire, {"kind": "ready"})
@@ -98,8 +98,8 @@ class Server:
         """The first request is `setup`; it names the run, whose settings of torch hold from then on."""
         import torch
 
-        from clarena.environment import configured
-        from clarena.seeding import forked
+        from clarena.run.environment import configured
+        from clarena.toolbox.seeding import forked
 
         setting: Setting = cloudpickle.loads(receive(self.wire)[1])
         with forked(setting.seed), configured(setting.track.protocol):
@@ -122,7 +122,7 @@ class Server:
         send(self.wire, header, body)
 
     def _setup(self, setting: Setting) -> tuple[dict[str, Any], bytes]:
-        from clarena.arena import Arena, Parts
+        from clarena.run.arena import Arena, Parts
 
         parts = Parts(
             self.cls, self.host.benchmarks.resolve(setting.benchmark), self.host.backbones.resolve(setting.backbone)
@@ -145,7 +145,7 @@ class Server:
         return {"kind": "done", "samples": experience.meter.samples, "steps": experience.meter.steps}, b""
 
     def _learn_hidden(self) -> tuple[dict[str, Any], bytes]:
-        from clarena.experience import HiddenStream
+        from clarena.contract.experience import HiddenStream
 
         def parts() -> Iterator[Any]:
             for positions in self.arena.steps:
@@ -192,7 +192,7 @@ class Server:
         import numpy as np
         import torch
 
-        from clarena.seeding import forked
+        from clarena.toolbox.seeding import forked
 
         x = torch.frombuffer(bytearray(body), dtype=getattr(torch, header["dtype"])).reshape(header["shape"])
         with forked(header["seed"]):  # one fork for a whole row, though it is asked for in parts
@@ -210,14 +210,14 @@ class Server:
 
 def _facts(strategy: type[Any]) -> dict[str, Any]:
     """What the class says of itself."""
-    from clarena.sources import source_hash
-    from clarena.strategy import is_reference
+    from clarena.contract.strategy import is_reference
+    from clarena.plugins.sources import source_hash
 
     return {"name": strategy.name, "source_hash": source_hash(strategy), "reference": is_reference(strategy)}
 
 
 def _complaint(error: BaseException) -> dict[str, Any]:
-    from clarena.runner import is_out_of_memory
+    from clarena.run.runner import is_out_of_memory
 
     kind = "diverged" if isinstance(error, DivergedError) else "out_of_memory" if is_out_of_memory(error) else "failed"
     return {"kind": "error", "error": kind, "message": str(error) if kind == "diverged" else one_line(error)}
@@ -225,7 +225,7 @@ def _complaint(error: BaseException) -> dict[str, Any]:
 
 def _check_finite(meter: Any, position: int) -> None:
     """As the runner does after every pass."""
-    from clarena.runner import finite_loss
+    from clarena.run.runner import finite_loss
 
     finite_loss(meter, position)
 

@@ -21,12 +21,12 @@ import cloudpickle
 from pydantic import Field, ValidationError
 
 from clarena.errors import DivergedError, PluginError
-from clarena.protocol import FrozenModel, Track
+from clarena.protocol.protocol import FrozenModel, Track
 from clarena.submission.child import Plugin, Setting
 from clarena.submission.wire import receive, send
 
 if TYPE_CHECKING:
-    from clarena.strategy import Strategy
+    from clarena.contract.strategy import Strategy
 
 START_SECONDS = 300.0
 """For the process to import torch and CLArena, before a stranger's code runs and its own time begins."""
@@ -139,8 +139,8 @@ def confined(plugin: Plugin, track: Track, benchmark: "str | type[Any]", device:
     import numpy as np
     import torch
 
-    from clarena.experience import HiddenStream
-    from clarena.strategy import Strategy
+    from clarena.contract.experience import HiddenStream
+    from clarena.contract.strategy import Strategy
 
     class Confined(Strategy):
         name = plugin.strategy

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from clarena.errors import ClarenaError
-from clarena.records import Cell, Predictions, Record
-from clarena.store import PREDICTIONS, RECORD, Store
+from clarena.record.record import Cell, Predictions, Record
+from clarena.record.store import PREDICTIONS, RECORD, Store
 from clarena.submission.bundle import MANIFEST, RECORDS, SOURCE, Bundle
 from clarena.submission.manifest import BundleError, Claim, ClaimedRun
 

@@ -6,18 +6,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clarena.errors import ClarenaError
-from clarena.host import Host, PluginSources
-from clarena.protocol import Track
-from clarena.records import Cell, Record
-from clarena.store import Store
+from clarena.plugins.host import Host, PluginSources
+from clarena.protocol.protocol import Track
+from clarena.record.record import Cell, Record
+from clarena.record.store import Store
 from clarena.submission.child import Plugin
 from clarena.submission.confined import confined
 from clarena.submission.evidence import Evidence
 from clarena.submission.manifest import BundleError, Claim, Manifest
 
 if TYPE_CHECKING:
-    from clarena.benchmark import Benchmark, Stream
-    from clarena.planning import Plan
+    from clarena.contract.benchmark import Benchmark, Stream
+    from clarena.run.planning import Plan
 
 REFERENCES = ("finetune", "joint")
 """The rows that a board scales by; they run on the hidden seeds as well."""
@@ -48,7 +48,7 @@ def reference_plan(claim: Claim, seeds: Sequence[int], bench: Bench) -> "Plan":
     Raises:
         BundleError: the benchmark, backbone or revision is not known here, or the data are others.
     """
-    from clarena.planning import make_plan
+    from clarena.run.planning import make_plan
 
     track = claim.track
     try:
@@ -93,8 +93,8 @@ def wrong_labels(pieces: Sequence[Evidence], bench: Bench) -> list[str]:
     import numpy as np
     import torch
 
-    from clarena.arena import Arena, Parts
-    from clarena.strategy import Strategy
+    from clarena.contract.strategy import Strategy
+    from clarena.run.arena import Arena, Parts
 
     def listed(sizes: Any) -> Any:
         return None if sizes is None else sizes.tolist()
@@ -136,8 +136,8 @@ def canary_plan(manifest: Manifest, claim: Claim, runs: int, plugin: Plugin, ben
 
 
 def _plan(cells: Sequence[Cell], benchmark: "str | type[Any]", plugin: Plugin, bench: Bench) -> "Plan":
-    from clarena.planning import Plan
-    from clarena.worker import Work
+    from clarena.run.planning import Plan
+    from clarena.run.worker import Work
 
     track, store = cells[0].track, Store(bench.store)
     strategy = confined(plugin, track, benchmark, bench.device)
@@ -182,9 +182,9 @@ def shuffled(benchmark: "type[Benchmark]") -> "type[Benchmark]":
 
 def tells_experience(claim: Claim, bench: Bench) -> bool:
     """Whether a test sample's experience can be known: by a task label, or by a transform seen in the input."""
-    from clarena.benchmark import Stream
-    from clarena.parameters import parse
-    from clarena.seeding import Seeds
+    from clarena.contract.benchmark import Stream
+    from clarena.plugins.parameters import parse
+    from clarena.toolbox.seeding import Seeds
 
     if claim.track.scenario == "task":
         return True

@@ -15,9 +15,9 @@ from typing import Annotated, Self
 from pydantic import Field, ValidationError, model_validator
 
 from clarena.errors import UsageError
-from clarena.protocol import FrozenModel
-from clarena.records import FIRST_TUNING_SEED
-from clarena.store import write_atomic
+from clarena.protocol.protocol import FrozenModel
+from clarena.record.record import FIRST_TUNING_SEED
+from clarena.record.store import write_atomic
 from clarena.submission.manifest import Digest, Name
 
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from clarena.errors import UsageError
-from clarena.host import PluginSources
-from clarena.sources import closure
+from clarena.plugins.host import PluginSources
+from clarena.plugins.sources import closure
 
 MOST_FILE_BYTES = 2**20
 """Of one source file: more than a reviewer reads, and less than weights or a data set need."""

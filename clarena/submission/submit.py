@@ -9,19 +9,19 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, ValidationError
 
 from clarena.errors import UsageError, unknown_name
-from clarena.host import Host
-from clarena.protocol import PRESETS, SCENARIOS, FrozenModel
-from clarena.records import Record
-from clarena.registry import STRANGER
-from clarena.store import PREDICTIONS, RECORD, Store
+from clarena.plugins.host import Host
+from clarena.plugins.registry import STRANGER
+from clarena.protocol.protocol import PRESETS, SCENARIOS, FrozenModel
+from clarena.record.record import Record
+from clarena.record.store import PREDICTIONS, RECORD, Store
 from clarena.submission.bundle import MANIFEST, RECORDS, SOURCE, pack, sha256
 from clarena.submission.evidence import unrankable
 from clarena.submission.manifest import Claim, ClaimedRun, Line, Manifest, Name
 from clarena.submission.source import Source
 
 if TYPE_CHECKING:
-    from clarena.planning import Plan
-    from clarena.strategy import Strategy
+    from clarena.contract.strategy import Strategy
+    from clarena.run.planning import Plan
 
 
 class About(FrozenModel):
@@ -112,7 +112,7 @@ def choose_strategy(host: Host, source: Source, wanted: str | None) -> str:
 
 def refuse(host: Host, name: str, cls: "type[Strategy]", choices: Sequence[TrackChoice], seeds: Sequence[int]) -> None:
     """Raise `UsageError` for what could not be ranked, before anything is run."""
-    from clarena.strategy import is_reference
+    from clarena.contract.strategy import is_reference
 
     if is_reference(cls):
         raise UsageError(f"{name} sees past data, or is plain finetune: a bound, shown apart and never ranked.")

@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import AwareDatetime, Field
 
-from clarena.protocol import FrozenModel
-from clarena.records import Number, Record, Status
-from clarena.statistics import paired_sign_flip
+from clarena.protocol.protocol import FrozenModel
+from clarena.record.record import Number, Record, Status
+from clarena.record.statistics import paired_sign_flip
 from clarena.submission.manifest import Digest, Line, Name
 
 Outcome = Literal["verified", "differs", "invalid", "incomplete"]

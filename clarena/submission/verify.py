@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from clarena.errors import ClarenaError
-from clarena.records import Record, now
+from clarena.record.record import Record, now
 from clarena.submission.bundle import SOURCE, Bundle, read_bundle, sha256
 from clarena.submission.child import Plugin
 from clarena.submission.confined import describe
@@ -41,7 +41,7 @@ from clarena.submission.verdict import (
 )
 
 if TYPE_CHECKING:
-    from clarena.planning import Plan
+    from clarena.run.planning import Plan
 
 LEAST_SECONDS, TIMES_CLAIMED, MOST_SECONDS = 600.0, 10.0, 86_400.0
 """A run may take ten minutes, or ten times what its author says it took if that is longer, but no more than a day."""
@@ -97,7 +97,7 @@ class Verification:
     def verdict(self, path: Path) -> Verdict:
         """Go through the steps until one fails that the others stand on."""
         from clarena import __version__
-        from clarena.environment import device_named, environment
+        from clarena.run.environment import device_named, environment
 
         device = device_named(self.terms.device)
         started, bundle = now(), None

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from clarena import plots
-from clarena.records import Cell, Cost, Record
-from clarena.store import PREDICTIONS, RECORD
+from clarena.record import plots
+from clarena.record.record import Cell, Cost, Record
+from clarena.record.store import PREDICTIONS, RECORD
 
 LONGEST_PARAMETER, LONGEST_TAG, LONGEST_DIGEST = 6000, 8000, 36
 """MLflow's limits, in characters."""

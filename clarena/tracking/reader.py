@@ -8,8 +8,8 @@ from pathlib import Path
 from urllib.parse import unquote, urlparse
 
 from clarena.errors import ClarenaError
-from clarena.likelihoods import ALL_METRICS
-from clarena.store import PREDICTIONS, RECORD
+from clarena.record.likelihoods import ALL_METRICS
+from clarena.record.store import PREDICTIONS, RECORD
 from clarena.tracking.tracker import ENVIRONMENT, RUNS_PER_PAGE, _connect
 from clarena.tracking.uri import DATABASES, database_file, public
 
@@ -26,7 +26,7 @@ class LoggedCell:
         run_id: of MLflow.
         sha256: of its record, or None where logging it was cut short.
         artifacts: the URI its files are under.
-        metrics: those of `clarena.likelihoods.ALL_METRICS`, as MLflow has them.
+        metrics: those of `clarena.record.likelihoods.ALL_METRICS`, as MLflow has them.
     """
 
     run_id: str

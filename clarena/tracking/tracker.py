@@ -17,10 +17,10 @@ from typing import Any, Literal
 import numpy as np
 from filelock import FileLock
 
-from clarena.likelihoods import ALL_METRICS
-from clarena.protocol import Track
-from clarena.records import Record, Status, now
-from clarena.store import PREDICTIONS, RECORD, TRACKED, Damaged, Store, write_atomic
+from clarena.protocol.protocol import Track
+from clarena.record.likelihoods import ALL_METRICS
+from clarena.record.record import Record, Status, now
+from clarena.record.store import PREDICTIONS, RECORD, TRACKED, Damaged, Store, write_atomic
 from clarena.tracking import content
 from clarena.tracking.uri import DATABASES, database_file, public, resolve_uri
 

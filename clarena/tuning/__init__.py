@@ -18,16 +18,16 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from clarena.composite import Composite
+from clarena.contract.strategy import Strategy
 from clarena.errors import StoreError, UsageError, unknown_name
-from clarena.evaluation import carry_out
-from clarena.executors import Event, Listener
-from clarena.host import Host
-from clarena.parameters import Parameter, parameters
-from clarena.planning import LearningRate, Plan, Settings, make_plan, owner_of_learning_rate
-from clarena.records import FIRST_TUNING_SEED, Record
-from clarena.store import write_atomic
-from clarena.strategy import Strategy
+from clarena.plugins.composite import Composite
+from clarena.plugins.host import Host
+from clarena.plugins.parameters import Parameter, parameters
+from clarena.record.record import FIRST_TUNING_SEED, Record
+from clarena.record.store import write_atomic
+from clarena.run.evaluation import carry_out
+from clarena.run.executors import Event, Listener
+from clarena.run.planning import LearningRate, Plan, Settings, make_plan, owner_of_learning_rate
 from clarena.tuning.space import Choice, Range, Space, derived, grid, read, requested, suggest
 from clarena.tuning.study import METRIC, Study, Trial, Tuned, merged, owner, read_study, value_of
 

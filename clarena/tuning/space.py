@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter
 
 from clarena.errors import UsageError
-from clarena.parameters import Parameter
-from clarena.protocol import FrozenModel
+from clarena.plugins.parameters import Parameter
+from clarena.protocol.protocol import FrozenModel
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution

@@ -8,10 +8,10 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import ValidationError
 
-from clarena.composite import part_names
 from clarena.errors import StoreError, UsageError
-from clarena.protocol import FrozenModel, Track
-from clarena.records import Number, StrategyInfo
+from clarena.plugins.composite import part_names
+from clarena.protocol.protocol import FrozenModel, Track
+from clarena.record.record import Number, StrategyInfo
 from clarena.tuning.space import Space
 
 METRIC = "final_average_accuracy"

@@ -7,9 +7,9 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from clarena.protocol import digest
-from clarena.records import StrategyInfo
-from clarena.statistics import SIGNIFICANT
+from clarena.protocol.protocol import digest
+from clarena.record.record import StrategyInfo
+from clarena.record.statistics import SIGNIFICANT
 from clarena_leaderboard.bootstrap import bootstrap_interval, coverage, interquartile_mean
 from clarena_leaderboard.model import Across, Aggregate, Entry, Table
 from clarena_leaderboard.ranking import bound, values_of

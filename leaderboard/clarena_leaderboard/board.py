@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from clarena.metrics import METRICS
-from clarena.protocol import Track
+from clarena.protocol.protocol import Track
+from clarena.record.metrics import METRICS
 from clarena_leaderboard.across import across
 from clarena_leaderboard.changes import Manifest, changes, manifest
 from clarena_leaderboard.collect import Found

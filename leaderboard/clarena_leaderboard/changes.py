@@ -6,8 +6,8 @@ from typing import Literal
 from pydantic import ValidationError
 
 from clarena.errors import StoreError
-from clarena.metrics import METRICS
-from clarena.protocol import FrozenModel
+from clarena.protocol.protocol import FrozenModel
+from clarena.record.metrics import METRICS
 from clarena_leaderboard.model import Board, Change, Entry, Table
 from clarena_leaderboard.rows import say_seeds
 

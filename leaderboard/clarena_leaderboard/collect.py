@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from clarena import metrics
 from clarena.errors import StoreError
-from clarena.likelihoods import LANGUAGE_METRICS
-from clarena.protocol import Track
-from clarena.records import Predictions, Record, StrategyInfo
-from clarena.store import PREDICTIONS, RECORD, read_predictions, read_record
+from clarena.protocol.protocol import Track
+from clarena.record import metrics
+from clarena.record.likelihoods import LANGUAGE_METRICS
+from clarena.record.record import Predictions, Record, StrategyInfo
+from clarena.record.store import PREDICTIONS, RECORD, read_predictions, read_record
 from clarena_leaderboard.model import Run
 
 TOLERANCE = 1e-9

@@ -13,7 +13,7 @@ from clarena_leaderboard.ledger_commands import Submissions
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from clarena.statistics import Interval, SignFlip
+    from clarena.record.statistics import Interval, SignFlip
     from clarena_leaderboard.model import Claim, Comparison, Entry, Table
 
 FromMlflow = Annotated[
@@ -112,8 +112,8 @@ class Duel:
     @property
     def verdict(self) -> str:
         """In one sentence, what may be said."""
-        from clarena.metrics import METRICS
-        from clarena.statistics import SIGNIFICANT, smallest_p
+        from clarena.record.metrics import METRICS
+        from clarena.record.statistics import SIGNIFICANT, smallest_p
 
         if self.claim == "too few seeds":
             floor = f"over {self.test.n} p cannot be below {smallest_p(self.test.n):.3g}"
@@ -173,8 +173,8 @@ def duel(table: "Table", a: "Entry", b: "Entry") -> Duel:
     """Compare two rows on the seeds of the table that both finished; raises `UsageError` where there is none."""
     import numpy as np
 
-    from clarena.metrics import METRICS
-    from clarena.statistics import paired_sign_flip, student_t_interval
+    from clarena.record.metrics import METRICS
+    from clarena.record.statistics import paired_sign_flip, student_t_interval
     from clarena_leaderboard.ranking import claimed, values_of
 
     if a.id == b.id:
@@ -214,7 +214,7 @@ def _print(duel: Duel) -> None:
 
     from clarena.cli.table import NOTHING, percent
     from clarena.cli.text import page, put
-    from clarena.metrics import METRICS
+    from clarena.record.metrics import METRICS
     from clarena_leaderboard.rows import say_seeds
 
     console = page()

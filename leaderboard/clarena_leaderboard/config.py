@@ -7,8 +7,8 @@ from typing import Annotated
 from pydantic import Field, ValidationError, field_validator
 
 from clarena.errors import UsageError, unknown_name
-from clarena.metrics import METRICS
-from clarena.protocol import FrozenModel
+from clarena.protocol.protocol import FrozenModel
+from clarena.record.metrics import METRICS
 
 Seeds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
 

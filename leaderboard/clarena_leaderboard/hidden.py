@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from clarena.protocol import Track
-from clarena.records import StrategyInfo
-from clarena.statistics import Interval, student_t_interval
+from clarena.protocol.protocol import Track
+from clarena.record.record import StrategyInfo
+from clarena.record.statistics import Interval, student_t_interval
 from clarena_leaderboard.model import Entry, HiddenRuns, Submitted
 from clarena_leaderboard.rows import Candidate
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from clarena.records import Predictions, Record
+from clarena.record.record import Predictions, Record
 from clarena_leaderboard.collect import Found
 from clarena_leaderboard.model import Run
 from clarena_leaderboard.sources import Collection, Source

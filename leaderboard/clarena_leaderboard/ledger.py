@@ -21,8 +21,8 @@ from filelock import FileLock
 from pydantic import Field
 
 from clarena.errors import ClarenaError, StoreError, UsageError
-from clarena.protocol import FrozenModel
-from clarena.store import write_atomic
+from clarena.protocol.protocol import FrozenModel
+from clarena.record.store import write_atomic
 from clarena.submission.bundle import RECORDS, Bundle, read_bundle, sha256
 from clarena.submission.evidence import evidence
 from clarena.submission.manifest import BundleError, Digest, Manifest, read_json

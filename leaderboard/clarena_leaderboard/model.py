@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from clarena.protocol import Track
-from clarena.records import Status, StrategyInfo
-from clarena.statistics import Interval
+from clarena.protocol.protocol import Track
+from clarena.record.record import Status, StrategyInfo
+from clarena.record.statistics import Interval
 from clarena.submission.verdict import Verdict
 
 Standing = Literal["ranked", "reference", "apart"]
@@ -27,7 +27,7 @@ class Run:
         origin: where the record is: a folder of a store, or `mlflow:<run id>`.
         row, cell, track: digests.
         seed: the one seed of the run; hidden seeds are those of a season.
-        metrics: of `clarena.metrics.METRICS`; NaN where undefined.
+        metrics: of `clarena.record.metrics.METRICS`; NaN where undefined.
         flaws: in words, what is wrong with the record, such as a logged number that is not what its predictions say.
         train_seconds, predict_seconds, peak_memory_bytes, state_bytes, parameters: costs of the whole run; NaN where
             they were not told.

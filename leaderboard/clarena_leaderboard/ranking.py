@@ -6,9 +6,9 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from clarena.metrics import METRICS
-from clarena.protocol import Track
-from clarena.statistics import SIGNIFICANT, SignFlip, holm, paired_sign_flip, smallest_p
+from clarena.protocol.protocol import Track
+from clarena.record.metrics import METRICS
+from clarena.record.statistics import SIGNIFICANT, SignFlip, holm, paired_sign_flip, smallest_p
 from clarena_leaderboard.model import Claim, Comparison, Entry
 
 Values = NDArray[np.float64]

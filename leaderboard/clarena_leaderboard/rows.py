@@ -6,11 +6,11 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from clarena.metrics import METRICS
-from clarena.protocol import Track
-from clarena.records import StrategyInfo
-from clarena.statistics import Interval, student_t_interval
-from clarena.summary import Row, row_labels
+from clarena.protocol.protocol import Track
+from clarena.record.metrics import METRICS
+from clarena.record.record import StrategyInfo
+from clarena.record.statistics import Interval, student_t_interval
+from clarena.record.summary import Row, row_labels
 from clarena_leaderboard.collect import Found, same
 from clarena_leaderboard.model import Entry, Run, Standing, Submitted
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Protocol
 
 from clarena.errors import StoreError, UsageError
-from clarena.records import Predictions, Record
-from clarena.store import PREDICTIONS, RECORD, read_record
+from clarena.record.record import Predictions, Record
+from clarena.record.store import PREDICTIONS, RECORD, read_record
 from clarena.tracking.reader import LoggedCell, fetch, logged_cells
 from clarena.tracking.uri import database_file, public, resolve_uri
 from clarena_leaderboard.cache import Cache

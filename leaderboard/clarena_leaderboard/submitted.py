@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from clarena.metrics import METRICS
+from clarena.record.metrics import METRICS
 from clarena.submission.verdict import HiddenRow, HiddenRun, Verdict
 from clarena_leaderboard import ledger
 from clarena_leaderboard.joined import JoinedSource

@@ -26,11 +26,12 @@ from clarena_native.strategies.joint import Joint
 
 from clarena.checks.behaviour import exemplars
 from clarena.checks.tiny import Subject
-from clarena.checks.trial import Trial, laboratory, same
-from clarena.experience import Experience
-from clarena.modules import state_bytes
-from clarena.registry import first_sentence
+from clarena.checks.trial import Trial, laboratory
+from clarena.contract.experience import Experience
+from clarena.plugins.registry import first_sentence
 from clarena.testing import parametrize_with_checks
+from clarena.toolbox.modules import state_bytes
+from clarena.toolbox.states import same
 
 BUFFER = 40  # enough for Avalanche's replay to begin on the tiny stream
 OWN_INITIALISATION = {"la-maml"}  # draws anew whenever its object is made
@@ -333,8 +334,8 @@ def test_nothing_of_avalanche_is_imported_to_name_it() -> None:
 
 
 def test_a_missing_extra_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    from clarena.host import KINDS
-    from clarena.registry import Entry, Registry
+    from clarena.plugins.host import KINDS
+    from clarena.plugins.registry import Entry, Registry
 
     monkeypatch.setitem(sys.modules, "avalanche", None)
     monkeypatch.delitem(sys.modules, "clarena_avalanche.strategies")

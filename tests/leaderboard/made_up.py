@@ -13,10 +13,10 @@ from clarena_leaderboard.config import BoardConfig
 from clarena_leaderboard.model import Board, Run, Table
 from clarena_leaderboard.sources import Collection
 
-from clarena.metrics import METRICS
-from clarena.protocol import Part, Protocol, Track
-from clarena.records import Cell, Cost, Predictions, Record, StrategyInfo
-from clarena.store import Store
+from clarena.protocol.protocol import Part, Protocol, Track
+from clarena.record.metrics import METRICS
+from clarena.record.record import Cell, Cost, Predictions, Record, StrategyInfo
+from clarena.record.store import Store
 
 MOMENT = datetime(2026, 3, 1, 12, tzinfo=UTC)
 REFERENCES = ("finetune", "joint", "cumulative")

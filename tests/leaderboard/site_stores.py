@@ -13,10 +13,10 @@ from clarena_leaderboard.site.publish import Report
 from clarena_leaderboard.site.render import build_site
 from clarena_leaderboard.sources import StoreSource
 
-from clarena.metrics import summarise
-from clarena.protocol import Part, Protocol, Scenario, Track
-from clarena.records import Cell, Cost, ExperienceInfo, Predictions, Record, Status, StrategyInfo
-from clarena.store import Store
+from clarena.protocol.protocol import Part, Protocol, Scenario, Track
+from clarena.record.metrics import summarise
+from clarena.record.record import Cell, Cost, ExperienceInfo, Predictions, Record, Status, StrategyInfo
+from clarena.record.store import Store
 
 EXPERIENCES, SAMPLES = 3, 60
 CLASSES = ["ant", "bee", "cat", "dog", "eel", "fox"]

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from made_up import REFERENCES, TOY, board, found, row, table, track
 
 from clarena.errors import UsageError
-from clarena.metrics import METRICS
-from clarena.statistics import Interval, student_t_interval
+from clarena.record.metrics import METRICS
+from clarena.record.statistics import Interval, student_t_interval
 
 NAN = float("nan")
 

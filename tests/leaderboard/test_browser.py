@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from clarena_leaderboard.cli import site_server
 
-from clarena.statistics import paired_sign_flip
+from clarena.record.statistics import paired_sign_flip
 
 pytestmark = pytest.mark.browser
 

@@ -16,9 +16,9 @@ from clarena_leaderboard.sources import StoreSource, open_source
 from made_up import found, keep, record, row, track
 
 from clarena.errors import StoreError, UsageError
-from clarena.metrics import METRICS
-from clarena.records import Predictions
-from clarena.store import PREDICTIONS, RECORD, Store
+from clarena.record.metrics import METRICS
+from clarena.record.record import Predictions
+from clarena.record.store import PREDICTIONS, RECORD, Store
 
 
 @pytest.fixture

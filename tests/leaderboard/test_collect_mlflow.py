@@ -12,7 +12,7 @@ from clarena_leaderboard.sources import MlflowSource, StoreSource, open_source
 from made_up import board, keep, record
 
 from clarena.errors import StoreError
-from clarena.store import PREDICTIONS, RECORD, Store
+from clarena.record.store import PREDICTIONS, RECORD, Store
 from clarena.tracking import Tracker, reader
 from clarena.tracking.reader import MlflowError
 

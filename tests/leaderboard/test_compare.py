@@ -10,7 +10,7 @@ from made_up import board, found, keep, row, table, track
 from typer.testing import CliRunner
 
 from clarena.errors import ClarenaError, UnknownNameError, UsageError
-from clarena.store import Store
+from clarena.record.store import Store
 
 SIX = [*row("finetune", [0.2] * 6), *row("ewc", [0.5] * 6), *row("er", [0.4, 0.5, 0.5, 0.5, 0.5, 0.5])]
 

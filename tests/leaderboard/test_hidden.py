@@ -9,7 +9,7 @@ from clarena_leaderboard.model import HiddenRuns, Submitted
 from made_up import TOY, board, row
 from scipy.stats import t as student_t
 
-from clarena.statistics import paired_sign_flip
+from clarena.record.statistics import paired_sign_flip
 
 N = 10
 LOW, HIGH = np.linspace(0.2, 0.22, N), np.linspace(0.9, 0.92, N)

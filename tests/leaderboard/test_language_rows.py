@@ -11,8 +11,8 @@ from clarena_leaderboard.site.render import build_site
 from clarena_leaderboard.sources import StoreSource
 from made_up import record
 
-from clarena.records import ExperienceInfo
-from clarena.store import RECORD, Store
+from clarena.record.record import ExperienceInfo
+from clarena.record.store import RECORD, Store
 
 TOKENS = [f"token {number}" for number in range(300)]
 DOMAINS = ["plays", "letters"]

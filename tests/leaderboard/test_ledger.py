@@ -13,8 +13,8 @@ from cli_command import clarena
 from submissions import honest, reseal, submit, write_plugin  # noqa: F401 - honest is a fixture
 
 from clarena.errors import StoreError, UsageError
-from clarena.records import now
-from clarena.store import Store
+from clarena.record.record import now
+from clarena.record.store import Store
 from clarena.submission.bundle import read_bundle, sha256
 from clarena.submission.manifest import BundleError
 from clarena.submission.verdict import STEPS, HiddenRow, HiddenRun, Step, Verdict

@@ -5,7 +5,7 @@ import pytest
 from clarena_leaderboard.ranking import against, tiers
 from made_up import found, row, table
 
-from clarena.statistics import paired_sign_flip, smallest_p
+from clarena.record.statistics import paired_sign_flip, smallest_p
 
 EIGHT = {
     "a": [0.9] * 8,

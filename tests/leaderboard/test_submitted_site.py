@@ -11,9 +11,9 @@ from clarena_leaderboard.submitted import open_with_submissions, submitted
 from cli_command import clarena
 from submissions import PLUGIN, SETTINGS, honest, reseal, submit, write_plugin  # noqa: F401 - honest is a fixture
 
-from clarena.evaluation import carry_out
-from clarena.planning import make_plan
-from clarena.records import now
+from clarena.record.record import now
+from clarena.run.evaluation import carry_out
+from clarena.run.planning import make_plan
 from clarena.submission.bundle import read_bundle, sha256
 from clarena.submission.rerun import built_in_host
 from clarena.submission.season import derived_seeds, new_season

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clarena import metrics
-from clarena.records import Predictions, Record
-from clarena.statistics import student_t_interval
+from clarena.record import metrics
+from clarena.record.record import Predictions, Record
+from clarena.record.statistics import student_t_interval
 from clarena_leaderboard.model import Entry, Run, Table
 
 Floats = NDArray[np.float64]

@@ -8,8 +8,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from clarena.metrics import METRICS
-from clarena.summary import finite_or_none
+from clarena.record.metrics import METRICS
+from clarena.record.summary import finite_or_none
 from clarena_leaderboard.model import Comparison, Entry, Table
 from clarena_leaderboard.site.words import buffer_size, hyperparameters, size
 

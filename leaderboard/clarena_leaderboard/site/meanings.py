@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from clarena.errors import ClarenaError
-from clarena.host import Host, PluginSources
+from clarena.plugins.host import Host, PluginSources
 
 
 @cache

@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 import clarena
-from clarena import metrics, statistics
+from clarena.record import metrics, statistics
 from clarena_leaderboard import model
 from clarena_leaderboard.changes import manifest
 from clarena_leaderboard.model import Board, Entry, Table

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from clarena.statistics import Interval
+from clarena.record.statistics import Interval
 from clarena.submission.verdict import Canary, Verdict
 from clarena_leaderboard.hidden import METRIC, measured
 from clarena_leaderboard.model import Entry, Table

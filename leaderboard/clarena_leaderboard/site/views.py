@@ -8,8 +8,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from clarena.metrics import METRICS
-from clarena.statistics import Interval
+from clarena.record.metrics import METRICS
+from clarena.record.statistics import Interval
 from clarena_leaderboard.model import Board, Entry, Run, Table
 from clarena_leaderboard.site import charts, words
 from clarena_leaderboard.site.exports import row_data

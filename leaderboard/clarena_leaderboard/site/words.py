@@ -10,9 +10,9 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
-from clarena import metrics
-from clarena.metrics import METRICS
-from clarena.statistics import Interval
+from clarena.record import metrics
+from clarena.record.metrics import METRICS
+from clarena.record.statistics import Interval
 from clarena_leaderboard.model import Comparison, Entry
 
 NOTHING = "–"

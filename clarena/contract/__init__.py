@@ -1,0 +1,1 @@
+"""What a plugin sees: strategy, training loop, experience, backbone, benchmark."""

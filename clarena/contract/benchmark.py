@@ -1,0 +1,386 @@
+"""Data, how it is split, and in which order: the train and test streams of a run.
+
+A benchmark answers two questions: `data()` — which arrays, the same for every seed; and `stream()` — which of them
+make up each experience, under a scenario and a seed. Everything else (batches, masks, budgets, devices) is the host's.
+"""
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from clarena.errors import DataError, UsageError
+from clarena.protocol.protocol import Scenario
+from clarena.toolbox.gradients import IGNORED
+
+Order = Literal["seed", "natural"]
+Transform = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Data:
+    """The source arrays of a benchmark, on the CPU, as they are stored (uint8 images stay uint8).
+
+    Attributes:
+        x_train, x_test: inputs [n, …], of one dtype and shape.
+        y_train, y_test: source classes, int64 [n], in 0 … classes − 1; or [n, time], one for each token of inputs
+            [n, time], where −100 is ignored.
+        class_names: a name for each class.
+        domain_train, domain_test: the domain of each sample, int64 [n], where samples come from several.
+        domain_names: a name for each domain.
+        class_bytes: how many bytes of text each class stands for, where classes are the tokens of a language model;
+            likelihoods are then measured beside accuracies.
+    """
+
+    x_train: Tensor
+    y_train: Tensor
+    x_test: Tensor
+    y_test: Tensor
+    class_names: tuple[str, ...]
+    domain_train: Tensor | None = None
+    domain_test: Tensor | None = None
+    domain_names: tuple[str, ...] = ()
+    class_bytes: tuple[int, ...] = ()
+
+    @property
+    def per_token(self) -> bool:
+        """Whether every token of an input has a label of its own."""
+        return self.y_train.ndim > 1
+
+    @property
+    def classes(self) -> int:
+        """The number of source classes."""
+        return len(self.class_names)
+
+    def without_test(self) -> "Data":
+        """The training data alone, standing where the test data stood: what a tuning run is given."""
+        return replace(self, x_test=self.x_train, y_test=self.y_train, domain_test=self.domain_train)
+
+    def validate(self) -> None:
+        """Raise `DataError` where no benchmark could use the arrays: empty, non-finite, labels outside the range."""
+        for part, x, y in (("training", self.x_train, self.y_train), ("test", self.x_test, self.y_test)):
+            if len(x) == 0:
+                raise DataError(f"The {part} set is empty. Give at least one sample of each class.")
+            if len(x) != len(y):
+                raise DataError(f"The {part} set has {len(x)} inputs but {len(y)} labels. Give one label per input.")
+            if x.is_floating_point() and not bool(torch.isfinite(x).all()):
+                bad = int((~torch.isfinite(x.flatten(1))).any(1).nonzero()[0])
+                raise DataError(f"The {part} set holds NaN or infinity, first in sample {bad}. Clean the data.")
+            if self.per_token:
+                _validate_sequences(part, x, y)
+            counted = y[y != IGNORED] if self.per_token else y
+            low, high = int(counted.min()), int(counted.max())
+            if low < 0 or high >= self.classes:
+                raise DataError(
+                    f"The {part} labels run from {low} to {high}, but there are {self.classes} classes: "
+                    f"labels must lie in 0 … {self.classes - 1}."
+                )
+        if self.x_train.shape[1:] != self.x_test.shape[1:]:
+            raise DataError(
+                f"Training inputs have shape {tuple(self.x_train.shape[1:])}, "
+                f"test inputs {tuple(self.x_test.shape[1:])}. They must be alike."
+            )
+        if self.class_bytes and (len(self.class_bytes) != self.classes or min(self.class_bytes) < 0):
+            raise DataError(f"Give a number of bytes, 0 or more, for each of the {self.classes} classes, or for none.")
+
+    def fingerprint(self) -> str:
+        """SHA-256 over names, shapes, dtypes and bytes: the identity of the source data in a track's digest."""
+        digest = hashlib.sha256("\0".join(self.class_names).encode())
+        tensors = [self.x_train, self.y_train, self.x_test, self.y_test]
+        if self.domain_train is not None and self.domain_test is not None:
+            digest.update("\0".join(("", *self.domain_names)).encode())
+            tensors += [self.domain_train, self.domain_test]
+        if self.class_bytes:
+            digest.update(repr(self.class_bytes).encode())
+        for tensor in tensors:
+            digest.update(f"{tuple(tensor.shape)}{tensor.dtype}".encode())
+            digest.update(tensor.contiguous().numpy().data)
+        return digest.hexdigest()
+
+
+def _validate_sequences(part: str, x: Tensor, y: Tensor) -> None:
+    if y.shape != x.shape[:2]:
+        raise DataError(
+            f"The {part} set has labels of shape {tuple(y.shape)} for inputs {tuple(x.shape)}. "
+            "Give one label per input, or one for each of its tokens."
+        )
+    without = (y == IGNORED).all(1)
+    if bool(without.any()):
+        raise DataError(
+            f"The {part} set has a sequence without any label, first number {int(without.nonzero()[0])}. Remove it."
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """One experience: which rows of the source arrays, under which labels, seen through which transform.
+
+    Attributes:
+        train, test: rows of the source arrays, int64 [n].
+        y_train, y_test: the labels in the stream, int64 [n], or [n, time] for each token (−100 is ignored).
+        transform: applied to whole batches of model inputs, on the device; None leaves them as they are.
+        origin: the experience that each training row has its transform from, ascending, int64 [n]; None: this one.
+        group: the labels its test samples stand for, where other classes occur in training as well; None: `classes`.
+        noisy: how many training labels are wrong on purpose.
+        domain: what the data calls the domain that all of it comes from; empty where there is none.
+    """
+
+    train: Tensor
+    y_train: Tensor
+    test: Tensor
+    y_test: Tensor
+    transform: Transform | None = None
+    origin: Tensor | None = None
+    group: tuple[int, ...] | None = None
+    noisy: int = 0
+    domain: str = ""
+
+    @property
+    def classes(self) -> tuple[int, ...]:
+        """The labels that occur in training, in ascending order."""
+        return tuple(label for label in self.y_train.unique().tolist() if label != IGNORED)
+
+    @property
+    def tested(self) -> tuple[int, ...]:
+        """The labels that must have been seen before its test samples can be asked for."""
+        return self.classes if self.group is None else self.group
+
+
+@dataclass(frozen=True, eq=False)
+class Stream:
+    """The ordered experiences of one run.
+
+    Labels are numbered in order of first appearance in the stream; in the domain scenario they are those within
+    the experience.
+
+    Attributes:
+        splits: one entry per experience.
+        output_names: the name of each output (label), so that a report can speak of classes.
+    """
+
+    splits: tuple[Split, ...]
+    output_names: tuple[str, ...]
+
+    @property
+    def outputs(self) -> int:
+        """The number of outputs a full head has."""
+        return len(self.output_names)
+
+    def validate(self, data: Data, name: str) -> None:
+        """Raise `DataError` where the experiences do not fit the data they are made of; `name` is the benchmark's."""
+        if not self.splits:
+            raise DataError(f"The benchmark {name} makes a stream without experiences.")
+        for number, split in enumerate(self.splits, 1):
+            parts = (
+                ("training", split.train, split.y_train, len(data.y_train)),
+                ("test", split.test, split.y_test, len(data.y_test)),
+            )
+            for part, rows, labels, size in parts:
+                where = f"Experience {number} of the benchmark {name}"
+                if not len(rows):
+                    raise DataError(f"{where} has no {part} samples. Give at least one.")
+                if len(rows) != len(labels):
+                    raise DataError(f"{where} has {len(rows)} {part} samples but {len(labels)} labels.")
+                if int(rows.min()) < 0 or int(rows.max()) >= size:
+                    raise DataError(f"{where} names {part} samples outside 0 … {size - 1}.")
+                counted = labels[labels != IGNORED] if data.per_token else labels
+                if int(counted.min()) < 0 or int(counted.max()) >= self.outputs:
+                    raise DataError(f"{where} has {part} labels outside 0 … {self.outputs - 1}, its outputs.")
+
+
+def limited(stream: Stream, limit: int | None) -> Stream:
+    """The stream with at most `limit` training and test samples in each experience, every class in its proportion.
+
+    Sequences with a label for each token are of no class: they are taken evenly as they come.
+    """
+    if limit is None:
+        return stream
+
+    def some(y: Tensor) -> Tensor:
+        by_class = torch.arange(len(y)) if y.ndim > 1 else y.argsort(stable=True)
+        count = min(limit, len(y))
+        evenly = (2 * torch.arange(count) + 1) * len(y) // (2 * count)  # the middles of `count` equal stretches
+        return by_class[evenly].sort().values
+
+    splits = []
+    for split in stream.splits:
+        train, test = some(split.y_train), some(split.y_test)
+        splits.append(
+            replace(
+                split,
+                train=split.train[train],
+                y_train=split.y_train[train],
+                test=split.test[test],
+                y_test=split.y_test[test],
+            )
+        )
+    return replace(stream, splits=tuple(splits))
+
+
+def with_validation(
+    stream: Stream, experiences: int, fraction: float, rows: int, generator: np.random.Generator
+) -> Stream:
+    """The stream of a tuning run: the first experiences, tested on training data that is held out of all of them.
+
+    Every source row gets one random rank, and each class of each experience gives up the rows that rank lowest:
+    the share `fraction`, rounded, at least one row and never all. So where experiences share rows (permuted,
+    rotated), they give up the same ones, and no row is trained on that is tested in any experience. Sequences with a
+    label for each token are held out as if they were of one class.
+
+    Args:
+        rows: of the source's training arrays.
+
+    Raises:
+        DataError: when an experience has one sample of each class and so can hold none out.
+    """
+    rank = torch.from_numpy(generator.permutation(rows))
+    chosen = []
+    for number, split in enumerate(stream.splits[:experiences], 1):
+        held = torch.zeros(len(split.train), dtype=torch.bool)
+        groups = [torch.ones_like(held)] if split.y_train.ndim > 1 else [split.y_train == c for c in split.classes]
+        for members in (group.nonzero().flatten() for group in groups):
+            count = min(max(1, round(fraction * len(members))), len(members) - 1)
+            held[members[rank[split.train[members]].argsort()[:count]]] = True
+        if not held.any():
+            raise DataError(f"Experience {number} has one training sample of each class: none to hold out for tuning.")
+        chosen.append((split, held))
+    tested = torch.cat([split.train[held] for split, held in chosen])
+    splits = []
+    for split, held in chosen:
+        kept = ~torch.isin(split.train, tested)
+        splits.append(
+            replace(
+                split,
+                train=split.train[kept],
+                y_train=split.y_train[kept],
+                test=split.train[held],
+                y_test=split.y_train[held],
+            )
+        )
+    return replace(stream, splits=tuple(splits))
+
+
+class Benchmark(ABC):
+    """Data + split + class order.
+
+    A subclass takes typed keyword options (documented by `pydantic.Field`), stores them verbatim, and answers
+    `data()` and `stream()`.
+
+    Attributes:
+        name: what the command line calls it.
+        scenarios: the scenarios in which it makes sense; the first is the default.
+        revision: raised by the author when the same options and seed give another stream; part of a track's digest.
+        vocabulary: how many tokens there are, where inputs are tokens (int64 [n, time]); None where they are numbers.
+    """
+
+    name: ClassVar[str]
+    scenarios: ClassVar[tuple[Scenario, ...]]
+    revision: ClassVar[int] = 1
+    vocabulary: int | None = None
+
+    @classmethod
+    def of(cls, argument: str) -> type[Self]:
+        """The class for an argument, for one registered as `family:PLACEHOLDER`; the same one every time."""
+        raise UsageError(f"The benchmark {cls.name} takes no argument.")
+
+    @abstractmethod
+    def data(self) -> Data:
+        """The source arrays; raises `DataError` when they are absent or damaged."""
+
+    @abstractmethod
+    def stream(self, data: Data, scenario: Scenario, generator: np.random.Generator) -> Stream:
+        """The experiences for this scenario; all chance comes from `generator`."""
+
+    def inputs(self, x: Tensor) -> Tensor:
+        """Turn source rows [n, …] into model inputs, batched, on the device; the default is float32 as stored."""
+        return x.float()
+
+
+def split_by_class(
+    data: Data, scenario: Scenario, experiences: int, order: Order, generator: np.random.Generator
+) -> Stream:
+    """Deal the classes out to experiences, as evenly as they go (the first ones get the remainder).
+
+    Raises:
+        UsageError: when there are more experiences than classes, or fewer than one.
+    """
+    if not 1 <= experiences <= data.classes:
+        raise UsageError(
+            f"Cannot split {data.classes} classes into {experiences} experiences. "
+            f"Choose between 1 and {data.classes}: --set benchmark.experiences=N."
+        )
+    classes = np.arange(data.classes) if order == "natural" else generator.permutation(data.classes)
+    return split_by_groups(data, scenario, np.array_split(classes, experiences))
+
+
+def split_by_groups(data: Data, scenario: Scenario, groups: Sequence[NDArray[np.int64]]) -> Stream:
+    """Make each group of classes an experience; every class is in exactly one."""
+    classes = np.concatenate(groups)
+    label = {int(source): position for position, source in enumerate(classes)}
+    names = tuple(data.class_names[int(source)] for source in classes)
+    if scenario == "domain":
+        label = {int(source): position for group in groups for position, source in enumerate(group)}
+        names = tuple(f"position {position}" for position in range(max(map(len, groups))))
+    table = torch.tensor([label[source] for source in range(data.classes)])
+    splits = []
+    for group in groups:
+        members = torch.from_numpy(group)
+        train = torch.isin(data.y_train, members).nonzero().flatten()
+        test = torch.isin(data.y_test, members).nonzero().flatten()
+        splits.append(Split(train, table[data.y_train[train]], test, table[data.y_test[test]]))
+    return Stream(tuple(splits), names)
+
+
+def split_by_domain(data: Data, scenario: Scenario, order: Order, generator: np.random.Generator) -> Stream:
+    """Make each domain of the data an experience, with the classes that occur in it.
+
+    In the class and task scenarios each experience has labels of its own, as in `same_classes`.
+
+    Raises:
+        DataError: when the data knows no domains.
+    """
+    if data.domain_train is None or data.domain_test is None:
+        raise DataError("The data does not say which domain each sample comes from.")
+    domains = np.arange(len(data.domain_names))
+    if order == "seed":
+        domains = generator.permutation(domains)
+    own = scenario != "domain"
+    splits = []
+    for position, domain in enumerate(domains.tolist()):
+        train = (data.domain_train == domain).nonzero().flatten()
+        test = (data.domain_test == domain).nonzero().flatten()
+        shift = position * data.classes if own else 0
+        name = data.domain_names[domain]
+        splits.append(Split(train, data.y_train[train] + shift, test, data.y_test[test] + shift, domain=name))
+    if not own:
+        return Stream(tuple(splits), data.class_names)
+    names = (f"{name} ({data.domain_names[domain]})" for domain in domains for name in data.class_names)
+    return Stream(tuple(splits), tuple(names))
+
+
+def same_classes(data: Data, scenario: Scenario, transforms: Sequence[Transform | None]) -> Stream:
+    """Every experience has all classes and sees them through its own transform (permuted and rotated benchmarks).
+
+    In the class and task scenarios each experience has labels of its own: class c of experience e is e·C + c.
+    """
+    train, test = torch.arange(len(data.y_train)), torch.arange(len(data.y_test))
+    own = scenario != "domain"
+    splits = tuple(
+        Split(
+            train,
+            data.y_train + (position * data.classes if own else 0),
+            test,
+            data.y_test + (position * data.classes if own else 0),
+            transform,
+        )
+        for position, transform in enumerate(transforms)
+    )
+    if not own:
+        return Stream(splits, data.class_names)
+    return Stream(splits, tuple(f"{name} ({e + 1})" for e in range(len(splits)) for name in data.class_names))

@@ -1,0 +1,357 @@
+"""What a strategy learns from: batches of an experience, and which outputs are in play for each sample."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from clarena.errors import PluginError
+from clarena.protocol.protocol import Protocol, Scenario
+
+EXEMPLAR = -1
+"""The index of a sample that comes from a buffer."""
+
+
+@dataclass
+class Batch:
+    """Samples to train on in one step; those of the stream come first, exemplars after them.
+
+    Attributes:
+        x: inputs [batch, …].
+        y: labels [batch], or [batch, …] for sequences (-100 is ignored).
+        task: task label of each sample [batch], in the task scenario only.
+        index: position of each sample in its experience [batch]; -1 marks an exemplar.
+        mask: outputs in play, bool [batch or 1, outputs]; None when all of them are.
+        fresh: how many samples come from the stream; they are the first ones.
+        scores: the step's own forward pass [batch, …, outputs], once it has been made.
+    """
+
+    x: Tensor
+    y: Tensor
+    task: Tensor | None
+    index: Tensor
+    mask: Tensor | None
+    fresh: int
+    scores: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def stream(self) -> "Batch":
+        """The samples of the stream alone."""
+        return self._rows(slice(0, self.fresh), self.fresh)
+
+    def exemplars(self) -> "Batch":
+        """The exemplars alone."""
+        return self._rows(slice(self.fresh, len(self)), 0)
+
+    def join(self, x: Tensor, y: Tensor, task: Tensor | None, mask: Tensor | None) -> "Batch":
+        """This batch with exemplars behind it: one batch, one forward pass."""
+        if self.mask is None and mask is None:
+            joined = None
+        else:
+            outputs = next(m.shape[1] for m in (self.mask, mask) if m is not None)
+            joined = torch.cat([_full_mask(self.mask, len(self), outputs, y), _full_mask(mask, len(y), outputs, y)])
+        return Batch(
+            x=torch.cat([self.x, x]),
+            y=torch.cat([self.y, y]),
+            task=None if self.task is None or task is None else torch.cat([self.task, task]),
+            index=torch.cat([self.index, self.index.new_full((len(y),), EXEMPLAR)]),
+            mask=joined,
+            fresh=self.fresh,
+        )
+
+    def _rows(self, rows: slice, fresh: int) -> "Batch":
+        return Batch(
+            x=self.x[rows],
+            y=self.y[rows],
+            task=None if self.task is None else self.task[rows],
+            index=self.index[rows],
+            mask=self.mask if self.mask is None or len(self.mask) == 1 else self.mask[rows],
+            fresh=fresh,
+            scores=None if self.scores is None else self.scores[rows],
+        )
+
+
+def _full_mask(mask: Tensor | None, rows: int, outputs: int, like: Tensor) -> Tensor:
+    if mask is None:
+        return torch.ones(rows, outputs, dtype=torch.bool, device=like.device)
+    return mask.expand(rows, outputs)
+
+
+def cross_entropy(scores: Tensor, y: Tensor, mask: Tensor | None = None, reduction: str = "mean") -> Tensor:
+    """Cross-entropy with the softmax over the outputs in play.
+
+    Args:
+        scores: [batch, …, outputs].
+        y: [batch, …]; -100 is ignored.
+        mask: bool [batch or 1, outputs]; None puts all outputs in play.
+        reduction: `mean` over labels, `sum`, or `none`, which gives [batch · …].
+    """
+    if mask is not None:
+        scores = scores.masked_fill(~mask.reshape(len(mask), *[1] * (scores.ndim - 2), -1), -torch.inf)
+    return F.cross_entropy(scores.flatten(0, -2), y.flatten(), reduction=reduction)
+
+
+class OutputSpace:
+    """Which outputs exist and which are in play, as far as the stream has revealed them.
+
+    The host tells it of each experience as it begins (where boundaries are hidden, of labels as they come); a strategy
+    asks it for the mask of exemplars.
+    """
+
+    def __init__(self, scenario: Scenario, protocol: Protocol, outputs: int, device: torch.device) -> None:
+        self.scenario = scenario
+        self.loss_over = protocol.loss_over
+        self.device = device
+        self.full = outputs if protocol.heads == "full" or scenario == "domain" else None
+        self.seen: set[int] = set()
+        self.current: set[int] = set()
+        self.tasks: list[frozenset[int]] = []
+        self._training: Tensor | None = None
+        self._exemplars: Tensor | None = None
+        self._by_task: Tensor | None = None
+
+    def begin(self, groups: list[frozenset[int]]) -> None:
+        """Reveal the labels of an experience; a union of several (cumulative, joint) reveals one group for each."""
+        self.current = set().union(*groups)
+        self.seen |= self.current
+        self.tasks = groups if len(groups) > 1 else [*self.tasks, *groups]
+        self._put_in_play()
+
+    def reveal(self, labels: Tensor) -> None:
+        """Reveal the labels of a batch, where boundaries are hidden: no group is ever told."""
+        self.seen.update(labels.unique().tolist())
+        self._put_in_play()
+
+    def _put_in_play(self) -> None:
+        if self.scenario == "task":
+            self._by_task = torch.stack([self._row(task) for task in self.tasks])
+        elif self.scenario == "class":
+            trained = {"seen": self.seen, "current": self.current, "all": set(range(self.width))}[self.loss_over]
+            others = set(range(self.width)) if self.loss_over == "all" else self.seen
+            self._training, self._exemplars = self._row_or_none(trained), self._row_or_none(others)
+
+    @property
+    def width(self) -> int:
+        """The number of outputs a head has by now."""
+        return self.full if self.full is not None else max(self.seen, default=-1) + 1
+
+    def mask(self, task: Tensor | None = None) -> Tensor | None:
+        """The outputs over which the loss of stream samples with these task labels runs: bool [batch or 1, outputs]."""
+        return self._training if self._by_task is None or task is None else self._by_task[task]
+
+    def exemplar_mask(self, task: Tensor | None = None) -> Tensor | None:
+        """The same for exemplars: the outputs of their task, or all seen so far."""
+        return self._exemplars if self._by_task is None or task is None else self._by_task[task]
+
+    def in_play(self, task: int | None = None) -> list[int]:
+        """The outputs among which a prediction is chosen, in ascending order."""
+        if self.scenario == "domain":
+            return list(range(self.width))
+        return sorted(self.seen if task is None else self.tasks[task])
+
+    def _row(self, labels: set[int] | frozenset[int]) -> Tensor:
+        row = torch.zeros(self.width, dtype=torch.bool)
+        row[sorted(labels)] = True
+        return row.to(self.device)
+
+    def _row_or_none(self, labels: set[int]) -> Tensor | None:
+        return None if len(labels) == self.width else self._row(labels)[None]
+
+
+@dataclass
+class Meter:
+    """What learning one experience has cost, counted by the host.
+
+    Attributes:
+        steps: batches handed out.
+        samples: samples of the stream handed out in them; `passes` is this divided by the experience's size.
+        replayed: exemplars trained on besides.
+        scanned: samples read outside training (importance, herding, targets).
+        accesses: samples read through `dataset()` by a strategy's own loader.
+        loss_sum, loss_steps: of the loss that the training loop reports, kept on the device.
+    """
+
+    steps: int = 0
+    samples: int = 0
+    replayed: int = 0
+    scanned: int = 0
+    accesses: int = 0
+    loss_sum: Tensor | None = None
+    loss_steps: int = 0
+
+    def observe(self, loss: Tensor) -> None:
+        """Add a step's loss without waiting for the device; NaN and infinity stay visible in the sum."""
+        loss = loss.detach()
+        self.loss_sum = loss.clone() if self.loss_sum is None else self.loss_sum.add_(loss)
+        self.loss_steps += 1
+
+    def copy(self) -> "Meter":
+        """The meter as it is now."""
+        return replace(self, loss_sum=None if self.loss_sum is None else self.loss_sum.clone())
+
+    def since(self, earlier: "Meter") -> "Meter":
+        """What was spent after `earlier`, a copy of this meter."""
+        spent = {f.name: getattr(self, f.name) - getattr(earlier, f.name) for f in fields(self) if f.name != "loss_sum"}
+        if not spent["loss_steps"]:
+            return Meter(**spent)
+        assert self.loss_sum is not None
+        return Meter(**spent, loss_sum=self.loss_sum - (0 if earlier.loss_sum is None else earlier.loss_sum))
+
+    @property
+    def mean_loss(self) -> float | None:
+        """The mean of the observed losses (this waits for the device), or None."""
+        return None if self.loss_sum is None else float(self.loss_sum) / self.loss_steps
+
+
+@dataclass
+class Experience:
+    """One step of the stream: the data available at once, and the only source of training batches.
+
+    Attributes:
+        position: 0-based position in the stream.
+        task: the task label in the task scenario; None elsewhere, and where several tasks are joined (`joint`).
+        classes: the labels that occur, ascending.
+        outputs: how many outputs a head needs from now on.
+        meter: what has been spent.
+    """
+
+    position: int
+    task: int | None
+    classes: tuple[int, ...]
+    outputs: int
+    space: OutputSpace = field(repr=False)
+    x: Tensor = field(repr=False)
+    y: Tensor = field(repr=False)
+    tasks: Tensor | None = field(repr=False)
+    protocol: Protocol = field(repr=False)
+    generator: torch.Generator = field(repr=False)
+    on_step: Callable[[int], None] = field(repr=False, default=lambda step: None)
+    meter: Meter = field(repr=False, default_factory=Meter)
+    _passes_begun: int = field(repr=False, default=0)
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    @property
+    def passes_left(self) -> int:
+        """Passes over the data that the budget still allows."""
+        return self.protocol.epochs - self._passes_begun
+
+    def batches(self, passes: int | None = None) -> Iterator[Batch]:
+        """Shuffled batches for training; each pass over the data is taken from the protocol's budget.
+
+        Args:
+            passes: how many passes; None spends what is left.
+
+        Raises:
+            PluginError: when more passes are asked for than are left.
+        """
+        passes = self.passes_left if passes is None else passes
+        for wanted in range(passes, 0, -1):
+            if wanted > self.passes_left:  # asked before every pass: others may have begun in the meantime
+                raise PluginError(
+                    f"A strategy asked for {wanted} passes over experience {self.position + 1}, but "
+                    f"{self.passes_left} of {self.protocol.epochs} are left. Ask for fewer, or for batches() to spend "
+                    "what is left."
+                )
+            self._passes_begun += 1
+            order = torch.randperm(len(self), generator=self.generator).to(self.y.device)
+            for index in order.split(self.protocol.batch_size):
+                self.on_step(self.meter.steps)
+                self.meter.steps += 1
+                self.meter.samples += len(index)
+                yield self._batch(index)
+
+    def scan(self, batch_size: int | None = None) -> Iterator[Batch]:
+        """Every sample once, in order, without augmentation or chance: for importance, herding, targets."""
+        index = torch.arange(len(self), device=self.y.device)
+        for part in index.split(batch_size or self.protocol.eval_batch_size):
+            self.meter.scanned += len(part)
+            yield self._batch(part)
+
+    def dataset(self) -> "ExperienceDataset":
+        """The samples as a map-style data set, for adapters whose own loaders must iterate; accesses are counted."""
+        return ExperienceDataset(self)
+
+    def _batch(self, index: Tensor) -> Batch:
+        x, y = self.x.index_select(0, index), self.y.index_select(0, index)
+        if not self.space.seen.issuperset(self.classes):  # boundaries are hidden: labels show as they come
+            self.space.reveal(y)
+        task = None if self.tasks is None else self.tasks.index_select(0, index)
+        mask = self.space.mask(None if task is None else task[:1] if self.task is not None else task)
+        return Batch(x, y, task, index, mask, fresh=len(index))
+
+
+UNTOLD = "whose boundaries are hidden"
+
+
+class HiddenStream:
+    """The whole stream as one experience: what a strategy learns from, once, where boundaries are hidden.
+
+    The batches are those of the experiences, one after another, each with its passes. Nothing tells where one ends:
+    there is no position, no task, no list of classes, no size and no second look; asking for one raises.
+
+    Attributes:
+        meter: what has been spent on the stream so far.
+    """
+
+    def __init__(self, parts: Iterator[Experience], space: OutputSpace, protocol: Protocol) -> None:
+        """`parts`: the experiences, made as they are reached; the host tests between them, unseen."""
+        self._parts, self._space, self.protocol, self.meter = parts, space, protocol, Meter()
+        self.begun = self.finished = False
+
+    @property
+    def outputs(self) -> int:
+        """How many outputs a head needs by now."""
+        return self._space.width
+
+    def batches(self, passes: int | None = None) -> Iterator[Batch]:
+        """All batches of the stream; `index` counts its samples from the beginning.
+
+        Raises:
+            PluginError: when a number of passes is asked for, or the stream once more.
+        """
+        if passes is not None or self.begun:
+            raise PluginError(f"it asks for single passes over an experience, {UNTOLD}")
+        self.begun, before = True, 0
+        for part in self._parts:
+            part.meter = self.meter
+            for batch in part.batches():
+                batch.index += before
+                yield batch
+            before += len(part)
+        self.finished = True
+
+    def check_finished(self) -> None:
+        """Raise `PluginError` where a strategy has not learned from all of it."""
+        if not self.finished:
+            raise PluginError("It stopped before the end of the stream. Learn from all of experience.batches().")
+
+    def __len__(self) -> int:
+        raise PluginError(f"it asks for the size of an experience, {UNTOLD}")
+
+    def __getattr__(self, name: str) -> Any:
+        if name in Experience.__dataclass_fields__ or hasattr(Experience, name):
+            raise PluginError(f"it asks for {name!r} of an experience, {UNTOLD}")
+        raise AttributeError(name)
+
+
+class ExperienceDataset(Dataset[Any]):
+    """Pairs (input, label) of one experience, each access counted by the meter."""
+
+    def __init__(self, experience: Experience) -> None:
+        self._experience = experience
+        self.targets: list[int] = experience.y.tolist()
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        self._experience.meter.accesses += 1
+        return self._experience.x[index], self.targets[index]

@@ -1,0 +1,199 @@
+"""The contract of a strategy: how a model learns from a stream.
+
+A strategy is a `torch.nn.Module`, and whatever it remembers is a parameter, a registered buffer, or goes through
+`get_extra_state`. From this one rule follow checkpoints and resume, moving to a device, exact metering of what is
+carried from one experience to the next, and running in another process.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from copy import deepcopy
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from clarena.contract.augmentation import Augmentation
+from clarena.contract.backbone import Backbone, Model
+from clarena.contract.experience import Experience, OutputSpace
+from clarena.errors import UsageError
+from clarena.protocol.protocol import Protocol, Scenario
+from clarena.toolbox.modules import Frozen, evaluating
+from clarena.toolbox.seeding import Seeds
+
+NEEDS: dict[str, str] = {
+    "past_data": "sees the data of all experiences so far; a reference, never ranked",
+    "all_data": "sees the data of the whole stream at once; a reference, never ranked",
+    "plain_sgd": "its mathematics fixes the optimiser: SGD without momentum or weight decay",
+    "known_stream_length": "has to know the number of experiences and outputs in advance",
+    "boundaries": "has to be told where one experience ends and the next begins",
+    "own_loop": "trains through a loop and loader of its own",
+}
+"""What a strategy may declare to need, and what each means."""
+
+
+@dataclass
+class Context:
+    """What the protocol grants to a strategy, handed over in `setup`.
+
+    Attributes:
+        scenario: class-, domain- or task-incremental.
+        protocol: everything held equal.
+        device: where the model and the data live.
+        input_shape: shape of one input.
+        buffer_size: upper limit on stored exemplars, in total samples.
+        learning_rate: of this row: the protocol's, or the one set for it.
+        space: which outputs exist and are in play.
+        seeds: the named generators.
+        outputs, experiences: of the whole stream; None unless the protocol says that they are known in advance. The
+            number of experiences is never told where boundaries are hidden.
+    """
+
+    scenario: Scenario
+    protocol: Protocol
+    device: torch.device
+    input_shape: tuple[int, ...]
+    learning_rate: float
+    space: OutputSpace
+    seeds: Seeds
+    make_backbone: Callable[[], Backbone] = field(repr=False)
+    plain_sgd: bool = False
+    outputs: int | None = None
+    experiences: int | None = None
+
+    @property
+    def buffer_size(self) -> int:
+        """Upper limit on stored exemplars, in total samples."""
+        return self.protocol.buffer_size
+
+    def backbone(self) -> Backbone:
+        """A freshly initialised backbone, augmented where the protocol says so; it is drawn from the `init` stream."""
+        with self.seeds.scope("init"):
+            backbone = self.make_backbone().to(self.device)
+        if self.protocol.augmentation is not None:
+            backbone.register_forward_pre_hook(Augmentation(self.protocol.augmentation))
+        return backbone
+
+    def model(self) -> Model:
+        """A freshly initialised backbone with a head; a full head has all outputs at once."""
+        model = Model(self.backbone())
+        self.grow(model)
+        return model
+
+    def grow(self, model: Model) -> None:
+        """Give the model's head the outputs that exist by now; new ones are drawn from the `init` stream."""
+        with self.seeds.scope("init"):
+            model.head.grow(self.space.width)
+        model.to(self.device)
+
+    def generator(self, name: str = "strategy") -> torch.Generator:
+        """The named generator (on the CPU) for a strategy's own draws: `strategy`, `buffer`."""
+        return self.seeds.torch(name)
+
+    def optimizer(self, params: Iterable[nn.Parameter], learning_rate: float | None = None) -> torch.optim.Optimizer:
+        """The protocol's optimiser over `params`; plain SGD for a strategy that needs it."""
+        rate = learning_rate if learning_rate is not None else self.learning_rate
+        p = self.protocol
+        if self.plain_sgd:
+            return torch.optim.SGD(params, lr=rate)
+        if p.optimizer == "sgd":
+            return torch.optim.SGD(params, lr=rate, momentum=p.momentum, weight_decay=p.weight_decay)
+        kind = torch.optim.Adam if p.optimizer == "adam" else torch.optim.AdamW
+        return kind(params, lr=rate, weight_decay=p.weight_decay, fused=True)  # one kernel for all parameters
+
+    def granted_buffer(self, wanted: int | None) -> int:
+        """The buffer size a strategy gets: what it wants, within the limit; None asks for all of it.
+
+        Raises:
+            UsageError: when more is wanted than the protocol grants.
+        """
+        if wanted is not None and wanted > self.buffer_size:
+            raise UsageError(
+                f"buffer_size = {wanted} exceeds the protocol's limit of {self.buffer_size} exemplars. "
+                f"Ask for at most {self.buffer_size}, or open another track: --set protocol.buffer_size={wanted}."
+            )
+        return self.buffer_size if wanted is None else wanted
+
+
+class Strategy(nn.Module):
+    """How a model learns from a stream; subclasses say so in `learn`.
+
+    Hyper-parameters are typed keyword arguments of `__init__`, stored verbatim under the same name.
+
+    Attributes:
+        name: what the command line calls it.
+        scenarios: those it can run in.
+        reference: the paper, or what it is.
+        family: kind of method, by which readers filter: `replay`, `regularisation`, `architecture`, …
+        needs: what it cannot do without (see `NEEDS`).
+        off: the hyper-parameters at which it equals finetune, bit for bit; None where there are none.
+        tuning: where `clarena tune` looks, by hyper-parameter, as `--space` has it: `{"strength": "0.1..1000:log"}`.
+        carries: what it remembers from experience to experience, in words.
+        exceptions: checks of the conformance kit it cannot meet, each with the reason; they are still run.
+        context: what `setup` was given.
+        model: backbone + head, for strategies that have one model.
+    """
+
+    name: ClassVar[str]
+    scenarios: ClassVar[frozenset[str]] = frozenset({"class", "domain", "task"})
+    reference: ClassVar[str] = ""
+    family: ClassVar[str] = ""
+    needs: ClassVar[frozenset[str]] = frozenset()
+    off: ClassVar[Mapping[str, Any] | None] = None
+    tuning: ClassVar[Mapping[str, str]] = {}
+    carries: ClassVar[str] = "the model"
+    exceptions: ClassVar[Mapping[str, str]] = {}
+
+    context: Context
+    model: Model
+
+    def setup(self, context: Context) -> None:
+        """Start over: build everything from what the protocol grants. Called before anything else."""
+        self.context = context
+        self.model = context.model()
+
+    def learn(self, experience: Experience) -> None:
+        """Train on this experience's data, and nothing else."""
+        raise NotImplementedError(f"{type(self).__name__} does not say how it learns: define learn(experience).")
+
+    def predict(self, x: Tensor, task: int | None = None) -> Tensor:
+        """Scores [batch, …, outputs] for inputs [batch, …]; changes nothing.
+
+        Args:
+            x: test inputs; of all experiences, mixed, where there is no task label.
+            task: the task label of the whole call in the task scenario, else None.
+        """
+        with torch.no_grad(), evaluating(self):
+            return self.model(x)  # type: ignore[no-any-return]
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Restore a saved state into a strategy that was just set up.
+
+        Structure comes first: buffers that were None or had another shape are allocated, and empty `Frozen` copies
+        are filled with a copy of the model. Heads grow by themselves. A strategy whose structure grows in other ways
+        does the same in `_load_from_state_dict` of the module that grows.
+        """
+        modules = dict(self.named_modules())
+        for key in state_dict:
+            owner, _, leaf = key.rpartition(".")
+            while owner not in modules:
+                owner = owner.rpartition(".")[0]
+            module = modules[owner]
+            value = state_dict[key]
+            if isinstance(module, Frozen) and module.module is None and key.startswith(f"{owner}.module."):
+                module.hold(deepcopy(self.model))
+                modules = dict(self.named_modules())
+            elif owner == key.rpartition(".")[0] and leaf in module._buffers and isinstance(value, Tensor):
+                present = module._buffers[leaf]
+                if present is None or present.shape != value.shape:
+                    module._buffers[leaf] = torch.empty_like(value, device=self.context.device)
+        keys = super().load_state_dict(state_dict, strict, assign)
+        for module in self.modules():
+            if isinstance(module, Frozen):
+                module.requires_grad_(False).train()  # also what has grown in it while loading
+        return keys
+
+
+def is_reference(cls: type[Strategy]) -> bool:
+    """Whether a strategy is a bound (it needs past data, or is plain finetune), shown apart and never ranked."""
+    return bool(cls.needs & {"past_data", "all_data"}) or cls.off == {}

@@ -1,0 +1,1 @@
+"""Finding plugins, what they offer, their options, and the identity of their code."""

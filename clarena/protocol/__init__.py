@@ -1,0 +1,1 @@
+"""What is held equal: the protocol and the track, with their digests. Imports no torch."""

@@ -1,0 +1,260 @@
+"""What is held equal: the protocol, and the track (benchmark × scenario × backbone × protocol) with its digest.
+
+A benchmark's stream is a clean split unless the track varies it: `Variation`.
+
+`docs/protocol.md` states in words what these fields mean for a run.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from clarena.errors import UsageError, unknown_name
+
+Scenario = Literal["class", "domain", "task"]
+"""van de Ven & Tolias (2019): what is to be inferred at test time."""
+
+SCENARIOS: tuple[Scenario, ...] = ("class", "domain", "task")
+
+AugmentationKind = Literal["crop", "flip", "crop-flip"]
+"""Which views of a training image there are: cropped out of its padded self, mirrored, or both."""
+
+REVISION = 1
+"""Raised whenever a change of the host moves results; golden trajectories in the tests force it."""
+
+
+class FrozenModel(BaseModel):
+    """Data that cannot change and knows no field but its own."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+Model = TypeVar("Model", bound=FrozenModel)
+
+
+class Protocol(FrozenModel):
+    """Everything that is equal for all rows of a table, and never chosen by a strategy."""
+
+    revision: Annotated[int, Field(description="Revision of the host's procedure.")] = REVISION
+    epochs: Annotated[int, Field(ge=1, description="Passes over an experience's data that learning may spend.")] = 10
+    batch_size: Annotated[int, Field(ge=1, description="Samples of the stream per step.")] = 32
+    optimizer: Annotated[
+        Literal["sgd", "adam", "adamw"], Field(description="The optimiser that strategies are given.")
+    ] = "adam"
+    learning_rate: Annotated[
+        float, Field(gt=0, description="Its learning rate, unless a strategy's row sets its own.")
+    ] = 0.001
+    momentum: Annotated[float, Field(ge=0, lt=1, description="Momentum, for sgd.")] = 0.0
+    weight_decay: Annotated[float, Field(ge=0, description="Weight decay.")] = 0.0
+    optimizer_state: Annotated[
+        Literal["kept", "reset"],
+        Field(description="Whether the optimiser's state lives on from experience to experience."),
+    ] = "reset"
+    heads: Annotated[
+        Literal["growing", "full"],
+        Field(description="Outputs are added as classes appear, or all there from the start."),
+    ] = "growing"
+    loss_over: Annotated[
+        Literal["seen", "current", "all"],
+        Field(description="Class scenario: the outputs over which a stream sample's softmax runs."),
+    ] = "seen"
+    stream_length: Annotated[
+        Literal["unknown", "known"],
+        Field(description="Whether a strategy is told the number of experiences and outputs in advance."),
+    ] = "unknown"
+    boundaries: Annotated[
+        Literal["known", "hidden"],
+        Field(description="Whether a strategy is told where one experience ends and the next begins."),
+    ] = "known"
+    buffer_size: Annotated[int, Field(ge=0, description="Upper limit on stored exemplars, in total samples.")] = 200
+    eval_batch_size: Annotated[int, Field(ge=1, description="Test samples per call of predict.")] = 512
+    eval_every: Annotated[
+        int,
+        Field(
+            ge=0,
+            description="Also test every so many steps within an experience; 0 tests only between experiences.",
+        ),
+    ] = 0
+    augmentation: Annotated[
+        AugmentationKind | None,
+        Field(description="The views in which a backbone sees its training images; none: as they are."),
+    ] = None
+    precision: Annotated[
+        Literal["float32", "tf32"],
+        Field(description="Arithmetic of matrix products; tf32 has an effect on CUDA only."),
+    ] = "float32"
+    limit: Annotated[
+        int | None,
+        Field(ge=1, description="Use only so many training and test samples of each experience; never ranked."),
+    ] = None
+    tested_on: Annotated[
+        Literal["test", "validation"],
+        Field(description="The test data or, in a tuning run, held-out training data of the first experiences."),
+    ] = "test"
+    validation_fraction: Annotated[
+        float, Field(gt=0, lt=1, description="Share of each class's training data that a tuning run holds out.")
+    ] = 0.2
+    tuning_experiences: Annotated[int, Field(ge=1, description="Experiences at most that a tuning run sees.")] = 3
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.heads == "full" and self.stream_length == "unknown":
+            raise ValueError("full heads reveal the number of outputs: set stream_length=known as well")
+        if self.loss_over == "all" and self.heads == "growing":
+            raise ValueError("loss_over=all needs outputs that exist from the start: set heads=full as well")
+        if self.boundaries == "hidden" and self.optimizer_state == "reset":
+            raise ValueError("the optimiser cannot start anew at boundaries that are hidden: set optimizer_state=kept")
+        if self.boundaries == "hidden" and self.loss_over == "current":
+            raise ValueError("where boundaries are hidden there is no current experience: set loss_over=seen")
+        return self
+
+
+PRESETS: dict[str, Protocol] = {
+    "standard": Protocol(),
+    "online": Protocol(epochs=1, batch_size=10),
+    "smoke": Protocol(epochs=1, limit=64),
+}
+"""`standard` is ranked, `online` passes over the data once, `smoke` takes seconds and is never ranked."""
+
+HIDDEN = {"boundaries": "hidden", "optimizer_state": "kept"}
+"""What hidden boundaries mean for a preset: an optimiser cannot start anew at what nobody is told."""
+
+
+def protocol(preset: str = "standard", changes: dict[str, Any] | None = None) -> Protocol:
+    """A preset, with some of its fields changed; `boundaries=hidden` keeps the optimiser's state unless told otherwise.
+
+    Raises:
+        UsageError: for an unknown preset or field, or a value that does not fit.
+    """
+    if preset not in PRESETS:
+        raise unknown_name("protocol", preset, PRESETS)
+    fields = set(Protocol.model_fields) - {"revision", "tested_on"}  # these two are the host's
+    for field in changes or {}:
+        if field not in fields:
+            raise unknown_name("protocol field", field, fields)
+    given = {key: None if value in ("none", "null") else value for key, value in (changes or {}).items()}
+    implied = HIDDEN if given.get("boundaries") == "hidden" else {}
+    return _checked(Protocol, PRESETS[preset].model_dump() | implied | given, "protocol")
+
+
+class Variation(FrozenModel):
+    """How a track's stream departs from the clean split of its benchmark; as it stands, not at all.
+
+    Only training data change, in this order: `clarena.run.variation`.
+    """
+
+    imbalance: Annotated[
+        float,
+        Field(ge=1, description="Long tail: how many times more samples the largest class has than the smallest."),
+    ] = 1.0
+    repeats: Annotated[
+        float,
+        Field(ge=0, lt=1, description="Share of an experience's samples that is held back and comes in later ones."),
+    ] = 0.0
+    blur: Annotated[
+        float,
+        Field(ge=0, lt=1, description="Share of an experience's samples that is exchanged for those of all others."),
+    ] = 0.0
+    label_noise: Annotated[
+        float,
+        Field(ge=0, lt=1, description="Share of an experience's labels that is replaced by others that occur in it."),
+    ] = 0.0
+
+
+def variation(changes: Mapping[str, Any] | None = None) -> Variation:
+    """The clean stream, varied as `changes` say; raises `UsageError` for what is unknown or does not fit."""
+    for field in changes or {}:
+        if field not in Variation.model_fields:
+            raise unknown_name("variation of a stream", field, Variation.model_fields)
+    return _checked(Variation, dict(changes or {}), "stream")
+
+
+def _checked(model: type[Model], values: dict[str, Any], owner: str) -> Model:
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        lines = []
+        for problem in error.errors():
+            field = str(problem["loc"][0]) if problem["loc"] else ""
+            sentence = f" {field}: {model.model_fields[field].description}" if field else ""
+            lines.append(f"{owner}{'.' + field if field else ''} is not valid: {problem['msg']}.{sentence}")
+        raise UsageError("\n".join(lines)) from error
+
+
+class Part(FrozenModel):
+    """A benchmark or a backbone as a track names it.
+
+    Attributes:
+        name: its (qualified, where needed) name.
+        options: every option, defaults included.
+        revision: of its rules, as its author declares it.
+        fingerprint: SHA-256 of the source data, for a benchmark; of the weights it starts from, for a backbone.
+    """
+
+    name: str
+    options: dict[str, Any] = {}
+    revision: int = 1
+    fingerprint: str | None = None
+
+
+class Track(FrozenModel):
+    """One leaderboard table; no seed takes part in it."""
+
+    benchmark: Part
+    scenario: Scenario
+    backbone: Part
+    protocol: Protocol
+    stream: Variation = Variation()
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the canonical JSON, in hexadecimal.
+
+        Of the protocol only the revision and the fields that are not at their default take part, and so it is with
+        the variation of the stream: what is added later, whose default is what was done before, moves no digest.
+        Weights that a backbone starts from take part by their fingerprint, and not by where they lie (its option
+        `weights`).
+        """
+        data = self.model_dump(mode="json", exclude={"stream"})
+        data["protocol"] = self.protocol.model_dump(mode="json", exclude_defaults=True)
+        data["protocol"]["revision"] = self.protocol.revision
+        if varied := self.stream.model_dump(mode="json", exclude_defaults=True):
+            data["stream"] = varied
+        if self.backbone.fingerprint is not None:
+            data["backbone"]["options"].pop("weights", None)
+        return digest(data)
+
+    @property
+    def preset(self) -> str:
+        """The preset that the protocol is, `online+hidden` where its boundaries are hidden, or `custom`."""
+        known = PRESETS | {f"{name}+hidden": preset.model_copy(update=HIDDEN) for name, preset in PRESETS.items()}
+        return next((name for name, preset in known.items() if preset == self.protocol), "custom")
+
+    @property
+    def label(self) -> str:
+        """What a person calls it: `split-digits/class/mlp/standard`."""
+        return f"{self.stream_label}/{self.scenario}/{self.backbone.name}/{self.preset}"
+
+    @property
+    def stream_label(self) -> str:
+        """The benchmark, and how its stream is varied: `split-digits+blur=0.2`."""
+        varied = self.stream.model_dump(exclude_defaults=True)
+        return "+".join([self.benchmark.name, *(f"{name}={value:g}" for name, value in varied.items())])
+
+    @property
+    def unranked(self) -> str | None:
+        """Why rows of this track are never ranked, or None."""
+        if self.protocol.tested_on == "validation":
+            return "a tuning run: held-out training data stands in for the test data"
+        if self.protocol.limit is not None:
+            return f"only {self.protocol.limit} samples of each experience were used"
+        return None
+
+
+def digest(data: Any) -> str:
+    """SHA-256, in hexadecimal, of canonical JSON: sorted keys, no spaces, no NaN."""
+    text = json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,295 @@
+"""A record: everything that one run (one cell) produced. It is the truth; all else is derived from it."""
+
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import (
+    AwareDatetime,
+    BeforeValidator,
+    Field,
+    PlainSerializer,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
+
+from clarena.protocol.protocol import FrozenModel, Track, digest
+from clarena.record import likelihoods, metrics
+
+SCHEMA_VERSION = 1
+
+Status = Literal["finished", "diverged", "out_of_memory", "failed", "interrupted"]
+RETRIED: frozenset[Status] = frozenset({"failed", "interrupted", "out_of_memory"})
+"""What `--retry` runs again. `diverged` is a result."""
+
+FIRST_TUNING_SEED = 2**32
+"""Seeds from here on are for tuning runs and for nothing else; all others are below."""
+
+Number = Annotated[
+    float,
+    Field(allow_inf_nan=True),
+    BeforeValidator(lambda value: float("nan") if value is None else value),
+    PlainSerializer(lambda value: value if np.isfinite(value) else None, when_used="json"),
+]
+"""A float whose undefined value is NaN here and `null` in JSON."""
+
+
+class StrategyInfo(FrozenModel):
+    """Which strategy ran, and with what.
+
+    Attributes:
+        name: (qualified, where needed) name.
+        plugin: the plugin that offered it, with the version of its distribution where it has one.
+        source_hash: SHA-256 over its source and that of its helpers.
+        hyperparameters: every keyword argument, defaults included.
+        learning_rate: of the optimiser, the protocol's unless the row set its own.
+        reference: whether it is a bound, shown apart and never ranked.
+        summary, paper, family, carries: in words.
+        chosen: how the hyper-parameters were chosen: `default`, `by hand`, `paper`, `tuned (50 trials)`.
+    """
+
+    name: str
+    plugin: str = ""
+    source_hash: str
+    hyperparameters: dict[str, Any]
+    learning_rate: float
+    reference: bool = False
+    summary: str = ""
+    paper: str = ""
+    family: str = ""
+    carries: str = ""
+    chosen: str = ""
+
+
+class Cell(FrozenModel):
+    """One run to be made: a strategy with its hyper-parameters, on a track, under a seed."""
+
+    track: Track
+    strategy: StrategyInfo
+    seed: Annotated[int, Field(ge=0)]
+
+    @model_validator(mode="after")
+    def _seeds_of_tuning_are_apart(self) -> Self:
+        if (self.seed >= FIRST_TUNING_SEED) != (self.track.protocol.tested_on == "validation"):
+            raise ValueError(f"seeds from {FIRST_TUNING_SEED} on are for tuning runs, which take no other")
+        return self
+
+    @property
+    def row(self) -> str:
+        """Identity of the table's row: everything but the seed."""
+        info = self.strategy
+        return digest([self.track.digest, info.name, info.hyperparameters, info.learning_rate, info.source_hash])
+
+    @property
+    def id(self) -> str:
+        """Identity of the cell; environment and hardware take no part in it."""
+        return digest([self.row, self.seed])
+
+    @property
+    def label(self) -> str:
+        """What a person calls it."""
+        return f"{self.strategy.name} seed {self.seed}"
+
+
+class ExperienceInfo(FrozenModel):
+    """What an experience of the realised stream held.
+
+    Attributes:
+        classes: those trained on.
+        domain: what the data calls the domain that all of it comes from; empty where there is none.
+        class_samples: training samples of each of them, under the labels they were given, where the stream is varied.
+        from_others: training samples that another experience of the clean stream had.
+        noisy_labels: training samples whose label is wrong on purpose.
+    """
+
+    classes: list[str]
+    domain: str = ""
+    train_samples: int
+    test_samples: int
+    class_samples: list[int] = []
+    from_others: int = 0
+    noisy_labels: int = 0
+
+
+class Cost(FrozenModel):
+    """What learning one experience cost.
+
+    Attributes:
+        position: 1-based; joint has one entry, at the last position.
+        train_seconds: inside `learn`, testing within the experience not counted.
+        predict_seconds: inside `predict`, for the row after this experience.
+        peak_memory_bytes: of the device's allocator on CUDA, of the process elsewhere, since the run began.
+        state_bytes: of everything carried on to the next experience, each storage once.
+        parameters: of the strategy, trainable or not.
+        passes: over the experience's data; with steps, replayed, scanned and accessed samples as the host counted.
+        mean_loss: over the steps.
+    """
+
+    position: int
+    train_seconds: float
+    predict_seconds: float
+    peak_memory_bytes: int
+    state_bytes: int
+    parameters: int
+    passes: float
+    steps: int
+    replayed: int
+    scanned: int
+    accesses: int
+    mean_loss: Number
+
+
+class CurvePoint(FrozenModel):
+    """Accuracy on every experience, tested within one: `eval_every`."""
+
+    position: int
+    step: int
+    accuracy: list[Number]
+
+
+class Record(FrozenModel):
+    """Everything one run produced.
+
+    Attributes:
+        cell: what was run.
+        track_digest, cell_id: their digests, so that a reader need not compute them.
+        status: `finished`, or why not; `reason` in one line, `traceback` where there is one.
+        output_names: the class behind each output, in the order of the stream.
+        experiences: what each of them held.
+        accuracy_matrix: [T+1][T]; row 0 is before any learning; null is undefined.
+        bits_per_byte: the same of language models' bits per byte; absent where classes are not tokens of text.
+        metrics: all of `clarena.record.metrics.METRICS`; with bits per byte, of
+            `clarena.record.likelihoods.LANGUAGE_METRICS` too.
+        costs: one entry for each experience learned.
+        curve: accuracy within experiences, where the protocol asks for it.
+        class_report, confusion_matrix: of the last row, per class; absent beyond `metrics.MOST_REPORTED` classes.
+        predictions: SHA-256 of the array file beside the record.
+        resumed: after which experiences the run was resumed (1-based).
+        environment: versions, hardware, device: provenance, not identity.
+        command: that ran it.
+    """
+
+    schema_version: Literal[1] = 1
+    cell: Cell
+    cell_id: str
+    track_digest: str
+    status: Status
+    reason: str | None = None
+    traceback: str | None = None
+    output_names: list[str] = []
+    experiences: list[ExperienceInfo] = []
+    accuracy_matrix: list[list[Number]] = []
+    bits_per_byte: list[list[Number]] = []
+    metrics: dict[str, Number] = {}
+    costs: list[Cost] = []
+    curve: list[CurvePoint] = []
+    class_report: dict[str, Any] = {}
+    confusion_matrix: list[list[int]] = []
+    predictions: str | None = None
+    resumed: list[int] = []
+    environment: dict[str, str] = {}
+    command: str = ""
+    started: AwareDatetime
+    ended: AwareDatetime
+
+    @model_serializer(mode="wrap")
+    def _only_what_was_measured(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        content: dict[str, Any] = handler(self)
+        if not self.bits_per_byte:
+            content.pop("bits_per_byte", None)
+        return content
+
+    @property
+    def matrix(self) -> NDArray[np.float64]:
+        """The accuracy matrix as an array [T+1, T], NaN where undefined."""
+        return np.array(self.accuracy_matrix, dtype=float)
+
+    @property
+    def train_seconds(self) -> float:
+        """Seconds of training over the whole stream."""
+        return sum(cost.train_seconds for cost in self.costs)
+
+    @property
+    def predict_seconds(self) -> float:
+        """Seconds of prediction over all rows after learning."""
+        return sum(cost.predict_seconds for cost in self.costs)
+
+    @property
+    def peak_memory_bytes(self) -> int:
+        """Peak memory of the run."""
+        return max((cost.peak_memory_bytes for cost in self.costs), default=0)
+
+    @property
+    def state_bytes(self) -> int:
+        """The largest state carried from one experience to the next."""
+        return max((cost.state_bytes for cost in self.costs), default=0)
+
+    @property
+    def parameters(self) -> int:
+        """Parameters at the end."""
+        return self.costs[-1].parameters if self.costs else 0
+
+    @property
+    def unranked(self) -> str | None:
+        """Why this record takes no part in a ranking, or None."""
+        if self.status != "finished":
+            return self.status
+        return self.cell.track.unranked
+
+
+class Predictions(FrozenModel):
+    """Arg-max predictions with the labels, so that anyone can recompute every metric.
+
+    Attributes:
+        predicted: int [T+1, N]; row 0 is before learning; -1 where the cell is undefined.
+        labels: int [N], as numbered in the stream.
+        experience: int [N], 0-based.
+        log_probability: ln of the probability given to each label, float32 [T+1, N], NaN where undefined; and
+        text_bytes: how many bytes of text each label stands for, int [N]: where classes are tokens of text.
+
+    Where every token of a sequence has a label, N counts tokens.
+    """
+
+    model_config = {"arbitrary_types_allowed": True, "frozen": True}
+
+    predicted: NDArray[np.int64]
+    labels: NDArray[np.int64]
+    experience: NDArray[np.int64]
+    log_probability: NDArray[np.float32] | None = None
+    text_bytes: NDArray[np.int64] | None = None
+
+    @property
+    def experiences(self) -> int:
+        """T."""
+        return len(self.predicted) - 1
+
+    def accuracy_matrix(self) -> NDArray[np.float64]:
+        """The accuracy matrix [T+1, T]."""
+        return metrics.accuracy_matrix(self.predicted, self.labels, self.experience, self.experiences)
+
+    def bits_per_byte(self) -> NDArray[np.float64] | None:
+        """The matrix of bits per byte [T+1, T], or None where classes are not tokens of text."""
+        if self.log_probability is None or self.text_bytes is None:
+            return None
+        return likelihoods.bits_per_byte(self.log_probability, self.text_bytes, self.experience, self.experiences)
+
+    def summary(self, output_names: list[str]) -> dict[str, Any]:
+        """The fields of a record that follow from predictions alone."""
+        matrix = self.accuracy_matrix()
+        summary: dict[str, Any] = {"accuracy_matrix": matrix.tolist(), "metrics": metrics.summarise(matrix)}
+        bits = self.bits_per_byte()
+        if bits is not None:
+            summary["bits_per_byte"] = bits.tolist()
+            summary["metrics"] |= metrics.summarise(bits, likelihoods.LANGUAGE_METRICS)
+        if len(output_names) <= metrics.MOST_REPORTED and (self.predicted[-1] >= 0).all():
+            summary["class_report"] = metrics.class_report(self.labels, self.predicted[-1], output_names)
+            confusion = metrics.confusion_matrix(self.labels, self.predicted[-1], len(output_names))
+            summary["confusion_matrix"] = confusion.tolist()
+        return summary
+
+
+def now() -> datetime:
+    """The present moment, in UTC."""
+    return datetime.now(UTC)

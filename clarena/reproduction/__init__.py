@@ -1,0 +1,1 @@
+"""Published tables that can be run again, ours beside theirs."""

@@ -1,0 +1,1 @@
+"""Making runs: from a request to its records."""

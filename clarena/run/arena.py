@@ -1,0 +1,215 @@
+"""The arena of one run: the realised stream on the device, what a strategy is granted, and what it is tested on."""
+
+import json
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache, partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from clarena.contract.augmentation import require_backbone, require_images
+from clarena.contract.backbone import Backbone
+from clarena.contract.benchmark import Benchmark, Data, Split, limited, with_validation
+from clarena.contract.experience import Experience, OutputSpace
+from clarena.contract.strategy import Context, Strategy
+from clarena.errors import UsageError
+from clarena.plugins.parameters import parse
+from clarena.protocol.protocol import Track, Variation
+from clarena.record.record import ExperienceInfo
+from clarena.run.testset import TestSet
+from clarena.run.variation import varied
+from clarena.toolbox.seeding import BEFORE_LEARNING, Seeds
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The classes that a cell names, looked up."""
+
+    strategy: type[Strategy]
+    benchmark: type[Benchmark]
+    backbone: type[Backbone]
+
+
+@lru_cache(maxsize=2)
+def load_data(benchmark: type[Benchmark], options: str) -> Data:
+    """The validated data of a benchmark (options as JSON), kept for the next run of the same process."""
+    data = benchmark(**parse(benchmark, json.loads(options), benchmark.name)).data()
+    data.validate()
+    return data
+
+
+class Arena:
+    """One seed's stream of a track, for strategies of one kind of need.
+
+    Attributes:
+        stream: the realised experiences.
+        steps: which experiences' data are learned from together, one after another: each alone, or for a strategy
+            that needs past or all data, the union.
+        space: which outputs exist and are in play by now.
+        seeds: the named generators.
+    """
+
+    def __init__(self, track: Track, parts: Parts, seed: int, device: torch.device) -> None:
+        self.track, self.parts, self.device, self.protocol = track, parts, device, track.protocol
+        options = track.benchmark.options
+        self.benchmark = parts.benchmark(**parse(parts.benchmark, options, track.benchmark.name))
+        self.data = load_data(parts.benchmark, json.dumps(options, sort_keys=True))
+        if self.data.per_token and track.scenario != "domain":
+            raise UsageError(
+                f"{track.benchmark.name} has a label for every token, so its experiences share their outputs: "
+                "--scenario domain."
+            )
+        self.seeds = Seeds(seed)
+        tuning = self.protocol.tested_on == "validation"
+        if tuning:
+            self.data = self.data.without_test()
+        stream = self.benchmark.stream(self.data, track.scenario, self.seeds.numpy("class_order"))
+        first = self.protocol.tuning_experiences if tuning else len(stream.splits)
+        if tuning:
+            # A varied stream is varied as a whole, so that its beginning is that of a ranked run.
+            count = first if track.stream == Variation() else len(stream.splits)
+            fraction, rows = self.protocol.validation_fraction, len(self.data.y_train)
+            stream = with_validation(stream, count, fraction, rows, self.seeds.numpy("validation"))
+        stream.validate(self.data, track.benchmark.name)
+        stream = varied(limited(stream, self.protocol.limit), track.stream, track.scenario, self.seeds)
+        self._transforms = [split.transform for split in stream.splits]
+        self.stream = replace(stream, splits=stream.splits[:first])
+        self.steps = _steps(len(self.stream.splits), parts.strategy.needs)
+        self._evaluation = self.seeds.torch("evaluation")
+        self.space = OutputSpace(track.scenario, self.protocol, self.stream.outputs, device)
+
+    @cached_property
+    def test(self) -> TestSet:
+        """The test samples, on the device."""
+        return TestSet(
+            self.benchmark, self.data, self.stream, self.track.scenario, self.protocol, self._evaluation, self.device
+        )
+
+    def set_up(self, strategy: Strategy, learning_rate: float | None = None) -> Strategy:
+        """Start over: hand the strategy a fresh context, and put it on the device.
+
+        Raises:
+            UsageError: when track and strategy do not go together.
+        """
+        self.seeds.start(BEFORE_LEARNING)
+        self.space = OutputSpace(self.track.scenario, self.protocol, self.stream.outputs, self.device)
+        strategy.setup(self.context(learning_rate))
+        if self.protocol.augmentation is not None:
+            require_backbone(strategy, strategy.name)
+        return strategy.to(self.device)
+
+    def context(self, learning_rate: float | None = None) -> Context:
+        """What the protocol grants."""
+        transform = self.stream.splits[0].transform
+        sample = self.benchmark.inputs(self.data.x_train[:1])
+        input_shape = tuple((sample if transform is None else transform(sample)).shape[1:])
+        if self.protocol.augmentation is not None:
+            require_images(input_shape, self.benchmark.name)
+        options = parse(self.parts.backbone, self.track.backbone.options, self.track.backbone.name)
+        known = self.protocol.stream_length == "known"
+        return Context(
+            scenario=self.track.scenario,
+            protocol=self.protocol,
+            device=self.device,
+            input_shape=input_shape,
+            learning_rate=self.protocol.learning_rate if learning_rate is None else learning_rate,
+            space=self.space,
+            seeds=self.seeds,
+            make_backbone=partial(self.parts.backbone, input_shape, *self._tokens(), **options),
+            plain_sgd="plain_sgd" in self.parts.strategy.needs,
+            outputs=self.stream.outputs if known else None,
+            experiences=len(self.stream.splits) if known and not self.hidden else None,
+        )
+
+    def _tokens(self) -> list[Any]:
+        """What a backbone is told of tokens, if anything; raises `UsageError` where it does not take these inputs."""
+        backbone, benchmark = self.parts.backbone, self.benchmark
+        if backbone.takes_tokens != (benchmark.vocabulary is not None):
+            kinds = ("tokens", "numbers") if backbone.takes_tokens else ("numbers", "tokens")
+            raise UsageError(
+                f"The backbone {backbone.name} takes {kinds[0]}, and the inputs of {benchmark.name} are {kinds[1]}. "
+                "Choose another: clarena list."
+            )
+        return [benchmark.vocabulary, self.data.per_token] if backbone.takes_tokens else []
+
+    @property
+    def hidden(self) -> bool:
+        """Whether the stream is learned in one call, untold where an experience ends; a union of all has no end."""
+        return self.protocol.boundaries == "hidden" and "all_data" not in self.parts.strategy.needs
+
+    def begin_hidden(self) -> None:
+        """Reseed, once for the whole stream; outputs are revealed by the batches that show them."""
+        self.seeds.start(0)
+
+    def begin(self, positions: list[int]) -> None:
+        """Reseed, and reveal the outputs of what is learned next."""
+        self.seeds.start(positions[-1])
+        self.space.begin([frozenset(self.stream.splits[i].classes) for i in positions])
+
+    def experience(self, positions: list[int]) -> Experience:
+        """The data of these experiences on the device, gathered and transformed once; call `begin` first."""
+        inputs, labels, tasks = [], [], []
+        for i in positions:
+            split = self.stream.splits[i]
+            inputs.append(self._inputs(split))
+            labels.append(split.y_train.to(self.device))
+            tasks.append(torch.full_like(labels[-1], i))
+        with_task = self.track.scenario == "task"
+        return Experience(
+            position=positions[-1],
+            task=positions[0] if with_task and len(positions) == 1 else None,
+            classes=tuple(sorted({label for i in positions for label in self.stream.splits[i].classes})),
+            outputs=self.space.width,
+            space=self.space,
+            x=torch.cat(inputs) if len(inputs) > 1 else inputs[0],
+            y=torch.cat(labels),
+            tasks=torch.cat(tasks) if with_task else None,
+            protocol=self.protocol,
+            generator=self.seeds.apart("data", positions[-1]) if self.hidden else self.seeds.torch("data"),
+        )
+
+    def _inputs(self, split: Split) -> Tensor:
+        """The training inputs of an experience, each seen through the transform of the one it comes from."""
+        x = self.benchmark.inputs(self.data.x_train[split.train].to(self.device))
+        if split.origin is None:
+            return x if split.transform is None else split.transform(x)
+        origins, counts = split.origin.unique_consecutive(return_counts=True)
+        transforms = [self._transforms[origin] for origin in origins]
+        parts = zip(x.split(counts.tolist()), transforms)
+        return torch.cat([part if transform is None else transform(part) for part, transform in parts])
+
+    def experiences(self) -> list[ExperienceInfo]:
+        """What each experience holds, for the record."""
+        names = self.stream.output_names
+        return [
+            ExperienceInfo(
+                classes=[names[label] for label in split.classes],
+                domain=split.domain,
+                train_samples=len(split.train),
+                test_samples=len(split.test),
+                **_realised(position, split),
+            )
+            for position, split in enumerate(self.stream.splits)
+        ]
+
+
+def _realised(position: int, split: Split) -> dict[str, Any]:
+    """What a variation has made of an experience; nothing for one of a clean stream."""
+    if split.origin is None:
+        return {}
+    counts = split.y_train.unique(return_counts=True)[1].tolist() if split.y_train.ndim == 1 else []
+    return {
+        "class_samples": counts,
+        "from_others": int((split.origin != position).sum()),
+        "noisy_labels": split.noisy,
+    }
+
+
+def _steps(experiences: int, needs: frozenset[str]) -> list[list[int]]:
+    positions = list(range(experiences))
+    if "all_data" in needs:
+        return [positions]
+    if "past_data" in needs:
+        return [positions[: i + 1] for i in positions]
+    return [[i] for i in positions]

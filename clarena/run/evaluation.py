@@ -1,0 +1,170 @@
+"""Run what a plan says is missing, log it beside that, and hand back the records: `clarena.evaluate`."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from clarena.contract.backbone import Backbone
+from clarena.contract.benchmark import Benchmark
+from clarena.contract.strategy import Strategy
+from clarena.errors import UsageError
+from clarena.plugins.host import Host, PluginSources
+from clarena.record.record import Record
+from clarena.record.store import Store
+from clarena.run.executors import Event, Listener, default_jobs, execute
+from clarena.run.planning import Plan, Settings, make_plan
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Results:
+    """The records of an evaluation, in the order of the request.
+
+    Attributes:
+        records: one for each cell that has one.
+        errors: what kept a cell from being recorded, by cell label.
+        untracked: what MLflow missed, one line each; `clarena sync` pushes it.
+    """
+
+    records: list[Record]
+    errors: dict[str, str] = field(default_factory=dict)
+    untracked: list[str] = field(default_factory=list)
+
+    def __iter__(self) -> Iterator[Record]:
+        return iter(self.records)
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def dataframe(self) -> "pd.DataFrame":
+        """One line per record: strategy, seed, status, every hyper-parameter and metric, and costs."""
+        import pandas as pd
+
+        return pd.DataFrame(
+            {
+                "strategy": r.cell.strategy.name,
+                "seed": r.cell.seed,
+                "status": r.status,
+                "track": r.cell.track.label,
+                **{f"{r.cell.strategy.name}.{key}": value for key, value in r.cell.strategy.hyperparameters.items()},
+                **r.metrics,
+                "train_seconds": r.train_seconds,
+                "predict_seconds": r.predict_seconds,
+                "peak_memory_bytes": r.peak_memory_bytes,
+                "state_bytes": r.state_bytes,
+                "parameters": r.parameters,
+                "reason": r.reason,
+            }
+            for r in self.records
+        )
+
+
+def evaluate(
+    strategies: str | type[Strategy] | Sequence[str | type[Strategy]],
+    *,
+    benchmark: str | type[Benchmark] = "split-digits",
+    scenario: str | None = None,
+    backbone: str | type[Backbone] = "mlp",
+    protocol: str = "standard",
+    seeds: int | Sequence[int] = 5,
+    settings: Settings | None = None,
+    limit: int | None = None,
+    device: str = "cpu",
+    jobs: int | None = None,
+    store: str | Path = "runs",
+    tracking_uri: str | None = None,
+    track: bool = True,
+    retry: bool = False,
+    plugins: PluginSources | None = None,
+    listener: Listener | None = None,
+) -> Results:
+    """Run strategies on one track and return their records; what the store holds already is not run again.
+
+    Args:
+        strategies: names or classes.
+        benchmark, backbone: a name or a class.
+        scenario: `class`, `domain` or `task`; None takes the benchmark's first.
+        protocol: a preset.
+        seeds: how many (0, 1, …), or which.
+        settings: by owner, as in `{"ewc": {"strength": 10}, "protocol": {"epochs": 1}, "stream": {"blur": 0.1}}`;
+            `learning_rate` can be set for every strategy.
+        limit: use only so many samples of each experience; never ranked.
+        device: `cpu`, `cuda`, `cuda:N`.
+        jobs: runs at a time, each in a process of its own; 1 runs them in this one. None takes one per core.
+        store: the directory of records.
+        tracking_uri: of MLflow; None takes MLFLOW_TRACKING_URI, or an SQLite file in the working directory.
+        track: whether to log to MLflow at all.
+        retry: run failed, interrupted and out-of-memory cells again.
+        plugins: where to look for plugins besides the installed ones.
+        listener: told of every event as it happens.
+
+    Raises:
+        UsageError: when the request itself is wrong.
+        ClarenaError: when data or the store cannot be used.
+    """
+    plan = make_plan(
+        [strategies] if isinstance(strategies, str | type) else strategies,
+        benchmark=benchmark,
+        scenario=scenario,
+        backbone=backbone,
+        preset=protocol,
+        seeds=range(seeds) if isinstance(seeds, int) else seeds,
+        settings=settings or {},
+        limit=limit,
+        device=device,
+        store=store,
+        retry=retry,
+        host=Host.discover(plugins),
+    )
+    return carry_out(plan, store, jobs=jobs, tracking_uri=tracking_uri, track=track, listener=listener)
+
+
+def carry_out(
+    plan: Plan,
+    store: str | Path,
+    *,
+    jobs: int | None = None,
+    tracking_uri: str | None = None,
+    track: bool = True,
+    listener: Listener | None = None,
+) -> Results:
+    """Run what is missing, log it to MLflow beside that, and collect the records."""
+    if jobs is not None and jobs < 1:
+        raise UsageError(f"jobs = {jobs} is not valid: give how many runs at a time, 1 or more.")
+    place = Store(store)
+    if plan.missing:
+        place.prepare()
+    records = dict(plan.done)
+    errors = {work.cell.label: plan.damaged[work.cell.id] for work in plan.works if work.cell.id in plan.damaged}
+    tracker = None
+    if track and plan.missing:
+        from clarena.tracking import BackgroundTracker
+
+        tracker = BackgroundTracker(place, tracking_uri)
+
+    def on_event(event: Event) -> None:
+        cell = event.work.cell
+        if event.kind == "done" and event.record:
+            records[cell.id] = event.record
+            if tracker:
+                tracker.submit(event.record)
+        elif event.kind == "error":
+            errors[cell.label] = event.message
+        if listener:
+            listener(event)
+
+    missing = plan.missing
+    failures = []
+    try:
+        execute(missing, jobs or default_jobs(missing[0].device, len(missing)) if missing else 1, on_event)
+    finally:
+        if tracker:
+            failures = tracker.close()
+    return Results(
+        [records[work.cell.id] for work in plan.works if work.cell.id in records],
+        errors,
+        [f"{failure.cell}: {failure.reason}" for failure in failures],
+    )

@@ -1,0 +1,331 @@
+"""Plan which cells a request means: check it as a whole before anything runs, and look up what is there already."""
+
+import json
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from operator import index
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+from pydantic import Field
+
+from clarena.contract.backbone import Backbone
+from clarena.contract.benchmark import Benchmark
+from clarena.contract.strategy import NEEDS, Strategy, is_reference
+from clarena.errors import ClarenaError, DataError, UsageError, unknown_name
+from clarena.plugins.composite import Composite, part_names
+from clarena.plugins.host import Host
+from clarena.plugins.parameters import parameters, parse
+from clarena.plugins.registry import first_sentence
+from clarena.plugins.sources import source_hash
+from clarena.protocol.protocol import SCENARIOS, Part, Scenario, Track, protocol, variation
+from clarena.record.record import FIRST_TUNING_SEED, RETRIED, Cell, Record, StrategyInfo
+from clarena.record.store import Store
+from clarena.run.arena import Arena, Parts, load_data
+from clarena.run.boundaries import admit
+from clarena.run.environment import device_named
+from clarena.run.worker import Work
+from clarena.toolbox.seeding import forked
+
+Settings = Mapping[str, Mapping[str, Any]]
+"""Values by owner: `{"ewc": {"strength": 10}, "benchmark": {"experiences": 2}, "protocol": {"epochs": 1}}`."""
+
+OWNERS = ("benchmark", "stream", "backbone", "protocol")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The cells of a request, and what the store holds of them.
+
+    Attributes:
+        works: all cells, strategy by strategy.
+        done: records that are there already, by cell id.
+        damaged: why a record cannot be read, by cell id; such a cell is not run.
+    """
+
+    track: Track
+    works: list[Work]
+    done: dict[str, Record]
+    damaged: dict[str, str]
+
+    @property
+    def missing(self) -> list[Work]:
+        """The cells to be run."""
+        return [work for work in self.works if work.cell.id not in self.done and work.cell.id not in self.damaged]
+
+
+def make_plan(
+    strategies: Sequence[str | type[Strategy]],
+    *,
+    benchmark: str | type[Benchmark],
+    scenario: str | None,
+    backbone: str | type[Backbone],
+    preset: str,
+    seeds: Sequence[int],
+    settings: Settings,
+    limit: int | None,
+    device: str,
+    store: str | Path,
+    retry: bool,
+    host: Host,
+    chosen: Mapping[str, str] | None = None,
+    tuning: bool = False,
+) -> Plan:
+    """Check the request, and name its cells; see `clarena.evaluate`.
+
+    Args:
+        chosen: how a strategy's hyper-parameters were chosen, by its name; where nothing is said, they are the
+            `default` or, with any among the settings, chosen `by hand`.
+        tuning: plan tuning runs: on validation data, under seeds that are kept for them.
+    """
+    if not strategies:
+        raise UsageError(f"Name at least one strategy. Known: {', '.join(host.strategies.names())}.")
+    seeds = _checked_seeds(seeds, tuning)
+    device_named(device)
+    changes = dict(settings.get("protocol", {})) | ({"limit": limit} if limit is not None else {})
+    held_equal = protocol(preset, changes)
+    if tuning:
+        held_equal = held_equal.model_copy(update={"tested_on": "validation"})
+    benchmark_class: type[Benchmark] = host.benchmarks.resolve(benchmark)
+    backbone_class: type[Backbone] = host.backbones.resolve(backbone)
+    options = parse(benchmark_class, settings.get("benchmark", {}), "benchmark")
+    backbone_options = parse(backbone_class, settings.get("backbone", {}), "backbone")
+    track = Track(
+        benchmark=Part(
+            name=benchmark_class.name,
+            options=options,
+            revision=benchmark_class.revision,
+            fingerprint=_fingerprint(benchmark_class, json.dumps(options, sort_keys=True)),
+        ),
+        scenario=_scenario(scenario, benchmark_class),
+        backbone=Part(
+            name=backbone_class.name,
+            options=backbone_options,
+            revision=backbone_class.revision,
+            fingerprint=backbone_class.fingerprint(backbone_options),
+        ),
+        protocol=held_equal,
+        stream=variation(settings.get("stream", {})),
+    )
+    rows = [(given, host.strategy(given)) for given in strategies]
+    _check_owners(settings, [owner for _, cls in rows for owner in _owners(cls)])
+    works = []
+    for given, cls in rows:
+        info = _strategy_info(cls, _values_of(cls, settings), track, _plugin(host, given))
+        by_hand = any(settings.get(owner) for owner in _owners(cls))
+        how = (chosen or {}).get(cls.name, "by hand" if by_hand else "default")
+        info = info.model_copy(update={"chosen": how})
+        _try_out(Parts(cls, benchmark_class, backbone_class), info, track, seeds[0])
+        for seed in seeds:
+            work = Work(
+                cell=Cell(track=track, strategy=info, seed=seed),
+                sources=host.sources,
+                parts={"strategy": given, "benchmark": benchmark, "backbone": backbone},
+                device=device,
+                store=str(Path(store).absolute()),
+                command=_command(),
+                retry=retry,
+            )
+            works.append(work)
+    if len({work.cell.id for work in works}) < len(works):
+        raise UsageError("A strategy is named twice. Name each once; --set changes its hyper-parameters.")
+    done, damaged = {}, {}
+    for work in works:
+        try:
+            record = Store(store).find(work.cell)
+        except ClarenaError as error:
+            damaged[work.cell.id] = str(error)
+            continue
+        if record and not (retry and record.status in RETRIED):
+            done[work.cell.id] = record
+    return Plan(track, works, done, damaged)
+
+
+def _try_out(parts: Parts, info: StrategyInfo, track: Track, seed: int) -> None:
+    """Make one seed's stream and set the strategy up, so that what cannot work fails here and not in every cell.
+
+    Only what the user can fix in the request is raised; a faulty strategy fails in its own run, where its traceback
+    is recorded.
+    """
+    with forked(seed):
+        try:
+            arena = Arena(track, parts, seed, torch.device("cpu"))
+        except ClarenaError:
+            raise
+        except Exception as error:  # whatever a plugin's benchmark raises
+            message = f"The benchmark {track.benchmark.name} is faulty: {type(error).__name__}: {error}"
+            raise DataError(message) from error
+        try:
+            arena.set_up(parts.strategy(**info.hyperparameters), info.learning_rate)
+        except UsageError:
+            raise
+        except Exception:
+            return
+        admit(track, parts, info, seed)
+        if arena.data.per_token:
+            _rehearse(parts, info, track, seed)
+
+
+def _rehearse(parts: Parts, info: StrategyInfo, track: Track, seed: int) -> None:
+    """Learn the first tokens of two sequences of each of two experiences: most methods are made for one label a sample.
+
+    So few tokens, fewer than there are outputs, that one dimension cannot be taken for the other.
+
+    Raises:
+        UsageError: where the strategy cannot learn from a label for every token, or answers for whole sequences.
+    """
+    short = track.protocol.model_copy(update={"epochs": 1, "limit": 2})
+    once = track.model_copy(update={"protocol": short})
+    arena = Arena(once, parts, seed, torch.device("cpu"))
+    try:
+        strategy = arena.set_up(parts.strategy(**info.hyperparameters), info.learning_rate)
+        for positions in arena.steps[:2]:
+            arena.begin(positions)
+            experience = arena.experience(positions)
+            experience.x, experience.y = experience.x[:, :3], experience.y[:, :3]
+            strategy.learn(experience)
+            answer = tuple(strategy.predict(experience.x).shape)
+            wanted = (*experience.y.shape, arena.space.width)
+            if answer != wanted:
+                raise UsageError(f"for tokens {tuple(experience.x.shape)} its scores are {answer}, not {wanted}")
+    except Exception as error:  # whatever comes of labels that are not what a method expects
+        what = str(error) if isinstance(error, ClarenaError) else f"{type(error).__name__}: {error}"
+        raise UsageError(
+            f"{info.name} cannot learn {track.benchmark.name}, where every token has a label, as it is set: {what}\n"
+            "Methods that look at scores or parameters alone can: finetune, er, ewc with --set ewc.fisher=sample, …"
+        ) from error
+
+
+def _owners(cls: type[Strategy]) -> list[str]:
+    """The owners by which a strategy's hyper-parameters are set; a composite's are `ewc+lwf.ewc` and the like."""
+    if issubclass(cls, Composite):
+        return [cls.name, *(f"{cls.name}.{member.name}" for member in cls.members)]
+    return [cls.name]
+
+
+def _values_of(cls: type[Strategy], settings: Settings) -> dict[str, Any]:
+    values = dict(settings.get(cls.name, {}))
+    if issubclass(cls, Composite):
+        given = {member.name: settings.get(f"{cls.name}.{member.name}", {}) for member in cls.members}
+        values["parts"] = cls.complete(given)
+    return values
+
+
+def _strategy_info(cls: type[Strategy], values: Mapping[str, Any], track: Track, plugin: str) -> StrategyInfo:
+    if track.scenario not in cls.scenarios:
+        raise UsageError(
+            f"{cls.name} does not run in the {track.scenario} scenario; it runs in: {_in_order(cls.scenarios)}."
+        )
+    if "known_stream_length" in cls.needs and track.protocol.stream_length == "unknown":
+        raise UsageError(f"{cls.name} {NEEDS['known_stream_length']}. Grant it: --set protocol.stream_length=known.")
+    values = dict(values)
+    rate = track.protocol.learning_rate
+    owner = owner_of_learning_rate(cls)
+    if owner is None and "learning_rate" in values:
+        rate = parse(LearningRate, {"learning_rate": values.pop("learning_rate")}, cls.name)["learning_rate"]
+    if owner not in (None, cls.name) and "learning_rate" in values:
+        raise UsageError(
+            f"{cls.name} takes the learning rate of its part {owner}. Set that one: "
+            f"--set {cls.name}.{owner}.learning_rate={values['learning_rate']}"
+        )
+    hyperparameters = parse(cls, values, cls.name)
+    if owner is not None:
+        own = hyperparameters if owner == cls.name else hyperparameters["parts"][owner]
+        rate = own["learning_rate"]
+    return StrategyInfo(
+        name=cls.name,
+        plugin=plugin,
+        source_hash=source_hash(cls),
+        hyperparameters=hyperparameters,
+        learning_rate=rate,
+        reference=is_reference(cls),
+        summary=first_sentence(cls.__doc__),
+        paper=cls.reference,
+        family=cls.family,
+        carries=cls.carries,
+    )
+
+
+def owner_of_learning_rate(cls: type[Strategy]) -> str | None:
+    """Who declares a learning rate of its own: the strategy, the first part of a composite that does, or nobody."""
+    members = cls.members if issubclass(cls, Composite) else (cls,)
+    return next((member.name for member in members if "learning_rate" in parameters(member)), None)
+
+
+class LearningRate:
+    """The one hyper-parameter that the host owns: every strategy's row may set its own."""
+
+    def __init__(
+        self, *, learning_rate: Annotated[float, Field(gt=0, description="Learning rate of the optimiser.")]
+    ) -> None:
+        self.learning_rate = learning_rate
+
+
+def _scenario(wanted: str | None, benchmark: type[Benchmark]) -> Scenario:
+    if wanted is None:
+        return benchmark.scenarios[0]
+    if wanted not in SCENARIOS:
+        raise unknown_name("scenario", wanted, SCENARIOS)
+    if wanted not in benchmark.scenarios:
+        raise UsageError(
+            f"{benchmark.name} makes no sense in the {wanted} scenario; it has: {', '.join(benchmark.scenarios)}."
+        )
+    return wanted
+
+
+def _checked_seeds(seeds: Sequence[int], tuning: bool) -> list[int]:
+    if not len(seeds):
+        raise UsageError("Give at least one seed: --seeds 5 runs seeds 0 to 4, --seeds 0,3,7 those three.")
+    try:
+        seeds = [index(seed) for seed in seeds]
+    except TypeError as error:
+        raise UsageError(f"Seeds must be whole numbers, not {seeds!r}.") from error
+    negative = [seed for seed in seeds if seed < 0]
+    if negative:
+        raise UsageError(f"Seeds must not be negative: {negative[0]}.")
+    kept = [seed for seed in seeds if seed >= FIRST_TUNING_SEED]
+    if kept and not tuning:
+        raise UsageError(f"Seeds from {FIRST_TUNING_SEED} on are kept for tuning: {kept[0]}. Take smaller ones.")
+    repeated = sorted({seed for seed in seeds if list(seeds).count(seed) > 1})
+    if repeated:
+        raise UsageError(f"Seeds must not repeat: {', '.join(map(str, repeated))}.")
+    return seeds
+
+
+@lru_cache(maxsize=8)
+def _fingerprint(benchmark: type[Benchmark], options: str) -> str:
+    try:
+        return load_data(benchmark, options).fingerprint()
+    except ClarenaError:
+        raise
+    except Exception as error:  # whatever a plugin's benchmark raises
+        raise DataError(f"The benchmark {benchmark.name} is faulty: {type(error).__name__}: {error}") from error
+
+
+def _check_owners(settings: Settings, names: list[str]) -> None:
+    for owner in settings:
+        if owner not in (*OWNERS, *names):
+            raise unknown_name("owner of a --set value in this evaluation", owner, [*OWNERS, *names])
+
+
+def _plugin(host: Host, given: str | type[Any]) -> str:
+    """The plugin that offers a strategy, with its origin; a class given from Python has none."""
+    if not isinstance(given, str):
+        return f"class {given.__module__}.{given.__qualname__}"
+    if given not in host.strategies.names() and len(parts := part_names(given)) > 1:
+        return ", ".join(sorted({_plugin(host, part) for part in parts}))
+    entry = host.strategies.entry(given)
+    return f"{entry.plugin} ({entry.origin})"
+
+
+def _command() -> str:
+    """The command that asked for this, as it can be typed again."""
+    return shlex.join(["clarena", *sys.argv[1:]]) if Path(sys.argv[0]).name == "clarena" else "clarena.evaluate(...)"
+
+
+def _in_order(scenarios: frozenset[str]) -> str:
+    return ", ".join(scenario for scenario in SCENARIOS if scenario in scenarios)

@@ -1,0 +1,346 @@
+"""Run one cell: learn the stream experience by experience, test after each, keep a checkpoint, write a record.
+
+The runner speaks to a strategy only through `setup`, `learn`, `predict`, `state_dict` and `load_state_dict`.
+"""
+
+import hashlib
+import io
+import traceback
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from clarena.contract.experience import Experience, HiddenStream, Meter
+from clarena.contract.strategy import Strategy
+from clarena.errors import ClarenaError, ClarenaWarning, DivergedError, StoreError
+from clarena.record.record import Cell, Cost, CurvePoint, Predictions, Record, Status, now
+from clarena.record.store import CHECKPOINT, Store, write_atomic
+from clarena.run.arena import Arena, Parts
+from clarena.run.clock import Clock
+from clarena.run.environment import configured, environment, peak_memory, reset_peak_memory
+from clarena.run.testset import UNDEFINED, Answers, TestSet
+from clarena.toolbox.modules import state_bytes
+from clarena.toolbox.seeding import forked
+
+DIGEST_BYTES = 32
+"""A checkpoint begins with the SHA-256 of what follows: torch does not notice every altered byte."""
+
+Progress = Callable[[float], None]
+"""Told the share of the run that is done, in [0, 1]."""
+
+
+@dataclass
+class State:
+    """What a run has produced so far; together with the strategy's state it is the checkpoint.
+
+    Attributes:
+        rows: what was predicted, the first from before any learning.
+        costs: one entry per call of `learn`.
+        curve: accuracy within experiences.
+        resumed: after which experiences the run was resumed.
+    """
+
+    rows: list[Answers] = field(default_factory=list)
+    costs: list[Cost] = field(default_factory=list)
+    curve: list[CurvePoint] = field(default_factory=list)
+    resumed: list[int] = field(default_factory=list)
+
+
+class Run:
+    """One cell being run on a device."""
+
+    def __init__(
+        self,
+        cell: Cell,
+        parts: Parts,
+        device: torch.device,
+        store: Store,
+        *,
+        command: str = "",
+        progress: Progress = lambda share: None,
+    ) -> None:
+        self.cell, self.parts, self.device, self.store = cell, parts, device, store
+        self.command, self.progress = command, progress
+        self.checkpoint = store.folder(cell) / CHECKPOINT
+        self.arena: Arena | None = None
+        self.state = State()
+
+    def execute(self) -> Record:
+        """Run to the end, from the last checkpoint where there is one, and write the record whatever happens.
+
+        The caller's settings of torch and global random numbers are as they were when this returns.
+
+        Raises:
+            StoreError: when the store cannot be written.
+            KeyboardInterrupt: after a record of the interruption was written.
+        """
+        self.started = now()
+        with forked(self.cell.seed), configured(self.cell.track.protocol):
+            return self._execute()
+
+    def _execute(self) -> Record:
+        try:
+            reset_peak_memory(self.device)
+            self.arena = Arena(self.cell.track, self.parts, self.cell.seed, self.device)
+            self._learn_stream(self.arena)
+        except StoreError:
+            raise
+        except KeyboardInterrupt as error:
+            with suppress(StoreError):  # stopping comes first, and the checkpoint is there
+                self._finish("interrupted", error)
+            raise
+        except DivergedError as error:
+            return self._finish("diverged", error)
+        except (Exception, SystemExit) as error:
+            return self._finish("out_of_memory" if is_out_of_memory(error) else "failed", error)
+        return self._finish("finished")
+
+    def _learn_stream(self, arena: Arena) -> None:
+        if arena.hidden:
+            self._learn_hidden(arena, self._fresh(arena))
+            return
+        strategy = self._restored(arena)
+        if strategy is None:
+            strategy = self._fresh(arena)
+        for positions in arena.steps[len(self.state.costs) :]:
+            arena.begin(positions)
+            self._learn(arena, strategy, positions)
+            self._save(strategy)
+
+    def _fresh(self, arena: Arena) -> Strategy:
+        self.state = State()
+        strategy = self._set_up(arena)
+        self.state.rows.append(arena.test.answers(strategy, arena.space))
+        return strategy
+
+    def _set_up(self, arena: Arena) -> Strategy:
+        info = self.cell.strategy
+        return arena.set_up(self.parts.strategy(**info.hyperparameters), info.learning_rate)
+
+    def _learn(self, arena: Arena, strategy: Strategy, positions: list[int]) -> None:
+        """Learn one experience (or a union of several), test, and account for it."""
+        experience = arena.experience(positions)
+        clock = Clock(self.device)
+        self._watch(arena, strategy, experience, clock, experience.meter)
+        with clock:
+            strategy.learn(experience)
+        self._account(arena, strategy, experience, clock.seconds, experience.meter)
+
+    def _learn_hidden(self, arena: Arena, strategy: Strategy) -> None:
+        """Learn the stream in one call; between experiences the clock stops, and the host tests and accounts.
+
+        There is no checkpoint: nobody can come back into the middle of a call.
+        """
+        clock = Clock(self.device)
+        seconds, before = 0.0, Meter()
+        experience: Experience | None = None
+
+        def account() -> None:
+            nonlocal seconds, before
+            assert experience is not None
+            self._account(arena, strategy, experience, clock.seconds - seconds, stream.meter.since(before))
+            seconds, before = clock.seconds, stream.meter.copy()
+
+        def parts() -> Iterator[Experience]:
+            nonlocal experience
+            for positions in arena.steps:
+                with clock.stopped():
+                    if experience is not None:
+                        account()
+                    experience = arena.experience(positions)
+                    self._watch(arena, strategy, experience, clock, stream.meter)
+                yield experience
+
+        arena.begin_hidden()
+        stream = HiddenStream(parts(), arena.space, arena.protocol)
+        with clock:
+            strategy.learn(cast(Experience, stream))
+        stream.check_finished()
+        account()
+
+    def _account(self, arena: Arena, strategy: Strategy, experience: Experience, seconds: float, meter: Meter) -> None:
+        """Test after an experience, and put down what it has cost."""
+        position, testing = experience.position + 1, Clock(self.device)
+        loss = finite_loss(meter, experience.position)
+        with testing:
+            row = arena.test.answers(strategy, arena.space)
+        skipped = position - len(self.state.rows)  # joint has no rows between the first and the last
+        self.state.rows += [_unasked(row)] * skipped + [row]
+        self.state.costs.append(
+            Cost(
+                position=position,
+                train_seconds=seconds,
+                predict_seconds=testing.seconds,
+                peak_memory_bytes=peak_memory(self.device),
+                state_bytes=state_bytes(strategy),
+                parameters=sum(p.numel() for p in strategy.parameters()),
+                passes=meter.samples / len(experience),
+                steps=meter.steps,
+                replayed=meter.replayed,
+                scanned=meter.scanned,
+                accesses=meter.accesses,
+                mean_loss=loss,
+            )
+        )
+
+    def _watch(self, arena: Arena, strategy: Strategy, experience: Experience, clock: Clock, meter: Meter) -> None:
+        """At every step of the experience: report progress, and test where `eval_every` says so, the clock stopped.
+
+        Whether the loss is finite is looked up once for each pass over the data, because that waits for the device.
+        `meter`: of the experience or, where boundaries are hidden, of the stream.
+        """
+        protocol, finished = arena.protocol, len(self.state.costs)
+        steps_per_pass = -(-len(experience) // protocol.batch_size)
+        total = protocol.epochs * steps_per_pass
+        # The experience itself is not kept here: that cycle would hold all of the run until Python looks for cycles.
+        position, before = experience.position, meter.steps
+
+        def on_step(step: int) -> None:
+            step -= before
+            if step and step % steps_per_pass == 0:
+                finite_loss(meter, position)
+            if protocol.eval_every and step and step % protocol.eval_every == 0:
+                with clock.stopped():
+                    accuracy = _accuracy(arena.test.predict(strategy, arena.space), arena.test)
+                self.state.curve.append(CurvePoint(position=position + 1, step=step, accuracy=accuracy))
+            self.progress((finished + min(1.0, step / total)) / len(arena.steps))
+
+        experience.on_step = on_step
+
+    # --- checkpoints -------------------------------------------------------------------------------------------
+
+    def _save(self, strategy: Strategy) -> None:
+        content = {
+            "cell": self.cell.id,
+            "strategy": strategy.state_dict(),
+            "rows": [[None if part is None else torch.from_numpy(part) for part in row] for row in self.state.rows],
+            "costs": [cost.model_dump() for cost in self.state.costs],
+            "curve": [point.model_dump() for point in self.state.curve],
+            "resumed": self.state.resumed,
+        }
+        buffer = io.BytesIO()
+        torch.save(content, buffer)
+        saved = buffer.getvalue()
+        write_atomic(self.checkpoint, hashlib.sha256(saved).digest() + saved)
+
+    def _restored(self, arena: Arena) -> Strategy | None:
+        """A strategy as it was after the last finished experience, or None where there is no usable checkpoint."""
+        if not self.checkpoint.exists():
+            return None
+        try:
+            content = self.checkpoint.read_bytes()
+            digest, content = content[:DIGEST_BYTES], content[DIGEST_BYTES:]
+            if hashlib.sha256(content).digest() != digest:
+                raise ValueError("it is damaged: the SHA-256 differs")
+            saved = torch.load(io.BytesIO(content), map_location=self.device, weights_only=True)
+            if saved["cell"] != self.cell.id:
+                raise ValueError("it belongs to another cell")
+            costs = [Cost(**cost) for cost in saved["costs"]]
+            strategy = self._set_up(arena)
+            for positions in arena.steps[: len(costs)]:
+                arena.begin(positions)
+            strategy.load_state_dict(saved["strategy"])
+            self.state = State(
+                rows=[
+                    Answers(predicted.cpu().numpy(), None if likely is None else likely.cpu().numpy())
+                    for predicted, likely in saved["rows"]
+                ],
+                costs=costs,
+                curve=[CurvePoint(**point) for point in saved["curve"]],
+                resumed=[*saved["resumed"], costs[-1].position],
+            )
+        except Exception as error:
+            # Whatever is wrong with the file, starting this seed over is safe; finished records are elsewhere.
+            reason = " ".join(str(error).split())[:200]
+            message = f"The checkpoint {self.checkpoint} cannot be used; starting over. ({reason})"
+            warnings.warn(message, ClarenaWarning, stacklevel=2)
+            return None
+        return strategy
+
+    # --- the record --------------------------------------------------------------------------------------------
+
+    def _finish(self, status: Status, error: BaseException | None = None) -> Record:
+        realised: dict[str, Any] = {}
+        predictions = None
+        if self.arena is not None:
+            names = list(self.arena.stream.output_names)
+            realised = {"output_names": names, "experiences": self.arena.experiences()}
+            if self.state.rows:
+                missing = len(self.arena.stream.splits) + 1 - len(self.state.rows)
+                predicted, likely = zip(*self.state.rows, *[_unasked(self.state.rows[0])] * missing)
+                test = self.arena.test
+                predictions = Predictions(
+                    predicted=np.stack(predicted),
+                    labels=test.labels,
+                    experience=test.experience,
+                    log_probability=None if test.text_bytes is None else np.stack(likely),
+                    text_bytes=test.text_bytes,
+                )
+                realised |= predictions.summary(names)
+        record = Record(
+            cell=self.cell,
+            cell_id=self.cell.id,
+            track_digest=self.cell.track.digest,
+            status=status,
+            reason=_reason(error),
+            traceback="".join(traceback.format_exception(error)) if error and status == "failed" else None,
+            costs=self.state.costs,
+            curve=self.state.curve,
+            resumed=self.state.resumed,
+            environment=environment(self.device),
+            command=self.command,
+            started=self.started,
+            ended=now(),
+            **realised,
+        )
+        record = self.store.write(record, predictions)
+        if status in ("finished", "diverged"):
+            self.checkpoint.unlink(missing_ok=True)
+        return record
+
+
+def finite_loss(meter: Meter, position: int) -> float:
+    """The mean loss so far, NaN where none was observed; raises `DivergedError` where one was not finite.
+
+    Args:
+        meter: what was spent up to now.
+        position: of the experience that is learned, from 0.
+    """
+    loss = meter.mean_loss
+    if loss is not None and not np.isfinite(loss):
+        raise DivergedError(f"The loss in experience {position + 1} is not finite.")
+    return float("nan") if loss is None else loss
+
+
+def _unasked(row: Answers) -> Answers:
+    """A row of the same size as this one, in which nothing was predicted."""
+    predicted, likely = row
+    return Answers(np.full_like(predicted, UNDEFINED), None if likely is None else np.full_like(likely, np.nan))
+
+
+def _accuracy(row: NDArray[np.int64], test: TestSet) -> list[float]:
+    """Accuracy on each experience of one row of predictions; NaN where it was not predicted."""
+    parts = [test.experience == j for j in range(len(test.classes))]
+    return [
+        float(np.mean(row[part] == test.labels[part])) if (row[part] != UNDEFINED).all() else float("nan")
+        for part in parts
+    ]
+
+
+def _reason(error: BaseException | None) -> str | None:
+    if error is None:
+        return None
+    if isinstance(error, KeyboardInterrupt):
+        return "stopped by the user"
+    text = " ".join(str(error).split())
+    return text if isinstance(error, ClarenaError) else f"{type(error).__name__}: {text}"
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, torch.cuda.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)

@@ -1,0 +1,147 @@
+"""Run cells in a process of their own, started by an executor: `python -m clarena.run.worker FD`."""
+
+import os
+import signal
+import sys
+import time
+import warnings
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from queue import SimpleQueue
+from threading import Thread
+from typing import Any
+
+import cloudpickle
+
+from clarena.errors import ClarenaError, PluginError
+from clarena.plugins.host import Host, PluginSources
+from clarena.plugins.sources import source_hash
+from clarena.record.record import RETRIED, Cell, Record
+from clarena.record.store import Store
+from clarena.run.arena import Parts
+from clarena.run.environment import device_named
+from clarena.run.runner import Progress, Run
+
+BUSY = "busy"
+"""The answer when another process holds the cell."""
+PROGRESS_SECONDS = 0.1
+INTERRUPTED = 130
+"""The exit code of a worker that was told to stop."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """A cell to be run, and all that a process needs to know to run it.
+
+    Attributes:
+        parts: the name, or where the caller gave one the class, of strategy, benchmark and backbone.
+        retry: run it again where an earlier record failed, was interrupted, or ran out of memory.
+    """
+
+    cell: Cell
+    sources: PluginSources
+    parts: dict[str, str | type[Any]]
+    device: str
+    store: str
+    command: str = ""
+    retry: bool = False
+
+
+def run_work(work: Work, progress: Progress) -> Record | str:
+    """Run a cell unless its record is there already; `BUSY` where another process is running it.
+
+    Raises:
+        ClarenaError: when the store cannot be used.
+        KeyboardInterrupt: after a record of the interruption was written.
+    """
+    store = Store(work.store)
+    with store.locked(work.cell) as mine:
+        if not mine:
+            return BUSY
+        existing = store.find(work.cell)
+        if existing and not (work.retry and existing.status in RETRIED):
+            return existing
+        run = Run(
+            work.cell,
+            look_up(work),
+            device_named(work.device),
+            store,
+            command=work.command,
+            progress=seldom(progress),
+        )
+        return run.execute()
+
+
+def look_up(work: Work) -> Parts:
+    """The classes behind the names of a cell.
+
+    Raises:
+        PluginError: when the strategy's source is no longer the one that the cell's identity is made of.
+    """
+    host, parts = Host.discover(work.sources), work.parts
+    strategy = host.strategy(parts["strategy"])
+    info = work.cell.strategy
+    if isinstance(parts["strategy"], str) and source_hash(strategy) != info.source_hash:
+        raise PluginError(f"The source of {info.name} has changed since the evaluation began. Start it again.")
+    return Parts(
+        strategy=strategy,
+        benchmark=host.benchmarks.resolve(parts["benchmark"]),
+        backbone=host.backbones.resolve(parts["backbone"]),
+    )
+
+
+def seldom(progress: Progress) -> Progress:
+    """The same, but told no more often than a person can see: a step may take less than a millisecond."""
+    due = 0.0
+
+    def tell(share: float) -> None:
+        nonlocal due
+        if time.monotonic() >= due:
+            progress(share)
+            due = time.monotonic() + PROGRESS_SECONDS
+
+    return tell
+
+
+def main(descriptor: int) -> None:
+    """Answer work from the executor until it hangs up, or until a signal says to stop."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
+    connection: Connection[Any, Any] = Connection(descriptor)
+    inbox: SimpleQueue[bytes] = SimpleQueue()
+
+    def listen() -> None:
+        try:
+            while True:
+                inbox.put(connection.recv_bytes())
+        except (EOFError, OSError):
+            os._exit(1)  # the executor is gone; the checkpoint is on disk, and the lock goes with this process
+
+    def send(kind: str, content: Any) -> None:
+        connection.send_bytes(cloudpickle.dumps((kind, content)))
+
+    def answer(packed: bytes) -> None:
+        try:
+            work: Work = cloudpickle.loads(packed)
+        except Exception as error:  # whatever the import of a class raises
+            send("error", f"A worker process cannot load the class ({type(error).__name__}: {error}). Use jobs=1.")
+            return
+        try:
+            send("done", run_work(work, lambda share: send("progress", share)))
+        except ClarenaError as error:
+            send("error", str(error))
+
+    try:
+        Thread(target=listen, daemon=True).start()
+        warnings.showwarning = lambda message, *_: send("warning", str(message))
+        send("ready", None)
+        while True:
+            answer(inbox.get())
+    except OSError:
+        return  # the executor is gone
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

@@ -1,0 +1,1 @@
+"""What a strategy, a backbone or a benchmark may use."""
