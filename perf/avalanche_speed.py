@@ -156,14 +156,14 @@ def rival(match: Match, model: Model, data: list[tuple[Tensor, Tensor]]) -> Call
 
 def race(match: Match, seed: int) -> Seconds:
     """Seconds of learning the whole stream [side, clock]: ours first, then Avalanche's."""
-    arena, strategy = split_mnist.arena(PROTOCOL, seed, match.ours, hidden=[256])
-    ours = arena.set_up(strategy(**match.options))
-    experiences = [arena.experience(positions) for positions in arena.steps]
+    realised, strategy = split_mnist.realised(PROTOCOL, seed, match.ours, hidden=[256])
+    ours = realised.set_up(strategy(**match.options))
+    experiences = [realised.experience(positions) for positions in realised.steps]
     train = rival(match, ours.model, [(experience.x, experience.y) for experience in experiences])
     seconds = np.zeros((2, 2))
-    for position, positions in enumerate(arena.steps):
-        arena.begin(positions)
-        experience = arena.experience(positions)
+    for position, positions in enumerate(realised.steps):
+        realised.begin(positions)
+        experience = realised.experience(positions)
         for side in (0, 1) if (seed + position) % 2 else (1, 0):
             start = now()
             if side == 0:

@@ -17,7 +17,7 @@ from time import perf_counter
 import numpy as np
 from made_up_mlflow import log
 
-from clarena.protocol.protocol import Part, Protocol, Track
+from clarena.protocol.protocol import NamedPart, Protocol, Track
 from clarena.record.record import Cell, Cost, ExperienceInfo, Predictions, Record, StrategyInfo
 from clarena.record.store import Store
 from clarena.tracking import Tracker
@@ -33,9 +33,9 @@ def cells(runs: int) -> Iterator[Cell]:
         rest, seed = divmod(i, SEEDS)
         row, number = divmod(rest, TRACKS)
         track = Track(
-            benchmark=Part(name=f"made-up-{number}", options={"experiences": EXPERIENCES}),
+            benchmark=NamedPart(name=f"made-up-{number}", options={"experiences": EXPERIENCES}),
             scenario="class",
-            backbone=Part(name="mlp"),
+            backbone=NamedPart(name="mlp"),
             protocol=Protocol(),
         )
         name = ("finetune", "joint")[row] if row < 2 else f"method{row % 7}"

@@ -45,12 +45,12 @@ def plain(model: Model) -> nn.Sequential:
 
 def race(seed: int, fused: bool | None) -> tuple[float, float]:
     """Seconds of training over the whole stream: ours, and by hand."""
-    arena, finetune = split_mnist.arena(PROTOCOL, seed)
-    strategy = arena.set_up(finetune())
+    realised, finetune = split_mnist.realised(PROTOCOL, seed)
+    strategy = realised.set_up(finetune())
     ours = theirs = 0.0
-    for positions in arena.steps:
-        arena.begin(positions)
-        experience = arena.experience(positions)
+    for positions in realised.steps:
+        realised.begin(positions)
+        experience = realised.experience(positions)
         strategy.context.grow(strategy.model)
         rival = plain(strategy.model)
         generator = torch.Generator().set_state(experience.generator.get_state())

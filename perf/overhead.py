@@ -30,16 +30,16 @@ def now() -> Seconds:
 
 def bare(seed: int, epochs: int) -> tuple[Seconds, Seconds]:
     """Seconds inside `learn` over the whole stream, and those of the test passes."""
-    arena, finetune = split_mnist.arena(Protocol(epochs=epochs), seed)
-    strategy = arena.set_up(finetune())
+    realised, finetune = split_mnist.realised(Protocol(epochs=epochs), seed)
+    strategy = realised.set_up(finetune())
     learning, testing = np.zeros(2), np.zeros(2)
-    for positions in arena.steps:
-        arena.begin(positions)
-        experience = arena.experience(positions)
+    for positions in realised.steps:
+        realised.begin(positions)
+        experience = realised.experience(positions)
         start = now()
         strategy.learn(experience)
         middle = now()
-        arena.test.predict(strategy, arena.space)
+        realised.test.predict(strategy, realised.space)
         learning, testing = learning + middle - start, testing + now() - middle
     return learning, testing
 

@@ -1,4 +1,4 @@
-"""What the measurements share: Split MNIST as an arena, in memory."""
+"""What the measurements share: Split MNIST as it is realised, in memory."""
 
 import json
 from collections.abc import Sequence
@@ -8,27 +8,27 @@ import torch
 from clarena import Benchmark, Data, DataError, Protocol, Strategy, Track
 from clarena.plugins.host import Host, PluginSources
 from clarena.plugins.parameters import parse
-from clarena.protocol.protocol import Part
-from clarena.run.arena import Arena, Parts, load_data
+from clarena.protocol.protocol import NamedPart
+from clarena.run.realisation import CellClasses, Realisation, load_data
 
 CPU = torch.device("cpu")
 
 
-def arena(
+def realised(
     protocol: Protocol, seed: int = 0, strategy: str = "finetune", hidden: Sequence[int] = (400, 400)
-) -> tuple[Arena, type[Strategy]]:
+) -> tuple[Realisation, type[Strategy]]:
     """Split MNIST with an MLP under this protocol, and the class of a strategy."""
     host = Host.discover(PluginSources(third_party=False))
     benchmark, backbone = host.benchmarks.load("split-mnist"), host.backbones.load("mlp")
     make_sure_of_data(benchmark)
     found = host.strategies.load(strategy)
     track = Track(
-        benchmark=Part(name="split-mnist", options=parse(benchmark, {}, "benchmark")),
+        benchmark=NamedPart(name="split-mnist", options=parse(benchmark, {}, "benchmark")),
         scenario="class",
-        backbone=Part(name="mlp", options=parse(backbone, {"hidden": list(hidden)}, "backbone")),
+        backbone=NamedPart(name="mlp", options=parse(backbone, {"hidden": list(hidden)}, "backbone")),
         protocol=protocol,
     )
-    return Arena(track, Parts(strategy=found, benchmark=benchmark, backbone=backbone), seed, CPU), found
+    return Realisation(track, CellClasses(strategy=found, benchmark=benchmark, backbone=backbone), seed, CPU), found
 
 
 def make_sure_of_data(benchmark: type[Benchmark]) -> None:

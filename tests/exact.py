@@ -54,8 +54,8 @@ class Smooth(Backbone):
 
 def begin(ours: Walk, position: int) -> Experience:
     """What `learn` does before the first step; the caller then makes the steps."""
-    ours.arena.begin(ours.arena.steps[position])
-    experience = ours.arena.experience(ours.arena.steps[position])
+    ours.realised.begin(ours.realised.steps[position])
+    experience = ours.realised.experience(ours.realised.steps[position])
     strategy = ours.strategy
     strategy.experience = experience
     strategy.context.grow(strategy.model)
@@ -78,7 +78,7 @@ def gradients(ours: Walk, loss: Tensor) -> list[Tensor]:
 
 def surroundings(ours: Walk) -> dict[str, Any]:
     """A copy of all that estimating an importance may not change."""
-    model, seeds = ours.strategy.model, ours.arena.seeds
+    model, seeds = ours.strategy.model, ours.realised.seeds
     streams = {name: seeds.torch(name).get_state() for name in STREAMS}
     return deepcopy(
         {

@@ -10,35 +10,35 @@ from clarena.checks.tiny import TinyMlp, TinyStream
 from clarena.contract.backbone import Backbone
 from clarena.contract.benchmark import Benchmark
 from clarena.contract.strategy import Strategy
-from clarena.protocol.protocol import Part, Protocol, Scenario, Track, Variation
-from clarena.run.arena import Arena, Parts
+from clarena.protocol.protocol import NamedPart, Protocol, Scenario, Track, Variation
+from clarena.run.realisation import CellClasses, Realisation
 
 CPU = torch.device("cpu")
 SCENARIOS: tuple[Scenario, ...] = ("class", "domain", "task")
 
 
 class Walk(NamedTuple):
-    """A strategy that was set up, in the arena of one seed."""
+    """A strategy that was set up, in the realisation of one seed."""
 
-    arena: Arena
+    realised: Realisation
     strategy: Any
 
     def step(self, position: int) -> Any:
         """Learn the step at this position; return its experience."""
-        self.arena.begin(self.arena.steps[position])
-        experience = self.arena.experience(self.arena.steps[position])
+        self.realised.begin(self.realised.steps[position])
+        experience = self.realised.experience(self.realised.steps[position])
         self.strategy.learn(experience)
         return experience
 
     def finish(self, start: int = 0) -> "Walk":
         """Learn every step from `start` on."""
-        for position in range(start, len(self.arena.steps)):
+        for position in range(start, len(self.realised.steps)):
             self.step(position)
         return self
 
     def predict(self) -> list[int]:
         """What the host makes of the strategy's scores."""
-        return self.arena.test.predict(self.strategy, self.arena.space).tolist()
+        return self.realised.test.predict(self.strategy, self.realised.space).tolist()
 
     def parameters(self) -> list[Tensor]:
         """Copies of the model's parameters."""
@@ -62,14 +62,14 @@ def walk(
         strategy = strategy()
     settings = {"epochs": 2, "batch_size": 8, "learning_rate": 0.01, "buffer_size": 12} | protocol
     track = Track(
-        benchmark=Part(name=benchmark.name, options=dict(benchmark_options or {})),
+        benchmark=NamedPart(name=benchmark.name, options=dict(benchmark_options or {})),
         scenario=scenario,
-        backbone=Part(name=backbone.name, options=dict(options or {})),
+        backbone=NamedPart(name=backbone.name, options=dict(options or {})),
         protocol=Protocol(**settings),
         stream=Variation(**stream or {}),
     )
-    arena = Arena(track, Parts(type(strategy), benchmark, backbone), seed, CPU)
-    return Walk(arena, arena.set_up(strategy))
+    realised = Realisation(track, CellClasses(type(strategy), benchmark, backbone), seed, CPU)
+    return Walk(realised, realised.set_up(strategy))
 
 
 def same(left: list[Tensor], right: list[Tensor]) -> bool:

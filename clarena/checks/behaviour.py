@@ -69,7 +69,7 @@ def _well_formed(trial: Trial, question: Question, when: str) -> None:
     scores = trial.strategy.predict(question.x.clone(), question.task)
     call = f"predict, {when},"
     require(isinstance(scores, Tensor), f"{call} returned {type(scores).__name__}. Return a tensor of scores.")
-    least, most = question.columns[-1] + 1, trial.arena.stream.outputs
+    least, most = question.columns[-1] + 1, trial.realised.stream.outputs
     require(
         scores.ndim == 2 and len(scores) == len(question.x) and least <= scores.shape[1] <= most,
         f"{call} returned scores of shape {list(scores.shape)} for {len(question.x)} inputs. Return "
@@ -168,7 +168,7 @@ def check_batch_independent(subject: Subject) -> None:
 def check_data_untouched(subject: Subject) -> None:
     """Neither training data nor test inputs are changed."""
     trial = Trial(subject)
-    test = trial.arena.test.x.clone()
+    test = trial.realised.test.x.clone()
     while trial.done < len(trial.steps):
         experience = trial.begin()
         before = experience.x.clone(), experience.y.clone()
@@ -182,7 +182,7 @@ def check_data_untouched(subject: Subject) -> None:
             x = question.x.clone()
             trial.strategy.predict(x, question.task)
             require(torch.equal(x, question.x), "predict changed its input x in place. Work on a copy.")
-    require(torch.equal(test, trial.arena.test.x), "The test inputs were changed. Work on a copy.")
+    require(torch.equal(test, trial.realised.test.x), "The test inputs were changed. Work on a copy.")
 
 
 def check_data_released(subject: Subject) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from clarena.contract.backbone import Backbone
 from clarena.contract.benchmark import Benchmark, Data, Split, Stream
 from clarena.contract.strategy import Strategy
-from clarena.protocol.protocol import Part, Protocol, Scenario, Track
+from clarena.protocol.protocol import NamedPart, Protocol, Scenario, Track
 
 SIZES = ((12, 11, 10), (13,), (9, 13))
 """Training samples of each class of each experience; in batches of 8 these end with 1, 5 and 6 samples."""
@@ -137,8 +137,8 @@ class Subject:
             stream_length="known" if known else "unknown",
         )
         return Track(
-            benchmark=Part(name=TinyStream.name, options=inputs),
+            benchmark=NamedPart(name=TinyStream.name, options=inputs),
             scenario=self.scenario,
-            backbone=Part(name=self.backbone.name, options=dict(self.options)),
+            backbone=NamedPart(name=self.backbone.name, options=dict(self.options)),
             protocol=protocol,
         )

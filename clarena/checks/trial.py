@@ -15,8 +15,8 @@ from clarena.contract.experience import Experience
 from clarena.contract.strategy import Strategy
 from clarena.contract.training import GradientStrategy
 from clarena.protocol.protocol import Protocol
-from clarena.run.arena import Arena, Parts
 from clarena.run.environment import configured
+from clarena.run.realisation import CellClasses, Realisation
 from clarena.toolbox.seeding import forked
 
 
@@ -61,10 +61,10 @@ class Trial:
         """Set up `strategy`, or a new object with these hyper-parameters; `learning_rate` replaces the protocol's."""
         self.subject, self.seed = subject, seed
         track = subject.track() if buffer_size is None else subject.track(buffer_size)
-        parts = Parts(subject.strategy, TinyStream, subject.backbone)
-        self.arena = Arena(track, parts, seed, torch.device("cpu"))
-        self.strategy = self.arena.set_up(strategy or subject.strategy(**hyperparameters), learning_rate)
-        self.steps = self.arena.steps
+        parts = CellClasses(subject.strategy, TinyStream, subject.backbone)
+        self.realised = Realisation(track, parts, seed, torch.device("cpu"))
+        self.strategy = self.realised.set_up(strategy or subject.strategy(**hyperparameters), learning_rate)
+        self.steps = self.realised.steps
         self.done = 0
 
     def finetune(self) -> "Trial":
@@ -75,8 +75,8 @@ class Trial:
 
     def begin(self) -> Experience:
         """The next step's experience, its outputs revealed."""
-        self.arena.begin(self.steps[self.done])
-        return self.arena.experience(self.steps[self.done])
+        self.realised.begin(self.steps[self.done])
+        return self.realised.experience(self.steps[self.done])
 
     def learn(self, experience: Experience) -> None:
         """Learn what `begin` returned."""
@@ -99,15 +99,15 @@ class Trial:
     def resume(self, state: dict[str, Any], done: int) -> "Trial":
         """Continue after `done` steps from a saved state, as the runner does."""
         for positions in self.steps[:done]:
-            self.arena.begin(positions)
+            self.realised.begin(positions)
         self.strategy.load_state_dict(state)
         self.done = done
         return self
 
     def questions(self) -> Iterator[Question]:
         """All that the host may ask at this moment."""
-        test = self.arena.test
-        for task, experiences, columns in test.questions(self.arena.space):
+        test = self.realised.test
+        for task, experiences, columns in test.questions(self.realised.space):
             rows = np.flatnonzero(np.isin(test.experience, experiences))
             if len(rows):
                 yield Question(

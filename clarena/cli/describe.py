@@ -20,7 +20,7 @@ from clarena.errors import PluginError, UnknownNameError, unknown_name
 if TYPE_CHECKING:
     from clarena.plugins.host import Host
     from clarena.plugins.parameters import Parameter
-    from clarena.plugins.registry import Entry, Registry
+    from clarena.plugins.registry import Offer, Registry
 
 TEXT_WIDTH = 100
 
@@ -47,7 +47,7 @@ def describe(
         raise typer.Exit(1)
 
 
-def find(host: "Host", name: str) -> list[tuple["Registry", "Entry"]]:
+def find(host: "Host", name: str) -> list[tuple["Registry", "Offer"]]:
     """Everything of this name, whatever its kind; raises `UnknownNameError` where there is nothing."""
     found = []
     for registry in registries(host).values():
@@ -62,7 +62,7 @@ def find(host: "Host", name: str) -> list[tuple["Registry", "Entry"]]:
     return found
 
 
-def _facts(registry: "Registry", entry: "Entry") -> dict[str, Any]:
+def _facts(registry: "Registry", entry: "Offer") -> dict[str, Any]:
     """A page as plain data."""
     facts: dict[str, Any] = {
         "kind": registry.kind.word,
@@ -148,7 +148,7 @@ def _text(cls: type[Any]) -> str:
     return "\n\n".join(filter(None, parts))
 
 
-def _example(kind: str, entry: "Entry", cls: type[Any], parameters: list[dict[str, Any]]) -> str:
+def _example(kind: str, entry: "Offer", cls: type[Any], parameters: list[dict[str, Any]]) -> str:
     """A command that runs it."""
     words = ["clarena", "evaluate"]
     if kind == "strategy":

@@ -35,8 +35,8 @@ from clarena.plugins.registry import (
     NATIVE,
     STRANGER,
     Broken,
-    Entry,
     Kind,
+    Offer,
     Registry,
     first_sentence,
 )
@@ -94,7 +94,7 @@ class Host:
         self,
         sources: PluginSources,
         plugins: dict[str, str],
-        offers: dict[Kind, list[Entry]],
+        offers: dict[Kind, list[Offer]],
         broken: list[Broken],
     ):
         self.sources = sources
@@ -113,7 +113,7 @@ class Host:
         sources = sources or PluginSources()
         candidates, broken = _find(sources)
         plugins: dict[str, str] = {}
-        offers: dict[Kind, list[Entry]] = defaultdict(list)
+        offers: dict[Kind, list[Offer]] = defaultdict(list)
         reached: set[str] = set()
         for candidate in candidates:
             if candidate.identity in reached:
@@ -250,7 +250,7 @@ def _execute(path: Path) -> ModuleType:
 # ---- Loading one plugin: all or nothing ----
 
 
-def _offers_of(candidate: _Candidate) -> dict[Kind, list[Entry]]:
+def _offers_of(candidate: _Candidate) -> dict[Kind, list[Offer]]:
     """Load one plugin and return all that its hooks register, for the caller to commit.
 
     It gets a plugin manager of its own: its hooks run alone, and when it fails there is nothing to take back.
@@ -293,7 +293,7 @@ class _Register:
     def __init__(self, candidate: _Candidate, kind: Kind):
         self.candidate = candidate
         self.kind = kind
-        self.entries: list[Entry] = []
+        self.entries: list[Offer] = []
 
     def __call__(
         self,
@@ -324,4 +324,4 @@ class _Register:
         if not line:
             raise PluginError(f"the {word} {short!r} needs a docstring or a summary")
         rank = None if slash else self.candidate.rank
-        self.entries.append(Entry(plugin, short, line, target, self.candidate.origin, extra, rank))
+        self.entries.append(Offer(plugin, short, line, target, self.candidate.origin, extra, rank))

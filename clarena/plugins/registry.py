@@ -56,7 +56,7 @@ class Kind:
 
 
 @dataclass(frozen=True)
-class Entry:
+class Offer:
     """One strategy, backbone or benchmark that a plugin offers.
 
     Args:
@@ -139,14 +139,14 @@ class Registry:
         broken: the plugins that failed to load, to be named when something is not found.
     """
 
-    def __init__(self, kind: Kind, entries: Iterable[Entry] = (), broken: Iterable[Broken] = ()):
+    def __init__(self, kind: Kind, entries: Iterable[Offer] = (), broken: Iterable[Broken] = ()):
         self.kind = kind
         self._broken = tuple(broken)
-        self._entries: dict[str, Entry] = {}  # by the name it is called
-        self._reachable: dict[str, Entry] = {}  # by that name and by the qualified one
+        self._entries: dict[str, Offer] = {}  # by the name it is called
+        self._reachable: dict[str, Offer] = {}  # by that name and by the qualified one
         self._contested: dict[str, list[str]] = {}  # a short name that nobody owns -> the qualified ones
 
-        rivals_for: dict[str, list[Entry]] = defaultdict(list)
+        rivals_for: dict[str, list[Offer]] = defaultdict(list)
         for entry in entries:
             rivals_for[entry.short].append(entry)
         for short, rivals in rivals_for.items():
@@ -159,7 +159,7 @@ class Registry:
                 self._entries[entry.name] = entry
                 self._reachable |= {entry.name: entry, entry.qualified: entry}
 
-    def __iter__(self) -> Iterator[Entry]:
+    def __iter__(self) -> Iterator[Offer]:
         """Every entry, in the order of `names`."""
         return (self._entries[name] for name in self.names())
 
@@ -167,7 +167,7 @@ class Registry:
         """What everything in it is called, sorted."""
         return sorted(self._entries)
 
-    def entry(self, name: str) -> Entry:
+    def entry(self, name: str) -> Offer:
         """Look up a short or a qualified name, without importing anything.
 
         Raises:
@@ -219,7 +219,7 @@ class Registry:
             raise UsageError(f"{name_or_class!r} is not a {self.kind.word}: {wanted}.")
         return name_or_class
 
-    def compare(self, entry: Entry) -> list[str]:
+    def compare(self, entry: Offer) -> list[str]:
         """Where what was registered differs from what the class says of itself, a sentence each.
 
         Raises:
@@ -237,10 +237,10 @@ class Registry:
             )
         return differences
 
-    def _what(self, entry: Entry) -> str:
+    def _what(self, entry: Offer) -> str:
         return f"The {self.kind.word} {entry.name!r} of plugin {entry.plugin!r} ({entry.origin})"
 
-    def _import(self, entry: Entry, reference: str) -> Any:
+    def _import(self, entry: Offer, reference: str) -> Any:
         what = self._what(entry)
         module_name, _, attribute = reference.partition(":")
         try:
@@ -257,7 +257,7 @@ class Registry:
             raise PluginError(f"{what} is said to be {reference!r}; the module has no {attribute!r}.")
         return getattr(module, attribute)
 
-    def _install(self, entry: Entry) -> str:
+    def _install(self, entry: Offer) -> str:
         if entry.extra is None:
             return f"Install what the plugin {entry.plugin!r} asks for."
         return f"Run: pip install '{DISTRIBUTION}[{entry.extra}]'"

@@ -184,7 +184,7 @@ def _checked(model: type[Model], values: dict[str, Any], owner: str) -> Model:
         raise UsageError("\n".join(lines)) from error
 
 
-class Part(FrozenModel):
+class NamedPart(FrozenModel):
     """A benchmark or a backbone as a track names it.
 
     Attributes:
@@ -203,9 +203,9 @@ class Part(FrozenModel):
 class Track(FrozenModel):
     """One leaderboard table; no seed takes part in it."""
 
-    benchmark: Part
+    benchmark: NamedPart
     scenario: Scenario
-    backbone: Part
+    backbone: NamedPart
     protocol: Protocol
     stream: Variation = Variation()
 

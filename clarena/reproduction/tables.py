@@ -20,7 +20,7 @@ from clarena.record.statistics import Interval, student_t_interval
 from clarena.run.planning import OWNERS, Plan, make_plan
 
 GROUP = "clarena.reproductions"
-"""Entry points of this group name packages that hold `*.toml` files."""
+"""Offer points of this group name packages that hold `*.toml` files."""
 
 Verdict = Literal["agrees", "differs", "differs for a known reason", "too few seeds", "not run"]
 FEWEST_SEEDS = 5

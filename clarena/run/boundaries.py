@@ -15,15 +15,15 @@ from clarena.contract.strategy import NEEDS, Strategy
 from clarena.errors import PluginError, UsageError
 from clarena.protocol.protocol import Track
 from clarena.record.record import StrategyInfo
-from clarena.run.arena import Arena, Parts
 from clarena.run.environment import configured
+from clarena.run.realisation import CellClasses, Realisation
 from clarena.toolbox.states import differing
 
 STEPS = 3
 """Of each rehearsed experience: a penalty that is anchored at a boundary has no gradient in the first step after it."""
 
 
-def admit(track: Track, parts: Parts, info: StrategyInfo, seed: int) -> None:
+def admit(track: Track, parts: CellClasses, info: StrategyInfo, seed: int) -> None:
     """Raise `UsageError` where boundaries are hidden and the strategy, as it is set, cannot do without them."""
     if track.protocol.boundaries == "known":
         return
@@ -43,7 +43,7 @@ def admit(track: Track, parts: Parts, info: StrategyInfo, seed: int) -> None:
         raise UsageError(f"{info.name} cannot learn on this track: {reason}. Or leave protocol.boundaries=known.")
 
 
-def _found_out(track: Track, parts: Parts, info: StrategyInfo, seed: int) -> str | None:
+def _found_out(track: Track, parts: CellClasses, info: StrategyInfo, seed: int) -> str | None:
     """Why the strategy needs boundaries, or None; a faulty one is let through, to fail in a run of its own."""
     short = track.protocol.model_copy(update={"epochs": 1, "limit": STEPS * track.protocol.batch_size})
     rehearsal = Rehearsal(track.model_copy(update={"protocol": short}), parts, info, seed)
@@ -75,7 +75,7 @@ class Rehearsal:
     """A strategy on the beginning of a stream, each time anew; what is returned is its state at the end."""
 
     track: Track
-    parts: Parts
+    parts: CellClasses
     info: StrategyInfo
     seed: int
 
@@ -88,16 +88,16 @@ class Rehearsal:
 
     def untold(self, revealed: bool) -> dict[str, Any]:
         """The same in one call, with all outputs from the start or with those of a batch as it comes."""
-        arena, strategy, experiences = self._begin(revealed)
-        strategy.learn(cast(Experience, HiddenStream(iter(experiences), arena.space, arena.protocol)))
+        realised, strategy, experiences = self._begin(revealed)
+        strategy.learn(cast(Experience, HiddenStream(iter(experiences), realised.space, realised.protocol)))
         return dict(strategy.state_dict())
 
-    def _begin(self, revealed: bool) -> tuple[Arena, Strategy, list[Experience]]:
-        arena = Arena(self.track, self.parts, self.seed, torch.device("cpu"))
-        strategy = arena.set_up(self.parts.strategy(**self.info.hyperparameters), self.info.learning_rate)
-        arena.begin_hidden()
-        experiences = [arena.experience(positions) for positions in arena.steps[:2]]
+    def _begin(self, revealed: bool) -> tuple[Realisation, Strategy, list[Experience]]:
+        realised = Realisation(self.track, self.parts, self.seed, torch.device("cpu"))
+        strategy = realised.set_up(self.parts.strategy(**self.info.hyperparameters), self.info.learning_rate)
+        realised.begin_hidden()
+        experiences = [realised.experience(positions) for positions in realised.steps[:2]]
         if revealed:
             for experience in experiences:
-                arena.space.reveal(experience.y)
-        return arena, strategy, experiences
+                realised.space.reveal(experience.y)
+        return realised, strategy, experiences

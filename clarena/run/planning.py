@@ -19,15 +19,15 @@ from clarena.contract.strategy import NEEDS, Strategy, is_reference
 from clarena.errors import ClarenaError, DataError, UsageError, unknown_name
 from clarena.plugins.composite import Composite, part_names
 from clarena.plugins.host import Host
+from clarena.plugins.identity import source_hash
 from clarena.plugins.parameters import parameters, parse
 from clarena.plugins.registry import first_sentence
-from clarena.plugins.sources import source_hash
-from clarena.protocol.protocol import SCENARIOS, Part, Scenario, Track, protocol, variation
+from clarena.protocol.protocol import SCENARIOS, NamedPart, Scenario, Track, protocol, variation
 from clarena.record.record import FIRST_TUNING_SEED, RETRIED, Cell, Record, StrategyInfo
 from clarena.record.store import Store
-from clarena.run.arena import Arena, Parts, load_data
 from clarena.run.boundaries import admit
 from clarena.run.environment import device_named
+from clarena.run.realisation import CellClasses, Realisation, load_data
 from clarena.run.worker import Work
 from clarena.toolbox.seeding import forked
 
@@ -95,14 +95,14 @@ def make_plan(
     options = parse(benchmark_class, settings.get("benchmark", {}), "benchmark")
     backbone_options = parse(backbone_class, settings.get("backbone", {}), "backbone")
     track = Track(
-        benchmark=Part(
+        benchmark=NamedPart(
             name=benchmark_class.name,
             options=options,
             revision=benchmark_class.revision,
             fingerprint=_fingerprint(benchmark_class, json.dumps(options, sort_keys=True)),
         ),
         scenario=_scenario(scenario, benchmark_class),
-        backbone=Part(
+        backbone=NamedPart(
             name=backbone_class.name,
             options=backbone_options,
             revision=backbone_class.revision,
@@ -119,7 +119,7 @@ def make_plan(
         by_hand = any(settings.get(owner) for owner in _owners(cls))
         how = (chosen or {}).get(cls.name, "by hand" if by_hand else "default")
         info = info.model_copy(update={"chosen": how})
-        _try_out(Parts(cls, benchmark_class, backbone_class), info, track, seeds[0])
+        _try_out(CellClasses(cls, benchmark_class, backbone_class), info, track, seeds[0])
         for seed in seeds:
             work = Work(
                 cell=Cell(track=track, strategy=info, seed=seed),
@@ -145,7 +145,7 @@ def make_plan(
     return Plan(track, works, done, damaged)
 
 
-def _try_out(parts: Parts, info: StrategyInfo, track: Track, seed: int) -> None:
+def _try_out(parts: CellClasses, info: StrategyInfo, track: Track, seed: int) -> None:
     """Make one seed's stream and set the strategy up, so that what cannot work fails here and not in every cell.
 
     Only what the user can fix in the request is raised; a faulty strategy fails in its own run, where its traceback
@@ -153,24 +153,24 @@ def _try_out(parts: Parts, info: StrategyInfo, track: Track, seed: int) -> None:
     """
     with forked(seed):
         try:
-            arena = Arena(track, parts, seed, torch.device("cpu"))
+            realised = Realisation(track, parts, seed, torch.device("cpu"))
         except ClarenaError:
             raise
         except Exception as error:  # whatever a plugin's benchmark raises
             message = f"The benchmark {track.benchmark.name} is faulty: {type(error).__name__}: {error}"
             raise DataError(message) from error
         try:
-            arena.set_up(parts.strategy(**info.hyperparameters), info.learning_rate)
+            realised.set_up(parts.strategy(**info.hyperparameters), info.learning_rate)
         except UsageError:
             raise
         except Exception:
             return
         admit(track, parts, info, seed)
-        if arena.data.per_token:
+        if realised.data.per_token:
             _rehearse(parts, info, track, seed)
 
 
-def _rehearse(parts: Parts, info: StrategyInfo, track: Track, seed: int) -> None:
+def _rehearse(parts: CellClasses, info: StrategyInfo, track: Track, seed: int) -> None:
     """Learn the first tokens of two sequences of each of two experiences: most methods are made for one label a sample.
 
     So few tokens, fewer than there are outputs, that one dimension cannot be taken for the other.
@@ -180,16 +180,16 @@ def _rehearse(parts: Parts, info: StrategyInfo, track: Track, seed: int) -> None
     """
     short = track.protocol.model_copy(update={"epochs": 1, "limit": 2})
     once = track.model_copy(update={"protocol": short})
-    arena = Arena(once, parts, seed, torch.device("cpu"))
+    realised = Realisation(once, parts, seed, torch.device("cpu"))
     try:
-        strategy = arena.set_up(parts.strategy(**info.hyperparameters), info.learning_rate)
-        for positions in arena.steps[:2]:
-            arena.begin(positions)
-            experience = arena.experience(positions)
+        strategy = realised.set_up(parts.strategy(**info.hyperparameters), info.learning_rate)
+        for positions in realised.steps[:2]:
+            realised.begin(positions)
+            experience = realised.experience(positions)
             experience.x, experience.y = experience.x[:, :3], experience.y[:, :3]
             strategy.learn(experience)
             answer = tuple(strategy.predict(experience.x).shape)
-            wanted = (*experience.y.shape, arena.space.width)
+            wanted = (*experience.y.shape, realised.space.width)
             if answer != wanted:
                 raise UsageError(f"for tokens {tuple(experience.x.shape)} its scores are {answer}, not {wanted}")
     except Exception as error:  # whatever comes of labels that are not what a method expects

@@ -21,9 +21,9 @@ from clarena.contract.strategy import Strategy
 from clarena.errors import ClarenaError, ClarenaWarning, DivergedError, StoreError
 from clarena.record.record import Cell, Cost, CurvePoint, Predictions, Record, Status, now
 from clarena.record.store import CHECKPOINT, Store, write_atomic
-from clarena.run.arena import Arena, Parts
 from clarena.run.clock import Clock
 from clarena.run.environment import configured, environment, peak_memory, reset_peak_memory
+from clarena.run.realisation import CellClasses, Realisation
 from clarena.run.testset import UNDEFINED, Answers, TestSet
 from clarena.toolbox.modules import state_bytes
 from clarena.toolbox.seeding import forked
@@ -58,7 +58,7 @@ class Run:
     def __init__(
         self,
         cell: Cell,
-        parts: Parts,
+        parts: CellClasses,
         device: torch.device,
         store: Store,
         *,
@@ -68,7 +68,7 @@ class Run:
         self.cell, self.parts, self.device, self.store = cell, parts, device, store
         self.command, self.progress = command, progress
         self.checkpoint = store.folder(cell) / CHECKPOINT
-        self.arena: Arena | None = None
+        self.realised: Realisation | None = None
         self.state = State()
 
     def execute(self) -> Record:
@@ -87,8 +87,8 @@ class Run:
     def _execute(self) -> Record:
         try:
             reset_peak_memory(self.device)
-            self.arena = Arena(self.cell.track, self.parts, self.cell.seed, self.device)
-            self._learn_stream(self.arena)
+            self.realised = Realisation(self.cell.track, self.parts, self.cell.seed, self.device)
+            self._learn_stream(self.realised)
         except StoreError:
             raise
         except KeyboardInterrupt as error:
@@ -101,38 +101,38 @@ class Run:
             return self._finish("out_of_memory" if is_out_of_memory(error) else "failed", error)
         return self._finish("finished")
 
-    def _learn_stream(self, arena: Arena) -> None:
-        if arena.hidden:
-            self._learn_hidden(arena, self._fresh(arena))
+    def _learn_stream(self, realised: Realisation) -> None:
+        if realised.hidden:
+            self._learn_hidden(realised, self._fresh(realised))
             return
-        strategy = self._restored(arena)
+        strategy = self._restored(realised)
         if strategy is None:
-            strategy = self._fresh(arena)
-        for positions in arena.steps[len(self.state.costs) :]:
-            arena.begin(positions)
-            self._learn(arena, strategy, positions)
+            strategy = self._fresh(realised)
+        for positions in realised.steps[len(self.state.costs) :]:
+            realised.begin(positions)
+            self._learn(realised, strategy, positions)
             self._save(strategy)
 
-    def _fresh(self, arena: Arena) -> Strategy:
+    def _fresh(self, realised: Realisation) -> Strategy:
         self.state = State()
-        strategy = self._set_up(arena)
-        self.state.rows.append(arena.test.answers(strategy, arena.space))
+        strategy = self._set_up(realised)
+        self.state.rows.append(realised.test.answers(strategy, realised.space))
         return strategy
 
-    def _set_up(self, arena: Arena) -> Strategy:
+    def _set_up(self, realised: Realisation) -> Strategy:
         info = self.cell.strategy
-        return arena.set_up(self.parts.strategy(**info.hyperparameters), info.learning_rate)
+        return realised.set_up(self.parts.strategy(**info.hyperparameters), info.learning_rate)
 
-    def _learn(self, arena: Arena, strategy: Strategy, positions: list[int]) -> None:
+    def _learn(self, realised: Realisation, strategy: Strategy, positions: list[int]) -> None:
         """Learn one experience (or a union of several), test, and account for it."""
-        experience = arena.experience(positions)
+        experience = realised.experience(positions)
         clock = Clock(self.device)
-        self._watch(arena, strategy, experience, clock, experience.meter)
+        self._watch(realised, strategy, experience, clock, experience.meter)
         with clock:
             strategy.learn(experience)
-        self._account(arena, strategy, experience, clock.seconds, experience.meter)
+        self._account(realised, strategy, experience, clock.seconds, experience.meter)
 
-    def _learn_hidden(self, arena: Arena, strategy: Strategy) -> None:
+    def _learn_hidden(self, realised: Realisation, strategy: Strategy) -> None:
         """Learn the stream in one call; between experiences the clock stops, and the host tests and accounts.
 
         There is no checkpoint: nobody can come back into the middle of a call.
@@ -144,32 +144,34 @@ class Run:
         def account() -> None:
             nonlocal seconds, before
             assert experience is not None
-            self._account(arena, strategy, experience, clock.seconds - seconds, stream.meter.since(before))
+            self._account(realised, strategy, experience, clock.seconds - seconds, stream.meter.since(before))
             seconds, before = clock.seconds, stream.meter.copy()
 
         def parts() -> Iterator[Experience]:
             nonlocal experience
-            for positions in arena.steps:
+            for positions in realised.steps:
                 with clock.stopped():
                     if experience is not None:
                         account()
-                    experience = arena.experience(positions)
-                    self._watch(arena, strategy, experience, clock, stream.meter)
+                    experience = realised.experience(positions)
+                    self._watch(realised, strategy, experience, clock, stream.meter)
                 yield experience
 
-        arena.begin_hidden()
-        stream = HiddenStream(parts(), arena.space, arena.protocol)
+        realised.begin_hidden()
+        stream = HiddenStream(parts(), realised.space, realised.protocol)
         with clock:
             strategy.learn(cast(Experience, stream))
         stream.check_finished()
         account()
 
-    def _account(self, arena: Arena, strategy: Strategy, experience: Experience, seconds: float, meter: Meter) -> None:
+    def _account(
+        self, realised: Realisation, strategy: Strategy, experience: Experience, seconds: float, meter: Meter
+    ) -> None:
         """Test after an experience, and put down what it has cost."""
         position, testing = experience.position + 1, Clock(self.device)
         loss = finite_loss(meter, experience.position)
         with testing:
-            row = arena.test.answers(strategy, arena.space)
+            row = realised.test.answers(strategy, realised.space)
         skipped = position - len(self.state.rows)  # joint has no rows between the first and the last
         self.state.rows += [_unasked(row)] * skipped + [row]
         self.state.costs.append(
@@ -189,13 +191,15 @@ class Run:
             )
         )
 
-    def _watch(self, arena: Arena, strategy: Strategy, experience: Experience, clock: Clock, meter: Meter) -> None:
+    def _watch(
+        self, realised: Realisation, strategy: Strategy, experience: Experience, clock: Clock, meter: Meter
+    ) -> None:
         """At every step of the experience: report progress, and test where `eval_every` says so, the clock stopped.
 
         Whether the loss is finite is looked up once for each pass over the data, because that waits for the device.
         `meter`: of the experience or, where boundaries are hidden, of the stream.
         """
-        protocol, finished = arena.protocol, len(self.state.costs)
+        protocol, finished = realised.protocol, len(self.state.costs)
         steps_per_pass = -(-len(experience) // protocol.batch_size)
         total = protocol.epochs * steps_per_pass
         # The experience itself is not kept here: that cycle would hold all of the run until Python looks for cycles.
@@ -207,9 +211,9 @@ class Run:
                 finite_loss(meter, position)
             if protocol.eval_every and step and step % protocol.eval_every == 0:
                 with clock.stopped():
-                    accuracy = _accuracy(arena.test.predict(strategy, arena.space), arena.test)
+                    accuracy = _accuracy(realised.test.predict(strategy, realised.space), realised.test)
                 self.state.curve.append(CurvePoint(position=position + 1, step=step, accuracy=accuracy))
-            self.progress((finished + min(1.0, step / total)) / len(arena.steps))
+            self.progress((finished + min(1.0, step / total)) / len(realised.steps))
 
         experience.on_step = on_step
 
@@ -229,7 +233,7 @@ class Run:
         saved = buffer.getvalue()
         write_atomic(self.checkpoint, hashlib.sha256(saved).digest() + saved)
 
-    def _restored(self, arena: Arena) -> Strategy | None:
+    def _restored(self, realised: Realisation) -> Strategy | None:
         """A strategy as it was after the last finished experience, or None where there is no usable checkpoint."""
         if not self.checkpoint.exists():
             return None
@@ -242,9 +246,9 @@ class Run:
             if saved["cell"] != self.cell.id:
                 raise ValueError("it belongs to another cell")
             costs = [Cost(**cost) for cost in saved["costs"]]
-            strategy = self._set_up(arena)
-            for positions in arena.steps[: len(costs)]:
-                arena.begin(positions)
+            strategy = self._set_up(realised)
+            for positions in realised.steps[: len(costs)]:
+                realised.begin(positions)
             strategy.load_state_dict(saved["strategy"])
             self.state = State(
                 rows=[
@@ -268,13 +272,13 @@ class Run:
     def _finish(self, status: Status, error: BaseException | None = None) -> Record:
         realised: dict[str, Any] = {}
         predictions = None
-        if self.arena is not None:
-            names = list(self.arena.stream.output_names)
-            realised = {"output_names": names, "experiences": self.arena.experiences()}
+        if self.realised is not None:
+            names = list(self.realised.stream.output_names)
+            realised = {"output_names": names, "experiences": self.realised.experiences()}
             if self.state.rows:
-                missing = len(self.arena.stream.splits) + 1 - len(self.state.rows)
+                missing = len(self.realised.stream.splits) + 1 - len(self.state.rows)
                 predicted, likely = zip(*self.state.rows, *[_unasked(self.state.rows[0])] * missing)
-                test = self.arena.test
+                test = self.realised.test
                 predictions = Predictions(
                     predicted=np.stack(predicted),
                     labels=test.labels,

@@ -15,11 +15,11 @@ import cloudpickle
 
 from clarena.errors import ClarenaError, PluginError
 from clarena.plugins.host import Host, PluginSources
-from clarena.plugins.sources import source_hash
+from clarena.plugins.identity import source_hash
 from clarena.record.record import RETRIED, Cell, Record
 from clarena.record.store import Store
-from clarena.run.arena import Parts
 from clarena.run.environment import device_named
+from clarena.run.realisation import CellClasses
 from clarena.run.runner import Progress, Run
 
 BUSY = "busy"
@@ -72,7 +72,7 @@ def run_work(work: Work, progress: Progress) -> Record | str:
         return run.execute()
 
 
-def look_up(work: Work) -> Parts:
+def look_up(work: Work) -> CellClasses:
     """The classes behind the names of a cell.
 
     Raises:
@@ -83,7 +83,7 @@ def look_up(work: Work) -> Parts:
     info = work.cell.strategy
     if isinstance(parts["strategy"], str) and source_hash(strategy) != info.source_hash:
         raise PluginError(f"The source of {info.name} has changed since the evaluation began. Start it again.")
-    return Parts(
+    return CellClasses(
         strategy=strategy,
         benchmark=host.benchmarks.resolve(parts["benchmark"]),
         backbone=host.backbones.resolve(parts["backbone"]),

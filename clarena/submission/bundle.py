@@ -4,7 +4,7 @@ manifest.json
 source/…      the plugin: one file with its helpers, or a package
 records/…     a store (see `clarena.record.store`): records and predictions
 
-Parts are stored, not compressed: what matters is compressed inside already, no zlib takes part in the bytes, and a
+Files are stored, not compressed: what matters is compressed inside already, no zlib takes part in the bytes, and a
 zip bomb has nothing to unfold.
 """
 

@@ -21,8 +21,8 @@ import cloudpickle
 from clarena.errors import DivergedError, PluginError
 from clarena.plugins.host import Host
 from clarena.plugins.registry import one_line
+from clarena.submission.messages import receive, send
 from clarena.submission.source import plugin_sources
-from clarena.submission.wire import receive, send
 
 DIE_WITH_PARENT = 1
 """PR_SET_PDEATHSIG of Linux's prctl."""
@@ -122,13 +122,13 @@ class Server:
         send(self.wire, header, body)
 
     def _setup(self, setting: Setting) -> tuple[dict[str, Any], bytes]:
-        from clarena.run.arena import Arena, Parts
+        from clarena.run.realisation import CellClasses, Realisation
 
-        parts = Parts(
+        parts = CellClasses(
             self.cls, self.host.benchmarks.resolve(setting.benchmark), self.host.backbones.resolve(setting.backbone)
         )
-        self.arena = Arena(setting.track, parts, setting.seed, self.device)
-        self.strategy = self.arena.set_up(self.cls(**setting.hyperparameters), setting.learning_rate)
+        self.realised = Realisation(setting.track, parts, setting.seed, self.device)
+        self.strategy = self.realised.set_up(self.cls(**setting.hyperparameters), setting.learning_rate)
         self.random = None
         return {"kind": "done"}, b""
 
@@ -136,8 +136,8 @@ class Server:
         """Learn one experience, or where boundaries are hidden the stream, as the runner does."""
         if position is None:
             return self._learn_hidden()
-        self.arena.begin([position])
-        experience = self.arena.experience([position])
+        self.realised.begin([position])
+        experience = self.realised.experience([position])
         self._watch(experience, experience.meter)
         self.strategy.learn(experience)
         _check_finite(experience.meter, position)
@@ -148,24 +148,24 @@ class Server:
         from clarena.contract.experience import HiddenStream
 
         def parts() -> Iterator[Any]:
-            for positions in self.arena.steps:
+            for positions in self.realised.steps:
                 if stream.meter.steps:
                     self._wait(stream.meter.steps)
-                experience = self.arena.experience(positions)
+                experience = self.realised.experience(positions)
                 self._watch(experience, stream.meter)
                 yield experience
 
-        self.arena.begin_hidden()
-        stream: Any = HiddenStream(parts(), self.arena.space, self.arena.protocol)
+        self.realised.begin_hidden()
+        stream: Any = HiddenStream(parts(), self.realised.space, self.realised.protocol)
         self.strategy.learn(stream)
         stream.check_finished()
-        _check_finite(stream.meter, self.arena.steps[-1][-1])
+        _check_finite(stream.meter, self.realised.steps[-1][-1])
         self.random = None
         return {"kind": "done"}, b""
 
     def _watch(self, experience: Any, meter: Any) -> None:
         """Where the protocol tests within an experience, let the other side do so; `meter` is as in the runner."""
-        protocol = self.arena.protocol
+        protocol = self.realised.protocol
         steps_per_pass = -(-len(experience) // protocol.batch_size)
         position, before = experience.position, meter.steps  # and not the experience: as in the runner
 
@@ -211,7 +211,7 @@ class Server:
 def _facts(strategy: type[Any]) -> dict[str, Any]:
     """What the class says of itself."""
     from clarena.contract.strategy import is_reference
-    from clarena.plugins.sources import source_hash
+    from clarena.plugins.identity import source_hash
 
     return {"name": strategy.name, "source_hash": source_hash(strategy), "reference": is_reference(strategy)}
 

@@ -23,7 +23,7 @@ from pydantic import Field, ValidationError
 from clarena.errors import DivergedError, PluginError
 from clarena.protocol.protocol import FrozenModel, Track
 from clarena.submission.child import Plugin, Setting
-from clarena.submission.wire import receive, send
+from clarena.submission.messages import receive, send
 
 if TYPE_CHECKING:
     from clarena.contract.strategy import Strategy

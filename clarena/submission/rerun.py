@@ -94,7 +94,7 @@ def wrong_labels(pieces: Sequence[Evidence], bench: Bench) -> list[str]:
     import torch
 
     from clarena.contract.strategy import Strategy
-    from clarena.run.arena import Arena, Parts
+    from clarena.run.realisation import CellClasses, Realisation
 
     def listed(sizes: Any) -> Any:
         return None if sizes is None else sizes.tolist()
@@ -102,20 +102,20 @@ def wrong_labels(pieces: Sequence[Evidence], bench: Bench) -> list[str]:
     problems = []
     for piece in pieces:
         track = piece.claim.track
-        parts = Parts(
+        parts = CellClasses(
             Strategy, bench.host.benchmarks.load(track.benchmark.name), bench.host.backbones.load(track.backbone.name)
         )
-        arena = Arena(track, parts, piece.run.seed, torch.device("cpu"))
+        realised = Realisation(track, parts, piece.run.seed, torch.device("cpu"))
         where = f"{track.label} seed {piece.run.seed}"
-        if not np.array_equal(arena.test.labels, piece.predictions.labels):
+        if not np.array_equal(realised.test.labels, piece.predictions.labels):
             problems.append(f"{where}: the labels beside its predictions are not the benchmark's")
-        elif not np.array_equal(arena.test.experience, piece.predictions.experience):
+        elif not np.array_equal(realised.test.experience, piece.predictions.experience):
             problems.append(f"{where}: its test samples are not in the experiences where the benchmark has them")
-        elif listed(arena.test.text_bytes) != listed(piece.predictions.text_bytes):
+        elif listed(realised.test.text_bytes) != listed(piece.predictions.text_bytes):
             problems.append(f"{where}: its tokens do not have the lengths that the benchmark gives them")
-        elif list(arena.stream.output_names) != piece.record.output_names:
+        elif list(realised.stream.output_names) != piece.record.output_names:
             problems.append(f"{where}: its outputs are named otherwise than the benchmark's")
-        elif arena.experiences() != piece.record.experiences:
+        elif realised.experiences() != piece.record.experiences:
             problems.append(f"{where}: its experiences are not those of the benchmark")
         elif piece.predictions.predicted.max() >= len(piece.record.output_names):
             problems.append(f"{where}: it predicts outputs that do not exist")

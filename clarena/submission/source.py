@@ -11,21 +11,21 @@ from pathlib import Path, PurePosixPath
 
 from clarena.errors import UsageError
 from clarena.plugins.host import PluginSources
-from clarena.plugins.sources import closure
+from clarena.plugins.identity import closure
 
 MOST_FILE_BYTES = 2**20
 """Of one source file: more than a reviewer reads, and less than weights or a data set need."""
 
 
 @dataclass(frozen=True)
-class Source:
+class GatheredSource:
     """What is loaded (a file `mymethod.py`, or the name of a package), and all files by path."""
 
     entry: str
     files: dict[str, bytes]
 
 
-def gather(target: Path) -> Source:
+def gather(target: Path) -> GatheredSource:
     """The source of a one-file plugin with the helpers beside it, of a package's folder, or of a pure wheel.
 
     Raises:
@@ -36,14 +36,16 @@ def gather(target: Path) -> Source:
     elif (target / "__init__.py").is_file():
         paths = [path for path in sorted(target.rglob("*")) if path.is_file() and "__pycache__" not in path.parts]
         name = target.resolve().name
-        source = Source(name, {f"{name}/{path.relative_to(target).as_posix()}": path.read_bytes() for path in paths})
+        source = GatheredSource(
+            name, {f"{name}/{path.relative_to(target).as_posix()}": path.read_bytes() for path in paths}
+        )
     elif target.suffix == ".py" and target.is_file():
         # The files that the strategy's source hash covers.
         try:
             paths = sorted(closure(target.absolute(), target.stem))
         except SyntaxError as error:
             raise UsageError(f"{target} is no Python: {error.msg} (at line {error.lineno}).") from error
-        source = Source(target.name, {path.name: path.read_bytes() for path in paths})
+        source = GatheredSource(target.name, {path.name: path.read_bytes() for path in paths})
     else:
         raise UsageError(
             f"{target} is no plugin. Submit a file mymethod.py, a package's folder (with its __init__.py), or a wheel."
@@ -76,7 +78,7 @@ def plugin_sources(folder: Path, entry: str) -> PluginSources:
     return PluginSources(modules=[entry], third_party=False)
 
 
-def _wheel(target: Path) -> Source:
+def _wheel(target: Path) -> GatheredSource:
     """The files of a wheel of pure Python; its entry point in the group `clarena` is what is loaded."""
     try:
         with zipfile.ZipFile(target) as archive:
@@ -93,4 +95,4 @@ def _wheel(target: Path) -> Source:
     entries = list(points["clarena"].values()) if points.has_section("clarena") else []
     if len(entries) != 1:
         raise UsageError(f"{target} has {len(entries)} entry points in the group clarena; a submission has one.")
-    return Source(entries[0].partition(":")[0].strip(), files)
+    return GatheredSource(entries[0].partition(":")[0].strip(), files)

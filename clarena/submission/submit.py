@@ -17,7 +17,7 @@ from clarena.record.store import PREDICTIONS, RECORD, Store
 from clarena.submission.bundle import MANIFEST, RECORDS, SOURCE, pack, sha256
 from clarena.submission.evidence import unrankable
 from clarena.submission.manifest import Claim, ClaimedRun, Line, Manifest, Name
-from clarena.submission.source import Source
+from clarena.submission.source import GatheredSource
 
 if TYPE_CHECKING:
     from clarena.contract.strategy import Strategy
@@ -89,7 +89,7 @@ def read_about(beside: Path, given: dict[str, Any]) -> About:
         ) from error
 
 
-def choose_strategy(host: Host, source: Source, wanted: str | None) -> str:
+def choose_strategy(host: Host, source: GatheredSource, wanted: str | None) -> str:
     """The name of the strategy to be submitted: the one that the plugin offers, or the wanted one of several.
 
     Raises:
@@ -161,7 +161,7 @@ def check_rankable(plan: "Plan", name: str) -> None:
 
 
 def make_bundle(
-    source: Source, about: About, claims: Sequence[Claim], records: Sequence[Record], store: Store
+    source: GatheredSource, about: About, claims: Sequence[Claim], records: Sequence[Record], store: Store
 ) -> bytes:
     """The bundle of these claims; the same store gives the same bytes."""
     from clarena import __version__

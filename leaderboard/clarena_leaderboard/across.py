@@ -11,7 +11,7 @@ from clarena.protocol.protocol import digest
 from clarena.record.record import StrategyInfo
 from clarena.record.statistics import SIGNIFICANT
 from clarena_leaderboard.bootstrap import bootstrap_interval, coverage, interquartile_mean
-from clarena_leaderboard.model import Across, Aggregate, Entry, Table
+from clarena_leaderboard.contents import Across, Aggregate, Entry, Table
 from clarena_leaderboard.ranking import bound, values_of
 from clarena_leaderboard.rows import unique_labels
 

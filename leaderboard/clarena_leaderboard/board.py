@@ -12,15 +12,15 @@ from clarena_leaderboard.across import across
 from clarena_leaderboard.changes import Manifest, changes, manifest
 from clarena_leaderboard.collect import Found
 from clarena_leaderboard.config import BoardConfig
-from clarena_leaderboard.hidden import METRIC, caution, measured, of_season, with_bounds
-from clarena_leaderboard.model import Board, Entry, Submitted, Table
+from clarena_leaderboard.contents import Board, Entry, Submitted, Table
 from clarena_leaderboard.ranking import bound, rank
 from clarena_leaderboard.rows import Candidate, candidates, entries, unique_slugs
-from clarena_leaderboard.sources import Collection, Source
+from clarena_leaderboard.season_runs import METRIC, caution, measured, of_season, with_bounds
+from clarena_leaderboard.sources import Collection, RunSource
 
 
 def load_board(
-    source: Source,
+    source: RunSource,
     *,
     config: BoardConfig | None = None,
     cache: Path | None = None,

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from clarena.errors import StoreError
 from clarena.protocol.protocol import FrozenModel
 from clarena.record.metrics import METRICS
-from clarena_leaderboard.model import Board, Change, Entry, Table
+from clarena_leaderboard.contents import Board, Change, Entry, Table
 from clarena_leaderboard.rows import say_seeds
 
 

@@ -14,7 +14,7 @@ from clarena_leaderboard.ledger_commands import Submissions, add, audit
 if TYPE_CHECKING:
     from http.server import ThreadingHTTPServer
 
-    from clarena_leaderboard.model import Board
+    from clarena_leaderboard.contents import Board
     from clarena_leaderboard.site.publish import Report
 
 leaderboard = typer.Typer(

@@ -14,7 +14,7 @@ from clarena.record import metrics
 from clarena.record.likelihoods import LANGUAGE_METRICS
 from clarena.record.record import Predictions, Record, StrategyInfo
 from clarena.record.store import PREDICTIONS, RECORD, read_predictions, read_record
-from clarena_leaderboard.model import Run
+from clarena_leaderboard.contents import Run
 
 TOLERANCE = 1e-9
 """Numbers further apart than that are not the same: they are means of a few fractions, whatever the machine."""

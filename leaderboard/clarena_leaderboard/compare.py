@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from clarena.record.statistics import Interval, SignFlip
-    from clarena_leaderboard.model import Claim, Comparison, Entry, Table
+    from clarena_leaderboard.contents import Claim, Comparison, Entry, Table
 
 FromMlflow = Annotated[
     str | None,

@@ -27,7 +27,7 @@ from clarena.submission.bundle import RECORDS, Bundle, read_bundle, sha256
 from clarena.submission.evidence import evidence
 from clarena.submission.manifest import BundleError, Digest, Manifest, read_json
 from clarena.submission.verdict import HiddenRow, Verdict, outcome
-from clarena_leaderboard.model import Badge, Log
+from clarena_leaderboard.contents import Badge, Log
 
 LEDGER, BUNDLE = "ledger.jsonl", "bundle.zip"
 Kind = Literal["bundle", "verdict"]
@@ -37,7 +37,7 @@ BEGINNING = "0" * 64
 """What the first entry carries in place of a hash."""
 
 
-class Entry(FrozenModel):
+class LedgerEntry(FrozenModel):
     """A line of the ledger.
 
     Attributes:
@@ -71,7 +71,7 @@ class Standing:
     log: Log | None = None
 
 
-def add(root: Path, bundle_path: Path, verdict_path: Path | None = None) -> list[Entry]:
+def add(root: Path, bundle_path: Path, verdict_path: Path | None = None) -> list[LedgerEntry]:
     """Enter a bundle, a verdict on it, or both; returns the new entries. Everything is written, or nothing.
 
     Raises:
@@ -97,14 +97,16 @@ def add(root: Path, bundle_path: Path, verdict_path: Path | None = None) -> list
         return _enter(root, slug, entries, new)
 
 
-def _enter(root: Path, slug: str, entries: list[Entry], new: Sequence[tuple[Kind, Mapping[str, bytes]]]) -> list[Entry]:
+def _enter(
+    root: Path, slug: str, entries: list[LedgerEntry], new: Sequence[tuple[Kind, Mapping[str, bytes]]]
+) -> list[LedgerEntry]:
     """Write files, then the ledger; when that fails, the files are taken away again."""
     lines = [entry.model_dump_json() for entry in entries]
     files = {name: content for _, group in new for name, content in group.items()}
     for kind, group in new:
         previous = sha256(lines[-1].encode()) if lines else BEGINNING
         hashes = {name: sha256(content) for name, content in sorted(group.items())}
-        entry = Entry(
+        entry = LedgerEntry(
             number=len(lines) + 1,
             kind=kind,
             slug=slug,
@@ -131,7 +133,7 @@ def _enter(root: Path, slug: str, entries: list[Entry], new: Sequence[tuple[Kind
     return entries[-len(new) :]
 
 
-def _check_new(root: Path, bundle: Bundle, entries: Sequence[Entry]) -> None:
+def _check_new(root: Path, bundle: Bundle, entries: Sequence[LedgerEntry]) -> None:
     """Refuse a bundle that does not bear out what it claims, or claims a row that is here already."""
     with tempfile.TemporaryDirectory() as folder:
         bundle.unpack(Path(folder))
@@ -179,13 +181,13 @@ def audit(root: Path, head: str | None = None) -> Audit:
     was noted somewhere else.
     """
     problems: list[str] = []
-    entries: list[Entry] = []
+    entries: list[LedgerEntry] = []
     hashes: list[str] = []
     for number, line in enumerate(_lines(root), 1):
         previous, digest = hashes[-1] if hashes else BEGINNING, sha256(line.encode())
         hashes.append(digest)
         try:
-            entry: Entry = read_json(line, Entry, f"line {number} of the ledger")
+            entry: LedgerEntry = read_json(line, LedgerEntry, f"line {number} of the ledger")
         except BundleError as error:
             problems.append(str(error))
             continue
@@ -202,7 +204,7 @@ def audit(root: Path, head: str | None = None) -> Audit:
     return Audit(len(hashes), hashes[-1] if hashes else BEGINNING, tuple(problems))
 
 
-def _files_altered(root: Path, entries: Sequence[Entry]) -> Iterator[str]:
+def _files_altered(root: Path, entries: Sequence[LedgerEntry]) -> Iterator[str]:
     """Files that are not what the ledger says."""
     listed: dict[str, str] = {}
     for entry in entries:
@@ -267,7 +269,7 @@ def standing(root: Path) -> Mapping[str, Standing]:
     return found
 
 
-def _verdicts(root: Path, entries: Sequence[Entry], slug: str) -> Iterator[tuple[date, Verdict]]:
+def _verdicts(root: Path, entries: Sequence[LedgerEntry], slug: str) -> Iterator[tuple[date, Verdict]]:
     for entry in entries:
         if (entry.slug, entry.kind) == (slug, "verdict"):
             for name in entry.files:
@@ -279,7 +281,7 @@ def stores(root: Path) -> list[Path]:
     return [root / entry.slug / RECORDS for entry in _chain(root) if entry.kind == "bundle"]
 
 
-def _manifests(root: Path, entries: Sequence[Entry]) -> Iterator[tuple[Entry, Manifest]]:
+def _manifests(root: Path, entries: Sequence[LedgerEntry]) -> Iterator[tuple[LedgerEntry, Manifest]]:
     """What each bundle says of itself, with the entry that added it."""
     for entry in entries:
         if entry.kind == "bundle":
@@ -287,7 +289,7 @@ def _manifests(root: Path, entries: Sequence[Entry]) -> Iterator[tuple[Entry, Ma
             yield entry, read_json(_checked(root, entries, name), Manifest, name)
 
 
-def _checked(root: Path, entries: Sequence[Entry], name: str) -> bytes:
+def _checked(root: Path, entries: Sequence[LedgerEntry], name: str) -> bytes:
     """The content of a file that the ledger lists; raises `StoreError` where it is another."""
     digest = next((entry.files[name] for entry in entries if name in entry.files), None)
     try:
@@ -299,12 +301,12 @@ def _checked(root: Path, entries: Sequence[Entry], name: str) -> bytes:
     return content
 
 
-def _chain(root: Path) -> list[Entry]:
+def _chain(root: Path) -> list[LedgerEntry]:
     """The entries; raises `StoreError` where the chain is broken."""
-    entries: list[Entry] = []
+    entries: list[LedgerEntry] = []
     previous = BEGINNING
     for number, line in enumerate(_lines(root), 1):
-        entry: Entry = read_json(line, Entry, f"line {number} of the ledger")
+        entry: LedgerEntry = read_json(line, LedgerEntry, f"line {number} of the ledger")
         if (entry.number, entry.previous) != (number, previous):
             raise StoreError(f"Line {number} of {root / LEDGER} was altered. See: clarena leaderboard audit")
         previous = sha256(line.encode())

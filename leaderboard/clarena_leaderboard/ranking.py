@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from clarena.protocol.protocol import Track
 from clarena.record.metrics import METRICS
 from clarena.record.statistics import SIGNIFICANT, SignFlip, holm, paired_sign_flip, smallest_p
-from clarena_leaderboard.model import Claim, Comparison, Entry
+from clarena_leaderboard.contents import Claim, Comparison, Entry
 
 Values = NDArray[np.float64]
 """[n]: the sort key of a row on the table's seeds, in their order."""

@@ -12,7 +12,7 @@ from clarena.record.record import StrategyInfo
 from clarena.record.statistics import Interval, student_t_interval
 from clarena.record.summary import Row, row_labels
 from clarena_leaderboard.collect import Found, same
-from clarena_leaderboard.model import Entry, Run, Standing, Submitted
+from clarena_leaderboard.contents import Entry, Run, Standing, Submitted
 
 
 @dataclass(frozen=True)

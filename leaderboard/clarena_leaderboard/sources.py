@@ -14,7 +14,7 @@ from clarena.tracking.reader import LoggedCell, fetch, logged_cells
 from clarena.tracking.uri import database_file, public, resolve_uri
 from clarena_leaderboard.cache import Cache
 from clarena_leaderboard.collect import Found, condense, load_predictions
-from clarena_leaderboard.model import Run
+from clarena_leaderboard.contents import Run
 
 MLFLOW = "mlflow:"
 """What the origin of a run begins with that is in MLflow."""
@@ -31,7 +31,7 @@ class Collection:
     problems: tuple[str, ...]
 
 
-class Source(Protocol):
+class RunSource(Protocol):
     """What a board is built from."""
 
     @property
@@ -53,7 +53,7 @@ class Source(Protocol):
         """
 
 
-def open_source(store: Path, tracking_uri: str | None = None) -> Source:
+def open_source(store: Path, tracking_uri: str | None = None) -> RunSource:
     """MLflow where a URI is given, else the store; raises `UsageError` where there is none."""
     return MlflowSource(tracking_uri) if tracking_uri else StoreSource(store)
 

@@ -6,15 +6,15 @@ from pathlib import Path
 from clarena.record.metrics import METRICS
 from clarena.submission.verdict import HiddenRow, HiddenRun, Verdict
 from clarena_leaderboard import ledger
-from clarena_leaderboard.joined import JoinedSource
+from clarena_leaderboard.contents import HiddenRuns, Run, Submitted
 from clarena_leaderboard.ledger import Standing
-from clarena_leaderboard.model import HiddenRuns, Run, Submitted
-from clarena_leaderboard.sources import Source, StoreSource, open_source
+from clarena_leaderboard.several_stores import SeveralStores
+from clarena_leaderboard.sources import RunSource, StoreSource, open_source
 
 
 def open_with_submissions(
     store: Path, tracking_uri: str | None, submissions: Path
-) -> tuple[Source, Mapping[str, Submitted]]:
+) -> tuple[RunSource, Mapping[str, Submitted]]:
     """The runs of a store or of MLflow, those of the ledger among them where there is one, and what it knows of rows.
 
     Raises:
@@ -23,7 +23,7 @@ def open_with_submissions(
     source = open_source(store, tracking_uri)
     if not (submissions / ledger.LEDGER).exists():
         return source, {}
-    return JoinedSource([source, *map(StoreSource, ledger.stores(submissions))]), submitted(submissions)
+    return SeveralStores([source, *map(StoreSource, ledger.stores(submissions))]), submitted(submissions)
 
 
 def submitted(root: Path) -> dict[str, Submitted]:

@@ -1,4 +1,4 @@
-"""Avalanche (avalanche-lib 0.6.0) in the arena: its strategies, models and benchmarks under CLArena's protocol.
+"""Avalanche (avalanche-lib 0.6.0) in the realisation: its strategies, models and benchmarks under CLArena's protocol.
 
 The host keeps the order of data, the budget, testing and metrics; Avalanche only trains. Nothing of it is imported
 until one of these names is asked for.

@@ -1,4 +1,4 @@
-"""How a strategy of Avalanche's is a strategy of the arena; what single ones need besides is in `special`."""
+"""How a strategy of Avalanche's is a strategy here; what single ones need besides is in `single_methods`."""
 
 import warnings
 from collections.abc import Iterator

@@ -48,7 +48,7 @@ def rate(default: float) -> Hyper:
 
 @dataclass(frozen=True)
 class Method:
-    """One of Avalanche's strategies, as the arena runs it.
+    """One of Avalanche's strategies, as the realisation runs it.
 
     Attributes:
         name: within this plugin.
@@ -65,7 +65,7 @@ class Method:
         carries: the same in words.
         needs_exemplars: whether it cannot train at all without a buffer.
         task_heads: whether the model is given task labels in the task scenario.
-        adapter: the class of `clarena_avalanche.special` that fits it in.
+        adapter: the class of `clarena_avalanche.single_methods` that fits it in.
         refuses: why it cannot run; None where it can.
     """
 

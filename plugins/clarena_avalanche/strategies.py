@@ -13,7 +13,7 @@ from clarena_avalanche.library import import_avalanche
 
 import_avalanche()
 
-from clarena_avalanche import special  # noqa: E402
+from clarena_avalanche import single_methods  # noqa: E402
 from clarena_avalanche.adapters import Adapted  # noqa: E402
 from clarena_avalanche.method import Method  # noqa: E402
 from clarena_avalanche.table import METHODS  # noqa: E402
@@ -53,7 +53,7 @@ def strategy_class(method: Method) -> type[Adapted]:
         "carries": method.carries,
         "exceptions": method.exceptions,
     }
-    base = Adapted if method.adapter == "Adapted" else getattr(special, method.adapter)
+    base = Adapted if method.adapter == "Adapted" else getattr(single_methods, method.adapter)
     return type(method.class_name, (base,), facts)
 
 

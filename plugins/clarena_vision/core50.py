@@ -21,8 +21,8 @@ from pydantic import Field
 
 from clarena import Data, Scenario, Stream, data_root, fetch, split_by_domain, split_by_groups
 
+from .decoded import CHUNK, cached, open_images, resized, write_arrays
 from .pixels import Images
-from .store import CHUNK, cached, open_images, resized, write_arrays
 
 FILES = {
     "core50_imgs.npz": (

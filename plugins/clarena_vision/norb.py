@@ -22,8 +22,8 @@ from pydantic import Field
 
 from clarena import Data, Scenario, Stream, data_root, fetch, split_by_domain
 
+from .decoded import cached, resized, write_arrays
 from .pixels import Images
-from .store import cached, resized, write_arrays
 
 URL = "https://cs.nyu.edu/~ylclab/data/norb-v1.0-small"
 PARTS = {"train": "smallnorb-5x46789x9x18x6x2x96x96-training", "test": "smallnorb-5x01235x9x18x6x2x96x96-testing"}

@@ -13,7 +13,7 @@ from clarena_data.images import held_out_rows
 
 from clarena import fetch
 
-from .store import HELD_OUT, Chained, Zipped, write_data
+from .decoded import HELD_OUT, Chained, Zipped, write_data
 
 
 def write_omniglot(source: Any, folder: Path, size: int | None) -> None:

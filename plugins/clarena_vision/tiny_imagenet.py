@@ -14,8 +14,8 @@ from pydantic import Field
 
 from clarena import Data, data_root, fetch
 
+from .decoded import Zipped, cached, write_data
 from .pixels import Images
-from .store import Zipped, cached, write_data
 
 URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
 MD5 = "90528d7ca1a48142e341f4ef8d21d0de"

@@ -24,9 +24,9 @@ from pydantic import Field
 from clarena import Data, DataError, UsageError, data_root, family_member, unknown_name
 
 from .cifar import read_cifar
+from .decoded import Chained, Labelled, Mode, Rows, cached, made_once, write_data
 from .omniglot import write_omniglot
 from .pixels import Images
-from .store import Chained, Labelled, Mode, Rows, cached, made_once, write_data
 
 UNREADABLE = (
     OSError, RuntimeError, ValueError, EOFError, HTTPException, zipfile.BadZipFile, tarfile.TarError, zlib.error,
@@ -38,7 +38,7 @@ Keywords = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Source:
+class TorchvisionSet:
     """How torchvision's class of a data set is asked for its parts.
 
     Attributes:
@@ -56,20 +56,20 @@ class Source:
     downloads: bool = True
 
 
-def by_split(*train: str, test: str) -> Source:
-    return Source(tuple({"split": split} for split in train), ({"split": test},))
+def by_split(*train: str, test: str) -> TorchvisionSet:
+    return TorchvisionSet(tuple({"split": split} for split in train), ({"split": test},))
 
 
-def emnist(split: str) -> Source:
-    return Source(({"split": split, "train": True},), ({"split": split, "train": False},), "EMNIST", "L")
+def emnist(split: str) -> TorchvisionSet:
+    return TorchvisionSet(({"split": split, "train": True},), ({"split": split, "train": False},), "EMNIST", "L")
 
 
 IDX = ("MNIST", "FashionMNIST", "KMNIST")
 CIFAR = ("CIFAR10", "CIFAR100")
 SOURCES = {
     "CLEVRClassification": by_split("train", test="val"),
-    "Caltech101": Source(({},)),
-    "Caltech256": Source(({},)),
+    "Caltech101": TorchvisionSet(({},)),
+    "Caltech256": TorchvisionSet(({},)),
     "Country211": by_split("train", "valid", test="test"),
     "DTD": by_split("train", "val", test="test"),
     "EMNIST": emnist("balanced"),
@@ -77,26 +77,26 @@ SOURCES = {
     "EMNIST-bymerge": emnist("bymerge"),
     "EMNIST-digits": emnist("digits"),
     "EMNIST-letters": emnist("letters"),
-    "EuroSAT": Source(({},)),
-    "FER2013": Source(({"split": "train"},), ({"split": "test"},), mode="L", downloads=False),
+    "EuroSAT": TorchvisionSet(({},)),
+    "FER2013": TorchvisionSet(({"split": "train"},), ({"split": "test"},), mode="L", downloads=False),
     "FGVCAircraft": by_split("trainval", test="test"),
     "Flowers102": by_split("train", "val", test="test"),
     "Food101": by_split("train", test="test"),
     "GTSRB": by_split("train", test="test"),
-    "INaturalist": Source(({"version": "2021_train"},), ({"version": "2021_valid"},)),
-    "ImageNet": Source(({"split": "train"},), ({"split": "val"},), downloads=False),
+    "INaturalist": TorchvisionSet(({"version": "2021_train"},), ({"version": "2021_valid"},)),
+    "ImageNet": TorchvisionSet(({"split": "train"},), ({"split": "val"},), downloads=False),
     "Imagenette": by_split("train", test="val"),
     "OxfordIIITPet": by_split("trainval", test="test"),
     "PCAM": by_split("train", "val", test="test"),
     "Places365": by_split("train-standard", test="val"),
-    "QMNIST": Source(({"what": "train"},), ({"what": "test"},), mode="L"),
+    "QMNIST": TorchvisionSet(({"what": "train"},), ({"what": "test"},), mode="L"),
     "RenderedSST2": by_split("train", "val", test="test"),
-    "SEMEION": Source(({},), mode="L"),
+    "SEMEION": TorchvisionSet(({},), mode="L"),
     "STL10": by_split("train", test="test"),
-    "SUN397": Source(({},)),
+    "SUN397": TorchvisionSet(({},)),
     "SVHN": by_split("train", test="test"),
     "StanfordCars": by_split("train", test="test"),
-    "USPS": Source(({"train": True},), ({"train": False},), mode="L"),
+    "USPS": TorchvisionSet(({"train": True},), ({"train": False},), mode="L"),
 }
 """What torchvision opens, and what is trained and tested on."""
 NAMES = sorted({*IDX, *CIFAR, "Omniglot", *SOURCES}, key=str.lower)
@@ -166,7 +166,7 @@ def write(name: str, size: int | None, folder: Path) -> None:
         write_data(folder, *parts, data.class_names, "L" if name in IDX else "RGB", size)
 
 
-def opened(name: str, source: Source) -> tuple[list[Labelled], list[Labelled]]:
+def opened(name: str, source: TorchvisionSet) -> tuple[list[Labelled], list[Labelled]]:
     """The training and test parts of a data set that torchvision opens, from the data root or downloaded.
 
     Raises:

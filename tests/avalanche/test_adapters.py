@@ -1,4 +1,4 @@
-"""Avalanche's strategies in the arena: what is learned is what Avalanche learns, and the host's rules hold."""
+"""Avalanche's strategies in the realisation: what is learned is what Avalanche learns, and the host's rules hold."""
 
 import inspect
 import subprocess
@@ -335,10 +335,10 @@ def test_nothing_of_avalanche_is_imported_to_name_it() -> None:
 
 def test_a_missing_extra_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     from clarena.plugins.host import KINDS
-    from clarena.plugins.registry import Entry, Registry
+    from clarena.plugins.registry import Offer, Registry
 
     monkeypatch.setitem(sys.modules, "avalanche", None)
     monkeypatch.delitem(sys.modules, "clarena_avalanche.strategies")
-    entry = Entry("avalanche", "ewc", "s", "clarena_avalanche.strategies:Ewc", "clarena-bench", "avalanche", None)
+    entry = Offer("avalanche", "ewc", "s", "clarena_avalanche.strategies:Ewc", "clarena-bench", "avalanche", None)
     with pytest.raises(ClarenaError, match=r"needs the package 'avalanche'.*pip install 'clarena-bench\[avalanche\]'"):
         Registry(KINDS[0], [entry]).load("avalanche/ewc")

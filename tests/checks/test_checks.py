@@ -73,14 +73,14 @@ def test_tokens_are_the_same_blobs() -> None:
 
 def test_the_stream_has_everything_awkward() -> None:
     for scenario in TinyStream.scenarios:
-        arena = Trial(Subject(Finetune, scenario)).arena
-        sizes = [len(split.train) for split in arena.stream.splits]
-        batch = arena.protocol.batch_size
+        realised = Trial(Subject(Finetune, scenario)).realised
+        sizes = [len(split.train) for split in realised.stream.splits]
+        batch = realised.protocol.batch_size
         assert len(set(sizes)) == len(sizes)  # uneven
-        assert 1 in [len(split.classes) for split in arena.stream.splits]
+        assert 1 in [len(split.classes) for split in realised.stream.splits]
         assert {size % batch for size in sizes} >= {1}  # a last batch of one sample
         assert all(size % batch for size in sizes)  # and odd ones elsewhere
-        trained = {int(i) for split in arena.stream.splits for i in split.train}
+        trained = {int(i) for split in realised.stream.splits for i in split.train}
         assert len(trained) == sum(sizes) if scenario != "domain" else True
 
 

@@ -156,7 +156,7 @@ def test_training_sees_views_and_all_else_is_plain(cls, seen, possible_views):
     """Stored, scanned and tested are the samples themselves, bit for bit, and training passes see nothing but views."""
     ours = learned(cls, augmentation="crop-flip").finish()
     ours.predict()
-    data = ours.arena.data
+    data = ours.realised.data
     samples, tested = set(rows([data.x_train])), set(rows([data.x_test]))
     assert set(rows(seen[False])) <= samples | tested
 
@@ -190,7 +190,7 @@ def test_without_augmentation_nothing_is_drawn_or_hooked(seen):
     ours.step(0)
     assert torch.equal(AUGMENTATION.get_state(), drawn)
     assert not any(module._forward_pre_hooks for module in ours.strategy.modules())
-    assert set(rows(seen[True])) <= set(rows([ours.arena.data.x_train]))
+    assert set(rows(seen[True])) <= set(rows([ours.realised.data.x_train]))
 
 
 SWITCHED = [cls for cls in NATIVE if cls.off and not cls.needs]
@@ -209,7 +209,7 @@ def test_a_run_goes_on_from_any_copy(cls, way, seen):
     half.step(0)
     if way == "state":
         other = learned(cls, augmentation="crop-flip")
-        other.arena.begin([0])
+        other.realised.begin([0])
         other.strategy.load_state_dict(copy.deepcopy(half.strategy.state_dict()))
         half = other
     else:
@@ -219,11 +219,11 @@ def test_a_run_goes_on_from_any_copy(cls, way, seen):
 
 def test_a_copy_of_a_model_draws_from_the_one_stream(seen):
     ours = learned(Finetune, augmentation="crop-flip")
-    twin, x = copy.deepcopy(ours.strategy.model).train(), ours.arena.data.x_train
+    twin, x = copy.deepcopy(ours.strategy.model).train(), ours.realised.data.x_train
     ours.strategy.model.train()
     outputs = []
     for model in (ours.strategy.model, twin, ours.strategy.model):
-        ours.arena.begin([0])
+        ours.realised.begin([0])
         outputs.append(model.backbone(x))
     assert torch.equal(outputs[0], outputs[1])
     assert torch.equal(outputs[0], outputs[2])

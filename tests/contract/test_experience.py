@@ -329,15 +329,15 @@ def test_outputs_in_play(scenario, loss_over, heads, length, union):
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_every_label_is_in_play_in_its_own_batch_and_scan(scenario, strategy):
     ours = walk(strategy, scenario)
-    for steps in ours.arena.steps:
-        ours.arena.begin(steps)
-        data = ours.arena.experience(steps)
-        assert data.outputs == ours.arena.space.width
+    for steps in ours.realised.steps:
+        ours.realised.begin(steps)
+        data = ours.realised.experience(steps)
+        assert data.outputs == ours.realised.space.width
         for part in [*data.batches(), *data.scan()]:
             allowed = as_sets(part.mask, len(part), data.outputs)
             assert all(label in inside for label, inside in zip(part.y.tolist(), allowed, strict=True))
             if scenario == "task":
-                own = [set(ours.arena.stream.splits[t].classes) for t in part.task.tolist()]
+                own = [set(ours.realised.stream.splits[t].classes) for t in part.task.tolist()]
                 assert allowed == own
             assert (part.task is None) is (scenario != "task")
 
@@ -345,16 +345,16 @@ def test_every_label_is_in_play_in_its_own_batch_and_scan(scenario, strategy):
 def test_the_experience_holds_the_data_of_its_splits_alone():
     ours = walk(Finetune, "class")
     seen = set()
-    for position, split in enumerate(ours.arena.stream.splits):
-        ours.arena.begin([position])
-        data = ours.arena.experience([position])
-        assert torch.equal(data.x, ours.arena.data.x_train[split.train])
+    for position, split in enumerate(ours.realised.stream.splits):
+        ours.realised.begin([position])
+        data = ours.realised.experience([position])
+        assert torch.equal(data.x, ours.realised.data.x_train[split.train])
         assert torch.equal(data.y, split.y_train)
         assert not seen & set(data.classes)
         seen |= set(data.classes)
         data.x.zero_()
         data.y.zero_()
-        again = ours.arena.experience([position])  # what a strategy does to its copy does not come back
-        assert torch.equal(again.x, ours.arena.data.x_train[split.train])
+        again = ours.realised.experience([position])  # what a strategy does to its copy does not come back
+        assert torch.equal(again.x, ours.realised.data.x_train[split.train])
         assert torch.equal(again.y, split.y_train)
     assert np.array_equal(sorted(seen), range(6))

@@ -38,12 +38,12 @@ def linear_from(generator, fan_in, fan_out):
     return nn.Linear(fan_in, fan_out)
 
 
-def by_hand(arena, seed, protocol, kept):
+def by_hand(realised, seed, protocol, kept):
     """Fine-tuning in plain torch, for a growing head: parameters after each experience, backbone first."""
     init = stream_of_seeds(seed, "init", -1)
     trunk = linear_from(init, 16, 32)
-    if arena.track.scenario == "domain":
-        blocks = [linear_from(init, 32, arena.stream.outputs)]
+    if realised.track.scenario == "domain":
+        blocks = [linear_from(init, 32, realised.stream.outputs)]
     else:
         blocks, init = [], None
     fused = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
@@ -51,15 +51,15 @@ def by_hand(arena, seed, protocol, kept):
     rates = {"lr": protocol.learning_rate, "weight_decay": protocol.weight_decay}
     rates |= {"momentum": protocol.momentum} if protocol.optimizer == "sgd" else {}
     optimiser, history = None, []
-    for i, split in enumerate(arena.stream.splits):
-        x, y = arena.data.x_train[split.train].float(), split.y_train
+    for i, split in enumerate(realised.stream.splits):
+        x, y = realised.data.x_train[split.train].float(), split.y_train
         labels = sorted(set(y.tolist()))
-        if arena.track.scenario != "domain":
+        if realised.track.scenario != "domain":
             blocks.append(linear_from(stream_of_seeds(seed, "init", i), 32, len(labels)))
         parameters = [*trunk.parameters(), *(p for block in blocks for p in block.parameters())]
         if optimiser is None or not kept:
             optimiser = make(parameters, **rates)
-        elif arena.track.scenario != "domain":
+        elif realised.track.scenario != "domain":
             optimiser.add_param_group({"params": list(blocks[-1].parameters())})
         order = stream_of_seeds(seed, "data", i)
         for _ in range(protocol.epochs):
@@ -68,7 +68,7 @@ def by_hand(arena, seed, protocol, kept):
                 rows = permutation[start : start + protocol.batch_size]
                 features = F.relu(trunk(x[rows].flatten(1)))
                 scores = torch.cat([block(features) for block in blocks], 1)
-                if arena.track.scenario == "task":
+                if realised.track.scenario == "task":
                     hidden = [c for c in range(scores.shape[1]) if c not in labels]
                     scores = scores.index_fill(1, torch.tensor(hidden, dtype=torch.long), float("-inf"))
                 optimiser.zero_grad()
@@ -83,8 +83,8 @@ def by_hand(arena, seed, protocol, kept):
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_finetune_is_a_plain_torch_loop_bit_for_bit(scenario, optimiser, kept):
     ours = walk(Finetune, scenario, seed=3, optimizer_state=kept, **OPTIMISERS[optimiser])
-    expected = by_hand(ours.arena, 3, ours.arena.protocol, kept == "kept")
-    ours.arena.set_up(ours.strategy)  # the loop by hand has drawn from the global generators
+    expected = by_hand(ours.realised, 3, ours.realised.protocol, kept == "kept")
+    ours.realised.set_up(ours.strategy)  # the loop by hand has drawn from the global generators
     for position, parameters in enumerate(expected):
         ours.step(position)
         assert same(ours.parameters(), parameters), f"after experience {position + 1}"
@@ -187,8 +187,8 @@ def test_each_moment_sees_the_gradient_it_is_promised():
     ours.step(0)
     seen = ours.strategy.gradients
     twin = walk(Finetune, "task", epochs=1, batch_size=100)
-    twin.arena.begin([0])
-    batch = next(twin.arena.experience([0]).batches())
+    twin.realised.begin([0])
+    batch = next(twin.realised.experience([0]).batches())
     twin.strategy.context.grow(twin.strategy.model)
     scores = twin.strategy.model(batch.x)
     loss = F.cross_entropy(scores, batch.y) + 0.25 * scores.square().sum()
@@ -254,7 +254,7 @@ def test_saved_after_each_experience_it_goes_on_bit_for_bit(strategy, state):
         for done in (1, 2):
             resumed = walk(strategy, "task", optimizer_state=state, **optimiser)
             for position in range(done):
-                resumed.arena.begin([position])
+                resumed.realised.begin([position])
             saved[done - 1].seek(0)
             resumed.strategy.load_state_dict(torch.load(saved[done - 1], weights_only=True))
             resumed.finish(done)
@@ -282,11 +282,11 @@ def test_a_saved_state_is_kept_until_there_is_an_optimiser_for_it():
     whole.step(0)
     state = copy.deepcopy(whole.strategy.state_dict())
     resumed = walk(Finetune, optimizer_state="kept")
-    resumed.arena.begin([0])
+    resumed.realised.begin([0])
     resumed.strategy.load_state_dict(state)
     again = resumed.strategy.state_dict()  # saved once more before anything is learned
     third = walk(Finetune, optimizer_state="kept")
-    third.arena.begin([0])
+    third.realised.begin([0])
     third.strategy.load_state_dict(again)
     assert same(third.finish(1).parameters(), whole.finish(1).parameters())
 
@@ -296,8 +296,8 @@ def test_the_reported_loss_is_the_mean_over_steps():
     model = copy.deepcopy(ours.strategy.model)
     experience = ours.step(0)
     twin = walk(Finetune, "domain", epochs=1)
-    twin.arena.begin([0])
-    batches = list(twin.arena.experience([0]).batches())
+    twin.realised.begin([0])
+    batches = list(twin.realised.experience([0]).batches())
     losses = [F.cross_entropy(model(batch.x), batch.y).item() for batch in batches]
     assert experience.meter.loss_steps == len(losses) == 5
     assert experience.meter.mean_loss == pytest.approx(sum(losses) / 5, rel=1e-5)

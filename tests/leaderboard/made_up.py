@@ -10,10 +10,10 @@ import numpy as np
 from clarena_leaderboard.board import load_board
 from clarena_leaderboard.collect import Found
 from clarena_leaderboard.config import BoardConfig
-from clarena_leaderboard.model import Board, Run, Table
+from clarena_leaderboard.contents import Board, Run, Table
 from clarena_leaderboard.sources import Collection
 
-from clarena.protocol.protocol import Part, Protocol, Track
+from clarena.protocol.protocol import NamedPart, Protocol, Track
 from clarena.record.metrics import METRICS
 from clarena.record.record import Cell, Cost, Predictions, Record, StrategyInfo
 from clarena.record.store import Store
@@ -23,7 +23,9 @@ REFERENCES = ("finetune", "joint", "cumulative")
 
 
 def track(name: str = "toy", **protocol: Any) -> Track:
-    return Track(benchmark=Part(name=name), scenario="class", backbone=Part(name="mlp"), protocol=Protocol(**protocol))
+    return Track(
+        benchmark=NamedPart(name=name), scenario="class", backbone=NamedPart(name="mlp"), protocol=Protocol(**protocol)
+    )
 
 
 def info(name: str = "ewc", **changes: Any) -> StrategyInfo:

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 from clarena_leaderboard.board import load_board
-from clarena_leaderboard.model import Board
+from clarena_leaderboard.contents import Board
 from clarena_leaderboard.site.publish import Report
 from clarena_leaderboard.site.render import build_site
 from clarena_leaderboard.sources import StoreSource
 
-from clarena.protocol.protocol import Part, Protocol, Scenario, Track
+from clarena.protocol.protocol import NamedPart, Protocol, Scenario, Track
 from clarena.record.metrics import summarise
 from clarena.record.record import Cell, Cost, ExperienceInfo, Predictions, Record, Status, StrategyInfo
 from clarena.record.store import Store
@@ -82,9 +82,9 @@ def make_store(
     store = Store(folder)
     for s, scenario in enumerate(scenarios):
         track = Track(
-            benchmark=Part(name=benchmark, options={"experiences": EXPERIENCES}, fingerprint="f" * 64),
+            benchmark=NamedPart(name=benchmark, options={"experiences": EXPERIENCES}, fingerprint="f" * 64),
             scenario=scenario,
-            backbone=Part(name="mlp", options={"hidden": [hidden]}),
+            backbone=NamedPart(name="mlp", options={"hidden": [hidden]}),
             protocol=Protocol(),
         )
         for r, made in enumerate(rows):

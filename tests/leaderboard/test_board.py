@@ -4,7 +4,7 @@ import math
 
 import pytest
 from clarena_leaderboard.config import BoardConfig, read_config
-from clarena_leaderboard.model import Log, Submitted
+from clarena_leaderboard.contents import Log, Submitted
 from clarena_leaderboard.rows import say_seeds, unique_slugs
 from hypothesis import given, settings
 from hypothesis import strategies as st

@@ -2,7 +2,7 @@
 
 import pytest
 from clarena_leaderboard.changes import Manifest, manifest, read_manifest
-from clarena_leaderboard.model import Submitted
+from clarena_leaderboard.contents import Submitted
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_up import TOY, board, found, row, track

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 from clarena_leaderboard.board import load_board
 from clarena_leaderboard.site.exports import bibtex, latex, matrix_latex, row_data, to_bibtex, to_csv, to_json, to_latex
-from clarena_leaderboard.site.words import flattened, linked, percent, seconds, size
+from clarena_leaderboard.site.formatting import flattened, linked, percent, seconds, size
 from clarena_leaderboard.sources import StoreSource
 from hypothesis import given
 from hypothesis import strategies as st

@@ -22,7 +22,7 @@ def second_experience(scenario="class", **options):
     walked = walk(AGEM(**options), scenario)
     walked.step(0)
     agem = walked.strategy
-    walked.arena.begin([1])
+    walked.realised.begin([1])
     agem.context.grow(agem.model)
     agem.experience = SimpleNamespace(meter=Meter())
     agem.model.double()
@@ -148,7 +148,7 @@ def test_restored_in_the_middle_it_comes_to_the_same_end(scenario):
     first = walk(AGEM, scenario)
     first.step(0)
     second = walk(AGEM, scenario)
-    second.arena.begin([0])
+    second.realised.begin([0])
     second.strategy.load_state_dict(first.strategy.state_dict())
     assert same(first.finish(1).parameters(), second.finish(1).parameters())
 

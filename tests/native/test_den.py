@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from clarena import Backbone, UsageError
 from clarena.checks import TinyStream
 from clarena.protocol.protocol import Part, Protocol, Track
-from clarena.run.arena import Arena, Parts
+from clarena.run.realisation import CellClasses, Realisation
 from clarena.testing import parametrize_with_checks
 
 MLP: dict[str, Any] = {"hidden": (8, 7)}
@@ -24,7 +24,7 @@ BACKBONES = [(Mlp, MLP), (Cnn, CNN)]
 X = torch.randn(7, 1, 4, 4, generator=torch.Generator().manual_seed(3))
 
 
-def arena(backbone: type[Backbone] = Mlp, options: dict[str, Any] = MLP, **protocol: Any) -> Arena:
+def realised(backbone: type[Backbone] = Mlp, options: dict[str, Any] = MLP, **protocol: Any) -> Realisation:
     """Three tasks of 3, 1 and 2 classes on 4×4 images, with momentum and weight decay."""
     settings = {"epochs": 10, "batch_size": 8, "optimizer": "sgd", "learning_rate": 0.05, "momentum": 0.9}
     track = Track(
@@ -33,7 +33,7 @@ def arena(backbone: type[Backbone] = Mlp, options: dict[str, Any] = MLP, **proto
         backbone=Part(name=backbone.name, options=options),
         protocol=Protocol(**(settings | {"weight_decay": 0.01} | protocol)),
     )
-    return Arena(track, Parts(DEN, TinyStream, backbone), 0, torch.device("cpu"))
+    return Realisation(track, CellClasses(DEN, TinyStream, backbone), 0, torch.device("cpu"))
 
 
 class Recorder(DEN):
@@ -49,14 +49,14 @@ class Recorder(DEN):
         super().learn(experience)
 
 
-def learned(tasks: int, place: Arena | None = None, **hyperparameters: Any) -> Recorder:
-    place = place or arena()
+def learned(tasks: int, place: Realisation | None = None, **hyperparameters: Any) -> Recorder:
+    place = place or realised()
     strategy = Recorder(**({"l1": 0.01, "group": 0.01, "units": 3} | hyperparameters))
     place.set_up(strategy)
     return go_on(place, strategy, tasks)
 
 
-def go_on(place: Arena, strategy: Any, tasks: int) -> Any:
+def go_on(place: Realisation, strategy: Any, tasks: int) -> Any:
     while (task := len(strategy.network.head.stamp.unique())) < tasks:
         place.begin([task])
         strategy.learn(place.experience([task]))
@@ -98,7 +98,7 @@ def test_conformance_on_images(check: Any) -> None:
 @pytest.mark.parametrize(("backbone", "options"), BACKBONES)
 def test_n1_the_first_task_is_proximal_gradient_descent(backbone: Any, options: Any) -> None:
     rate, l1 = 0.05, 0.05
-    place = arena(backbone, options, momentum=0.0, weight_decay=0.0, learning_rate=rate)
+    place = realised(backbone, options, momentum=0.0, weight_decay=0.0, learning_rate=rate)
     start = DEN()
     place.set_up(start)
     model = start.context.backbone()  # the modules to be filled with what DEN starts from
@@ -145,7 +145,7 @@ def test_n1_any_optimiser_reaches_the_minimum_with_exact_zeros(kind: Any) -> Non
 
 @pytest.mark.parametrize("optimizer", ["adam", "adamw"])
 def test_n1_zeros_are_exact_under_adam_too(optimizer: Any) -> None:
-    network = learned(1, arena(optimizer=optimizer, learning_rate=0.01), l1=0.002).network
+    network = learned(1, realised(optimizer=optimizer, learning_rate=0.01), l1=0.002).network
     shares = [float((layer.weight == 0).float().mean()) for layer in network.layers]
     assert all(0.05 < share < 1 for share in shares[:-1])
 
@@ -171,7 +171,7 @@ def test_step_sizes_of_adam() -> None:
 
 @pytest.mark.parametrize(("backbone", "options"), BACKBONES)
 def test_n2_n4_n6_each_phase_moves_its_own_weights_and_no_others(backbone: Any, options: Any) -> None:
-    strategy = learned(3, arena(backbone, options), tau=-1.0, sigma=0.01)
+    strategy = learned(3, realised(backbone, options), tau=-1.0, sigma=0.01)
     outputs, selected, added, drift, after_split = strategy.phases
     assert all(unchanged_outside(*phase) for phase in (outputs, selected, added, drift, after_split))
     for old, new in zip(outputs[0].hidden, outputs[2].hidden):  # N2: (3) trains the last layer only
@@ -203,7 +203,7 @@ def test_n5_no_expansion_above_the_loss() -> None:
 def test_n5_expansion_keeps_units_with_a_group_and_removes_the_others(
     backbone: Any, options: Any, group: float
 ) -> None:
-    strategy = learned(3, arena(backbone, options), tau=-1.0, sigma=float("inf"), group=group)
+    strategy = learned(3, realised(backbone, options), tau=-1.0, sigma=float("inf"), group=group)
     trained, kept = strategy.phases[2][2], strategy.phases[3][0]
     for layer, smaller in zip(trained.hidden, kept.hidden):
         new = layer.stamp == 2
@@ -227,7 +227,7 @@ def test_n5_expansion_keeps_units_with_a_group_and_removes_the_others(
 
 @pytest.mark.parametrize("sigma", [0.0, 0.05, 0.3])
 def test_n7_no_older_unit_ends_further_than_sigma_from_where_it_was(sigma: float) -> None:
-    place = arena()
+    place = realised()
     strategy = learned(2, place, tau=float("inf"), sigma=float("inf"))
     assert [layer.stamp.tolist() for layer in strategy.network.hidden] == [[0] * 8, [0] * 7]  # no split at infinity
     strategy.sigma = sigma
@@ -251,7 +251,7 @@ def test_n7_no_older_unit_ends_further_than_sigma_from_where_it_was(sigma: float
 
 @pytest.mark.parametrize(("backbone", "options"), BACKBONES)
 def test_n8_later_units_have_no_part_in_older_tasks(backbone: Any, options: Any) -> None:
-    strategy = learned(3, arena(backbone, options), tau=-1.0, sigma=0.02)
+    strategy = learned(3, realised(backbone, options), tau=-1.0, sigma=0.02)
     network = strategy.network
     assert all(layer.stamp.unique().tolist() == [0, 1, 2] for layer in network.hidden[:1])
     before = [strategy.predict(X, task) for task in range(3)]
@@ -268,7 +268,7 @@ def test_n8_later_units_have_no_part_in_older_tasks(backbone: Any, options: Any)
 
 
 def test_n9_stamps_are_in_order_and_count_the_units() -> None:
-    place = arena()
+    place = realised()
     strategy = learned(1, place, tau=-1.0, sigma=0.02, group=0.0)
     sizes = []
     for tasks in range(1, 4):
@@ -325,7 +325,7 @@ def test_n10_proximal_operators_minimise(operator: str) -> None:
 
 def test_the_budget_is_spent_once_and_shared() -> None:
     for epochs in (1, 3):
-        place = arena(epochs=epochs)
+        place = realised(epochs=epochs)
         strategy = learned(2, place, tau=float("inf"))
         place.begin([2])
         experience = place.experience([2])
@@ -342,13 +342,13 @@ def test_the_budget_is_spent_once_and_shared() -> None:
 @pytest.mark.parametrize(("backbone", "options"), BACKBONES)
 def test_a_restored_copied_or_pickled_strategy_goes_on_alike(backbone: Any, options: Any) -> None:
     settings: dict[str, Any] = {"tau": -1.0, "sigma": 0.02, "l1": 0.001}
-    place, strategy = arena(backbone, options, optimizer="adam"), DEN(**settings)
+    place, strategy = realised(backbone, options, optimizer="adam"), DEN(**settings)
     place.set_up(strategy)
     go_on(place, strategy, 2)
     state = copy.deepcopy(strategy.state_dict())
     deep, pickled = copy.deepcopy((place, strategy)), pickle.loads(pickle.dumps((place, strategy)))
     end = go_on(place, strategy, 3).state_dict()
-    fresh_place, fresh = arena(backbone, options, optimizer="adam"), DEN(**settings)
+    fresh_place, fresh = realised(backbone, options, optimizer="adam"), DEN(**settings)
     fresh_place.set_up(fresh)
     for position in ([0], [1]):
         fresh_place.begin(position)
@@ -368,7 +368,7 @@ def test_a_missing_or_unknown_task_is_refused(task: int | None) -> None:
 @pytest.mark.parametrize("norm", ["batch", "group", "layer"])
 def test_normalisation_is_refused_with_the_reason_and_the_remedy(norm: str) -> None:
     with pytest.raises(UsageError, match=r"den adds and removes units.*norm=none.*Norm"):
-        arena(Mlp, MLP | {"norm": norm}).set_up(DEN())
+        realised(Mlp, MLP | {"norm": norm}).set_up(DEN())
 
 
 class Grouped(Backbone):
@@ -389,8 +389,8 @@ class Grouped(Backbone):
 
 def test_what_else_cannot_work_is_refused() -> None:
     with pytest.raises(UsageError, match=r"den .*heads=growing"):
-        arena(heads="full", stream_length="known").set_up(DEN())
+        realised(heads="full", stream_length="known").set_up(DEN())
     with pytest.raises(UsageError, match=r"'grouped' has .* groups"):
-        arena(Grouped, {}).set_up(DEN())
+        realised(Grouped, {}).set_up(DEN())
     with pytest.raises(UsageError, match=r"den\.shares"):
-        arena().set_up(DEN(shares=(0.0, 0.0, 0.0, 0.0, 0.0)))
+        realised().set_up(DEN(shares=(0.0, 0.0, 0.0, 0.0, 0.0)))

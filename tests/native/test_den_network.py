@@ -9,7 +9,7 @@ import pytest
 import torch
 from clarena_native.backbones import Cnn
 from clarena_native.den_network import GrowingNetwork, Weights
-from test_den import BACKBONES, CNN, X, arena, learned
+from test_den import BACKBONES, CNN, X, learned, realised
 
 
 def brute_force(network: GrowingNetwork, task: int) -> list[list[bool]]:
@@ -28,7 +28,7 @@ def brute_force(network: GrowingNetwork, task: int) -> list[list[bool]]:
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize(("backbone", "options"), BACKBONES)
 def test_n3_selection_is_reachability(backbone: Any, options: Any, seed: int) -> None:
-    strategy = learned(3, arena(backbone, options, epochs=2), tau=-1.0, group=0.0)
+    strategy = learned(3, realised(backbone, options, epochs=2), tau=-1.0, group=0.0)
     network = strategy.network
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -45,7 +45,7 @@ def test_n3_selection_is_reachability(backbone: Any, options: Any, seed: int) ->
 
 
 def test_n3_negative_weights_and_single_positions_count() -> None:
-    network = learned(1, arena(Cnn, CNN)).network
+    network = learned(1, realised(Cnn, CNN)).network
     flattened = network.hidden[2]  # [units, channels, positions]
     with torch.no_grad():
         for layer in network.layers:
@@ -78,7 +78,7 @@ def test_removal_goes_from_the_bottom_up() -> None:
 @pytest.mark.parametrize(("backbone", "options"), BACKBONES)
 def test_n7_the_split_set_and_what_becomes_of_it(backbone: Any, options: Any) -> None:
     sigma = 0.1
-    strategy = learned(2, arena(backbone, options), tau=-1.0, sigma=float("inf"))
+    strategy = learned(2, realised(backbone, options), tau=-1.0, sigma=float("inf"))
     before = [Weights(layer.weight.detach().clone(), layer.bias.detach().clone()) for layer in strategy.network.hidden]
     network = strategy.network
     network.add_outputs([4, 5], 2)
@@ -121,7 +121,7 @@ def test_n7_the_split_set_and_what_becomes_of_it(backbone: Any, options: Any) ->
 
 
 def test_n7_a_split_of_everything_changes_nothing_for_the_task_and_frees_older_ones() -> None:
-    place = arena()
+    place = realised()
     strategy = learned(2, place, tau=float("inf"), sigma=float("inf"))
     network = strategy.network
     before = [layer.copy() for layer in network.hidden]
@@ -140,7 +140,7 @@ def test_n7_a_split_of_everything_changes_nothing_for_the_task_and_frees_older_o
 
 @pytest.mark.parametrize(("backbone", "options"), BACKBONES)
 def test_n8_new_units_and_outputs_leave_older_scores_as_they_are(backbone: Any, options: Any) -> None:
-    network = learned(2, arena(backbone, options), tau=-1.0).network.eval()
+    network = learned(2, realised(backbone, options), tau=-1.0).network.eval()
     before = [network(X, task) for task in range(2)]
     network.add_outputs([4, 5], 2)
     network.expand(5, 2)

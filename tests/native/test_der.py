@@ -151,12 +151,12 @@ def test_no_budget_and_a_head_that_grows(strategy):
 
 def test_when_off_nothing_is_stored_or_drawn():
     ours = walk(DERPlusPlus(alpha=0.0, beta=0.0))
-    ours.arena.seeds.torch("buffer")
+    ours.realised.seeds.torch("buffer")
     experience = begin(ours, 0)
-    before = ours.arena.seeds.torch("buffer").get_state()
+    before = ours.realised.seeds.torch("buffer").get_state()
     for batch in experience.batches():
         ours.strategy.step(batch)
-    assert torch.equal(ours.arena.seeds.torch("buffer").get_state(), before)
+    assert torch.equal(ours.realised.seeds.torch("buffer").get_state(), before)
     assert experience.meter.replayed == 0
 
 

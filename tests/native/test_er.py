@@ -29,9 +29,11 @@ def samples(walked, positions):
     """Every training sample of these experiences as (bytes, label, task)."""
     found = []
     for i in positions:
-        split = walked.arena.stream.splits[i]
-        task = i if walked.arena.track.scenario == "task" else None
-        found += [key(x, y, task) for x, y in zip(walked.arena.data.x_train[split.train], split.y_train, strict=True)]
+        split = walked.realised.stream.splits[i]
+        task = i if walked.realised.track.scenario == "task" else None
+        found += [
+            key(x, y, task) for x, y in zip(walked.realised.data.x_train[split.train], split.y_train, strict=True)
+        ]
     return found
 
 
@@ -151,7 +153,9 @@ def test_exemplars_come_under_the_outputs_in_play_for_them(scenario):
                 for row, (label, task) in enumerate(zip(exemplars.y.tolist(), tasks(exemplars), strict=True)):
                     inside = set(rows[row].nonzero().flatten().tolist())
                     own = (
-                        set(walked.arena.stream.splits[task].classes) if scenario == "task" else self.context.space.seen
+                        set(walked.realised.stream.splits[task].classes)
+                        if scenario == "task"
+                        else self.context.space.seen
                     )
                     assert label in inside
                     assert inside == own
@@ -179,7 +183,7 @@ def test_replay_helps():
     known = {}
     for name, strategy in (("er", ER(buffer_size=30)), ("finetune", Finetune)):
         walked = walk(strategy, "class", buffer_size=30, epochs=10).finish()
-        test = walked.arena.test
+        test = walked.realised.test
         right = np.array(walked.predict()) == test.labels
         known[name] = right[test.experience == 0].mean()
     assert known["er"] > 0.8

@@ -39,8 +39,8 @@ def test_balanced_random_is_a_uniform_choice_in_every_experience():
     for seed in range(seeds):
         ours = walk(ER(policy="balanced_random"), "domain", seed=seed, buffer_size=8)
         for position in (0, 1):
-            ours.arena.begin([position])
-            experience = ours.arena.experience([position])
+            ours.realised.begin([position])
+            experience = ours.realised.experience([position])
             experience.x = torch.arange(len(experience)).view(-1, 1, 1, 1).expand(-1, 1, 4, 4).float()
             ours.strategy.after_experience(experience)
         stored = ours.strategy.buffer.everything()
@@ -72,8 +72,8 @@ def test_a_buffer_smaller_than_the_classes_works(policy):
 @pytest.mark.parametrize(("total", "batch_size"), [(7, 8), (40, 8), (1, 5), (33, 40), (12, 1)])
 def test_every_pass_deals_everything_once_in_a_new_order(total, batch_size):
     ours = walk(ER(), batch_size=batch_size)
-    ours.arena.begin([0])
-    experience = ours.arena.experience([0])
+    ours.realised.begin([0])
+    experience = ours.realised.experience([0])
     dealer = Dealer(total, experience, ours.strategy.context)
     steps = -(-33 // batch_size)
     orders = []
@@ -127,7 +127,7 @@ def test_setup_after_an_interruption_starts_over():
     ours.step(0)
     begin(ours, 1)
     assert ours.strategy.dealer is not None
-    ours.arena.set_up(ours.strategy)
+    ours.realised.set_up(ours.strategy)
     assert ours.step(0).meter.replayed == 0
 
 
@@ -153,7 +153,7 @@ def test_averaged_without_exemplars_is_the_plain_loss():
     walks = [walk(ER(loss_weights=how), "class") for how in ("averaged", "joined")]
     for ours in walks:
         begin(ours, 0)
-    batches = [next(ours.arena.experience([0]).batches()) for ours in walks]
+    batches = [next(ours.realised.experience([0]).batches()) for ours in walks]
     for ours, batch in zip(walks, batches):
         batch.scores = ours.strategy.model(batch.x)
     assert same(*([ours.strategy.loss(batch)] for ours, batch in zip(walks, batches)))
@@ -166,9 +166,9 @@ def test_with_no_buffer_no_chance_is_used(policy, draw):
     ours = walk(ER(policy=policy, draw=draw, buffer_size=0), "class")
     for position in range(2):
         experience = begin(ours, position)
-        before = ours.arena.seeds.torch("buffer").get_state()
+        before = ours.realised.seeds.torch("buffer").get_state()
         for batch in experience.batches():
             ours.strategy.step(batch)
         ours.strategy.after_experience(experience)
-        assert torch.equal(ours.arena.seeds.torch("buffer").get_state(), before)
+        assert torch.equal(ours.realised.seeds.torch("buffer").get_state(), before)
         assert experience.meter.replayed == 0

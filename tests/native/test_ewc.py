@@ -194,7 +194,7 @@ def test_at_strength_zero_it_is_finetune_bit_for_bit(scenario, kind, optimiser, 
 def world(walked):
     """All that consolidation must not change."""
     strategy = walked.strategy
-    seeds = walked.arena.seeds
+    seeds = walked.realised.seeds
     kept = {name: value.clone() for name, value in strategy.model.state_dict().items()}
     moments = copy.deepcopy(strategy.optimizer.state_dict())
     modes = [part.training for part in strategy.modules()]
@@ -265,7 +265,7 @@ def test_importance_grows_with_the_head_and_new_outputs_are_free(scenario, lengt
     walked = walk(EWC(strength=50.0), scenario, **SGD)
     for position, outputs in enumerate(lengths):
         before = len(walked.strategy.consolidated.importance)
-        walked.arena.begin([position])
+        walked.realised.begin([position])
         walked.strategy.context.grow(walked.strategy.model)
         gradient = penalty_gradient(walked)
         assert gradient[before:].count_nonzero() == 0

@@ -35,7 +35,7 @@ def test_batched_is_the_mean_of_squared_batch_gradients(size, scenario):
         experience = ours.step(position)
         squares = []
         for x, y in zip(experience.x.split(size), experience.y.split(size)):
-            loss = F.cross_entropy(masked(ours.strategy.model(x), experience, ours.arena.space), y)
+            loss = F.cross_entropy(masked(ours.strategy.model(x), experience, ours.realised.space), y)
             squares.append(torch.cat([g.flatten() for g in gradients(ours, loss)]) ** 2)
         fresh = torch.stack(squares).mean(0)
         expected = torch.cat([expected, expected.new_zeros(len(fresh) - len(expected))]) + fresh
@@ -66,7 +66,7 @@ def test_argmax_takes_the_predicted_label(scenario):
     fresh = ours.strategy.consolidated.importance - grown
     x = experience.x.flatten(1)
     with torch.no_grad():
-        scores = masked(ours.strategy.model(experience.x), experience, ours.arena.space)
+        scores = masked(ours.strategy.model(experience.x), experience, ours.realised.space)
     error = scores.softmax(1) - F.one_hot(scores.argmax(1), scores.shape[1])
     weights, biases = (error**2).T @ x**2 / len(x), (error**2).mean(0)
     expected = [weights[:3].flatten(), biases[:3], weights[3:].flatten(), biases[3:]]

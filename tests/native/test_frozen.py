@@ -53,8 +53,8 @@ def test_the_head_is_a_linear_probe_on_cached_features():
     backbone = copy.deepcopy(ours.strategy.model.backbone).eval()
     probe = copy.deepcopy(ours.strategy.model.head.blocks[0])
     optimiser = torch.optim.SGD(probe.parameters(), lr=0.05, momentum=0.9, weight_decay=0.1)
-    ours.arena.begin([1])
-    experience = ours.arena.experience([1])
+    ours.realised.begin([1])
+    experience = ours.realised.experience([1])
     for batch in experience.batches():
         with torch.no_grad():
             features = backbone(batch.x)
@@ -79,7 +79,7 @@ def test_saved_and_restored_it_goes_on_bit_for_bit(optimiser, freeze):
     for done in (1, 2):
         resumed = walk(FrozenFeatures(freeze=freeze), "task", **HARD, **protocol)
         for position in range(done):
-            resumed.arena.begin([position])
+            resumed.realised.begin([position])
         saved[done - 1].seek(0)
         resumed.strategy.load_state_dict(torch.load(saved[done - 1], weights_only=True))
         frozen = backbone_of(resumed)
@@ -94,7 +94,7 @@ def test_saved_and_restored_it_goes_on_bit_for_bit(optimiser, freeze):
 def test_set_up_again_it_thaws():
     ours = walk(FrozenFeatures(), "class", **HARD).finish()
     expected = ours.parameters()
-    ours.arena.set_up(ours.strategy)
+    ours.realised.set_up(ours.strategy)
     assert all(p.requires_grad for p in ours.strategy.model.parameters())
     assert ours.strategy.train().model.backbone.training
     assert same(ours.finish().parameters(), expected)

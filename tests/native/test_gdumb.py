@@ -24,9 +24,9 @@ def test_the_buffer_is_filled_greedily_by_one_pass_of_each_experience(capacity):
     for position in range(3):
         experience = ours.step(position)
         assert experience.meter.samples == len(experience)
-        twin.arena.begin([position])
-        for batch in twin.arena.experience([position]).batches(1):
-            buffer.add(twin.arena.seeds.torch("buffer"), x=batch.x, y=batch.y)
+        twin.realised.begin([position])
+        for batch in twin.realised.experience([position]).batches(1):
+            buffer.add(twin.realised.seeds.torch("buffer"), x=batch.x, y=batch.y)
         assert rows_of(ours.strategy.buffer.everything()["x"]) == rows_of(buffer.everything()["x"])
     counts = Counter(buffer.everything()["y"].tolist())
     if capacity == 13:
@@ -41,16 +41,16 @@ def test_training_starts_from_scratch_and_sees_the_buffer_alone(scenario):
     for position in range(3):
         experience = ours.step(position)
         stored = ours.strategy.buffer.everything()
-        ours.arena.seeds.start(position)  # every stream from its beginning
+        ours.realised.seeds.start(position)  # every stream from its beginning
         ours.strategy.context.grow(ours.strategy.model)  # so that the last model can answer in the meantime
         model = ours.strategy.context.model()
         optimiser = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
         for _ in range(3):
-            order = torch.randperm(len(stored["y"]), generator=ours.arena.seeds.torch("strategy"))
+            order = torch.randperm(len(stored["y"]), generator=ours.realised.seeds.torch("strategy"))
             for rows in order.split(8):
                 scores = model(stored["x"][rows])
                 if scenario == "task":
-                    own = ours.arena.space.tasks
+                    own = ours.realised.space.tasks
                     for row, task in enumerate(stored["task"][rows].tolist()):
                         hidden = [c for c in range(scores.shape[1]) if c not in own[task]]
                         scores[row, hidden] = -torch.inf
@@ -68,17 +68,17 @@ def test_training_starts_from_scratch_and_sees_the_buffer_alone(scenario):
 def test_without_a_budget_the_model_is_untrained_and_answers(scenario):
     ours = walk(GDumb(buffer_size=0), scenario).finish()
     assert len(ours.strategy.buffer) == 0
-    assert len(ours.predict()) == len(ours.arena.test.labels)
+    assert len(ours.predict()) == len(ours.realised.test.labels)
 
 
 def test_it_is_evaluated_within_an_experience_with_the_last_model():
     ours = walk(GDumb(), "class")
     ours.step(0)
-    before = ours.strategy.predict(ours.arena.test.x)
-    ours.arena.begin([1])
-    experience = ours.arena.experience([1])
+    before = ours.strategy.predict(ours.realised.test.x)
+    ours.realised.begin([1])
+    experience = ours.realised.experience([1])
     seen = []
-    experience.on_step = lambda step: seen.append(ours.strategy.predict(ours.arena.test.x))
+    experience.on_step = lambda step: seen.append(ours.strategy.predict(ours.realised.test.x))
     ours.strategy.learn(experience)
     assert seen
     for scores in seen:
@@ -91,10 +91,10 @@ def test_a_budget_smaller_than_the_classes_and_batches_of_one_sample():
         ours = walk(GDumb(epochs=2), backbone=Mlp, options={"hidden": (8,), "norm": "batch"}, buffer_size=capacity)
         ours.finish()
         assert len(ours.strategy.buffer) == capacity
-        assert torch.isfinite(ours.strategy.predict(ours.arena.test.x)).all()
+        assert torch.isfinite(ours.strategy.predict(ours.realised.test.x)).all()
 
 
 def test_it_learns_what_is_in_the_buffer():
     ours = walk(GDumb(), "class", buffer_size=60, learning_rate=0.02).finish()
-    right = torch.tensor(ours.predict()) == torch.as_tensor(ours.arena.test.labels)
+    right = torch.tensor(ours.predict()) == torch.as_tensor(ours.realised.test.labels)
     assert right.float().mean() > 0.8

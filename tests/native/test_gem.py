@@ -104,8 +104,8 @@ def third_experience(scenario="class", **options):
     walked.step(0)
     walked.step(1)
     gem = walked.strategy
-    walked.arena.begin([2])
-    experience = walked.arena.experience([2])
+    walked.realised.begin([2])
+    experience = walked.realised.experience([2])
     gem.context.grow(gem.model)
     gem.before_experience(experience)
     gem.experience = SimpleNamespace(meter=Meter())
@@ -300,7 +300,7 @@ def test_restored_in_the_middle_it_comes_to_the_same_end(scenario):
     state = first.strategy.state_dict()
     second = walk(GEM, scenario)
     for position in (0, 1):
-        second.arena.begin([position])
+        second.realised.begin([position])
     second.strategy.load_state_dict(state)
     assert same(first.finish(2).parameters(), second.finish(2).parameters())
     assert kept(first.strategy) == kept(second.strategy)
@@ -310,8 +310,8 @@ def test_memory_passes_leave_batch_norm_and_chance_alone():
     walked = walk(GEM, backbone=Mlp, options={"hidden": [8], "norm": "batch", "dropout": 0.5})
     gem = walked.strategy
     walked.step(0)
-    walked.arena.begin([1])
-    gem.experience = walked.arena.experience([1])
+    walked.realised.begin([1])
+    gem.experience = walked.realised.experience([1])
     gem.context.grow(gem.model)
     gem.before_experience(gem.experience)
     gem.train()
@@ -348,8 +348,8 @@ def test_memory_is_at_most_that_of_two_gradients_more_than_experiences():
     gem = walked.strategy
     walked.step(0)
     walked.step(1)
-    walked.arena.begin([2])
-    experience = walked.arena.experience([2])
+    walked.realised.begin([2])
+    experience = walked.realised.experience([2])
     gem.experience = experience
     gem.context.grow(gem.model)
     with Peak() as peak:

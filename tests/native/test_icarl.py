@@ -86,7 +86,7 @@ def test_i3_the_budget_and_the_reduction(scenario, budget):
             kept[y] = mine.clone()
         if scenario == "task":
             assert strategy.tasks.tolist() == [0 if y < 3 else 1 if y == 3 else 2 for y in strategy.labels.tolist()]
-        assert len(ours.predict()) == len(ours.arena.test.labels)
+        assert len(ours.predict()) == len(ours.realised.test.labels)
 
 
 def test_exemplars_are_those_that_herding_chooses_by_the_present_network():
@@ -163,7 +163,7 @@ def test_targets_stay_and_every_pass_deals_each_exemplar_once():
 
 def test_i5_the_nearest_mean_by_brute_force():
     ours = walk(ICaRL(), buffer_size=24).finish()
-    strategy, x = ours.strategy, ours.arena.test.x
+    strategy, x = ours.strategy, ours.realised.test.x
     backbone = copy.deepcopy(strategy.model.backbone).double()
     with torch.no_grad():
         phi, of_exemplars = (F.normalize(backbone(t.double()), dim=1) for t in (x, strategy.exemplars))
@@ -177,7 +177,7 @@ def test_i5_the_nearest_mean_by_brute_force():
 def test_i5_the_scale_of_features_does_not_matter():
     """Every feature times 8, before they are normalised: ReLU is homogeneous, and 8 is a power of two."""
     ours = walk(ICaRL(), buffer_size=24).finish()
-    x = ours.arena.test.x
+    x = ours.realised.test.x
     before = ours.strategy.predict(x)
     with torch.no_grad():
         for p in ours.strategy.model.backbone.parameters():
@@ -195,7 +195,7 @@ def test_i6_other_names_of_classes_only_permute_columns():
         if renamed:
             experience.y = permutation[experience.y]
         end(ours, experience)
-        scores.append(ours.strategy.predict(ours.arena.test.x))
+        scores.append(ours.strategy.predict(ours.realised.test.x))
     assert torch.equal(scores[1][:, permutation], scores[0])
 
 
@@ -239,7 +239,7 @@ def test_with_fewer_exemplars_than_classes_the_head_predicts(budget):
     ours = walk(ICaRL(), buffer_size=budget)
     for position, classes in enumerate((3, 4, 6)):
         ours.step(position)
-        x = ours.arena.test.x
+        x = ours.realised.test.x
         with torch.no_grad():
             head = ours.strategy.model(x)
         uses_head = budget < classes
@@ -251,13 +251,13 @@ def test_while_learning_the_head_predicts_and_scores_are_finite(protocol):
     ours = walk(ICaRL(), buffer_size=12, **protocol)
     ours.step(0)
     experience = begin(ours, 1)
-    x = ours.arena.test.x
+    x = ours.realised.test.x
     for batch in experience.batches(1):
         ours.strategy.step(batch)
-        scores = ours.strategy.predict(x)[:, ours.arena.space.in_play()]
+        scores = ours.strategy.predict(x)[:, ours.realised.space.in_play()]
         assert torch.isfinite(scores).all()
     end(ours, experience)
-    assert torch.isfinite(ours.strategy.predict(x)[:, ours.arena.space.in_play()]).all()
+    assert torch.isfinite(ours.strategy.predict(x)[:, ours.realised.space.in_play()]).all()
 
 
 class Reversed(TinyStream):
@@ -276,12 +276,12 @@ class Reversed(TinyStream):
 def test_a_first_experience_with_one_class_and_one_smaller_than_a_batch():
     ours = walk(ICaRL(), benchmark=Reversed, buffer_size=12, batch_size=64)
     ours.step(0)
-    x = ours.arena.test.x
+    x = ours.realised.test.x
     assert ours.strategy.predict(x).shape == (len(x), 1)
     assert len(ours.strategy.labels) == 12
     ours.finish(1)
     predicted = torch.tensor(ours.predict())
-    right = (predicted == torch.as_tensor(ours.arena.test.labels)).float().mean()
+    right = (predicted == torch.as_tensor(ours.realised.test.labels)).float().mean()
     assert right > 0.5
 
 
@@ -310,4 +310,4 @@ class Embedded(Backbone):
 def test_inputs_keep_their_type(budget):
     ours = walk(ICaRL(), benchmark=Tokens, backbone=Embedded, buffer_size=budget).finish()
     assert ours.strategy.exemplars.dtype == torch.long
-    assert len(ours.predict()) == len(ours.arena.test.labels)
+    assert len(ours.predict()) == len(ours.realised.test.labels)

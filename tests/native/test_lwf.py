@@ -134,7 +134,7 @@ def test_l3_the_warm_up_leaves_all_that_is_old_bit_identical(scenario):
     ours.step(0)
     before = copy.deepcopy(ours.strategy.model.state_dict())
     new = begin_without_training(ours)
-    experience = ours.arena.experience([1])
+    experience = ours.realised.experience([1])
     ours.strategy.before_experience(experience)
     after = ours.strategy.model.state_dict()
     assert any("running_mean" in name for name in before)
@@ -147,7 +147,7 @@ def test_l3_the_warm_up_leaves_all_that_is_old_bit_identical(scenario):
 
 def begin_without_training(ours):
     """Let the head grow; a copy of its new block."""
-    ours.arena.begin([1])
+    ours.realised.begin([1])
     ours.strategy.context.grow(ours.strategy.model)
     return [p.detach().clone() for p in ours.strategy.model.head.blocks[-1].parameters()]
 
@@ -204,10 +204,10 @@ def test_outputs_that_only_look_like_a_block_of_their_own_are_not_warmed_up():
     """Labels need not come in order: here a block of two is added for one new output and one that is not seen yet."""
     ours = walk(LwF(warmup=1), "class", epochs=2)
     ours.step(0)
-    ours.arena.begin([1])
-    ours.arena.space.begin([frozenset({1, 4})])  # as if class 1 came again, together with output 4
+    ours.realised.begin([1])
+    ours.realised.space.begin([frozenset({1, 4})])  # as if class 1 came again, together with output 4
     ours.strategy.context.grow(ours.strategy.model)
-    experience = ours.arena.experience([1])
+    experience = ours.realised.experience([1])
     ours.strategy.before_experience(experience)
     assert experience.passes_left == 2
 
@@ -217,7 +217,7 @@ def test_it_keeps_old_outputs_better_than_finetune():
     for strategy in (Finetune(), LwF(strength=5.0)):
         ours = walk(strategy, "task", epochs=10, **{**HEAVY, "momentum": 0.0, "weight_decay": 0.0})
         ours.step(0)
-        x = ours.arena.experience([2]).x
+        x = ours.realised.experience([2]).x
         before = ours.strategy.predict(x)[:, :3].softmax(1)
         ours.finish(1)
         drift.append((ours.strategy.predict(x)[:, :3].softmax(1) - before).abs().mean().item())

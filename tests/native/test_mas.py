@@ -74,7 +74,7 @@ def test_m4_importances_add_up_each_taken_at_its_own_parameters(scenario):
     expected = torch.zeros(0)
     for position in range(3):
         experience = ours.step(position)
-        columns = ours.arena.space.in_play(experience.task)
+        columns = ours.realised.space.in_play(experience.task)
         fresh = one_by_one(ours, experience, columns)
         expected = torch.cat([expected, expected.new_zeros(len(fresh) - len(expected))]) + fresh
         close(ours.strategy.consolidated.importance, expected)

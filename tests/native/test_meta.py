@@ -35,9 +35,9 @@ def ready(strategy, samples=8, backbone=Smooth, **options):
     """The strategy before a step on the second experience, in double precision, and a batch of so many samples."""
     walked = walk(strategy, backbone=backbone, options=options)
     walked.step(0)
-    walked.arena.begin([1])
+    walked.realised.begin([1])
     strategy.context.grow(strategy.model)
-    experience = walked.arena.experience([1])
+    experience = walked.realised.experience([1])
     strategy.before_experience(experience)
     strategy.experience = SimpleNamespace(meter=Meter())
     strategy.double().train()
@@ -197,7 +197,7 @@ def test_restored_in_the_middle_it_comes_to_the_same_end(strategy, scenario):
     first = walk(strategy, scenario, epochs=1)
     first.step(0)
     second = walk(strategy, scenario, epochs=1)
-    second.arena.begin([0])
+    second.realised.begin([0])
     second.strategy.load_state_dict(first.strategy.state_dict())
     assert same(first.finish(1).parameters(), second.finish(1).parameters())
     assert len(second.strategy.buffer) == 12
@@ -367,7 +367,7 @@ def test_rates_grow_with_the_head_and_no_optimiser_has_them():
     maml = walked.strategy
     for position in range(3):
         before = maml.alpha.clone()
-        walked.arena.begin([position])
+        walked.realised.begin([position])
         maml.context.grow(maml.model)
         maml.before_experience(None)
         assert len(maml.alpha) == sum(p.numel() for p in maml.model.parameters()) > len(before)
@@ -384,7 +384,7 @@ def test_the_default_rates_do_not_make_the_weights_rely_on_looking_ahead():
     walked = walk(LaMAML, "class", backbone=Mlp, benchmark=SplitDigits, epochs=3, batch_size=32, buffer_size=200)
     for position in range(2):
         walked.step(position)
-    test = walked.arena.test
+    test = walked.realised.test
     right = torch.tensor(walked.predict()) == torch.from_numpy(test.labels)
     for experience in (0, 1):
         assert right[torch.from_numpy(test.experience == experience)].float().mean() > 0.8

@@ -62,11 +62,11 @@ def test_two_experiences_on_every_native_backbone(cls, scenario, backbone, norm)
             walk(cls, scenario, backbone=backbone, options=options, epochs=1)
         return
     ours = walk(cls, scenario, backbone=backbone, options=options, epochs=1, **needed(cls))
-    for position in range(min(2, len(ours.arena.steps))):
+    for position in range(min(2, len(ours.realised.steps))):
         ours.step(position)
-    asked = ours.arena.space.tasks if scenario == "task" else [ours.arena.space.in_play()]
+    asked = ours.realised.space.tasks if scenario == "task" else [ours.realised.space.in_play()]
     for task, outputs in enumerate(asked):
-        scores = ours.strategy.predict(ours.arena.test.x, task if scenario == "task" else None)
+        scores = ours.strategy.predict(ours.realised.test.x, task if scenario == "task" else None)
         assert torch.isfinite(scores[:, sorted(outputs)]).all()
 
 
@@ -150,7 +150,7 @@ class Alone(TinyStream):
 @pytest.mark.parametrize(("cls", "scenario"), CASES, ids=name_of)
 def test_one_class_first_small_experiences_and_a_buffer_too_small(cls, scenario, buffer_size):
     ours = walk(cls, scenario, benchmark=Alone, batch_size=100, buffer_size=buffer_size, **needed(cls)).finish()
-    assert len(ours.predict()) == len(ours.arena.test.labels)
+    assert len(ours.predict()) == len(ours.realised.test.labels)
 
 
 CONTROLS = {"finetune", "joint", "cumulative", "l2", "frozen"}

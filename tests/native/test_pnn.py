@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from clarena import Backbone, Frozen, UsageError
 from clarena.checks import TinyStream
 from clarena.protocol.protocol import Part, Protocol, Track
-from clarena.run.arena import Arena, Parts
+from clarena.run.realisation import CellClasses, Realisation
 from clarena.testing import parametrize_with_checks
 
 NORMS: list[Norm] = ["none", "batch", "group", "layer"]
@@ -21,7 +21,7 @@ MLP: dict[str, Any] = {"hidden": (6, 5), "dropout": 0.2}
 CNN: dict[str, Any] = {"widths": (4, 8), "features": 6}
 
 
-def arena(backbone: type[Backbone], options: dict[str, Any], **protocol: Any) -> Arena:
+def realised(backbone: type[Backbone], options: dict[str, Any], **protocol: Any) -> Realisation:
     """Three tasks of 3, 1 and 2 classes on 4×4 images, with momentum and weight decay."""
     settings = {"epochs": 2, "batch_size": 8, "optimizer": "sgd", "learning_rate": 0.02, "momentum": 0.9}
     track = Track(
@@ -30,10 +30,10 @@ def arena(backbone: type[Backbone], options: dict[str, Any], **protocol: Any) ->
         backbone=Part(name=backbone.name, options=options),
         protocol=Protocol(**(settings | {"weight_decay": 0.1} | protocol)),
     )
-    return Arena(track, Parts(PNN, TinyStream, backbone), 0, torch.device("cpu"))
+    return Realisation(track, CellClasses(PNN, TinyStream, backbone), 0, torch.device("cpu"))
 
 
-def learn(place: Arena, strategy: PNN, tasks: int) -> PNN:
+def learn(place: Realisation, strategy: PNN, tasks: int) -> PNN:
     while len(strategy.columns) < tasks:
         position = [len(strategy.columns)]
         place.begin(position)
@@ -42,7 +42,7 @@ def learn(place: Arena, strategy: PNN, tasks: int) -> PNN:
 
 
 def learned(backbone: type[Backbone] = Mlp, options: dict[str, Any] = MLP, tasks: int = 3, **laterals: Any) -> PNN:
-    place = arena(backbone, options)
+    place = realised(backbone, options)
     strategy = PNN(**laterals)
     place.set_up(strategy)
     return learn(place, strategy, tasks)
@@ -73,7 +73,7 @@ def test_conformance_on_images_with_batch_norm(check: Any) -> None:
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize(("backbone", "options"), [(Mlp, MLP), (Cnn, CNN)])
 def test_p1_older_scores_and_columns_never_change(backbone: Any, options: Any, norm: Norm, optimizer: Any) -> None:
-    place = arena(backbone, options | {"norm": norm}, optimizer=optimizer)
+    place = realised(backbone, options | {"norm": norm}, optimizer=optimizer)
     strategy = PNN()
     place.set_up(strategy)
     scores: list[Tensor] = []
@@ -91,7 +91,7 @@ def test_p1_older_scores_and_columns_never_change(backbone: Any, options: Any, n
 
 
 def test_p2_forgetting_is_exactly_zero() -> None:
-    place = arena(Mlp, MLP)
+    place = realised(Mlp, MLP)
     strategy = PNN()
     place.set_up(strategy)
     rows = []
@@ -188,7 +188,7 @@ def test_p5_parameters_of_three_columns() -> None:
 
 
 def test_p6_nothing_old_has_a_gradient() -> None:
-    place = arena(Mlp, MLP)
+    place = realised(Mlp, MLP)
     strategy = PNN()
     place.set_up(strategy)
     learn(place, strategy, 2)
@@ -212,7 +212,7 @@ def test_p7_a_missing_or_unknown_task_is_refused(task: int | None) -> None:
 
 def test_columns_are_drawn_anew_and_small_alphas_differ() -> None:
     strategy = PNN()
-    place = arena(Mlp, MLP)
+    place = realised(Mlp, MLP)
     place.set_up(strategy)
     first = strategy._column(torch.tensor([0]))
     again = strategy._column(torch.tensor([0]))
@@ -226,7 +226,7 @@ def test_columns_are_drawn_anew_and_small_alphas_differ() -> None:
 
 @pytest.mark.parametrize("laterals", ["adapter", "linear"])
 def test_a_restored_copied_or_pickled_strategy_goes_on_alike(laterals: Any) -> None:
-    place = arena(Cnn, CNN | {"norm": "batch"}, optimizer="adam")
+    place = realised(Cnn, CNN | {"norm": "batch"}, optimizer="adam")
     strategy = PNN(laterals=laterals)
     place.set_up(strategy)
     learn(place, strategy, 2)
@@ -235,7 +235,7 @@ def test_a_restored_copied_or_pickled_strategy_goes_on_alike(laterals: Any) -> N
     end = learn(place, strategy, 3).predict(X, 2)
     for other_place, other in (deep, pickled):
         assert torch.equal(learn(other_place, other, 3).predict(X, 2), end)
-    fresh_place, fresh = arena(Cnn, CNN | {"norm": "batch"}, optimizer="adam"), PNN(laterals=laterals)
+    fresh_place, fresh = realised(Cnn, CNN | {"norm": "batch"}, optimizer="adam"), PNN(laterals=laterals)
     fresh_place.set_up(fresh)
     fresh_place.begin([0])
     fresh_place.begin([1])
@@ -284,12 +284,12 @@ class Bare(Residual):
 )
 def test_other_backbones_are_refused_with_the_remedy(backbone: Any, why: str) -> None:
     with pytest.raises(UsageError, match=rf"pnn .*{why}.* Use --backbone mlp or cnn"):
-        arena(backbone, {}).set_up(PNN())
+        realised(backbone, {}).set_up(PNN())
 
 
 def test_full_heads_are_refused() -> None:
     with pytest.raises(UsageError, match=r"pnn .*heads=growing"):
-        arena(Mlp, MLP, heads="full", stream_length="known").set_up(PNN())
+        realised(Mlp, MLP, heads="full", stream_length="known").set_up(PNN())
 
 
 @pytest.mark.parametrize("laterals", ["adapter", "linear"])
@@ -299,7 +299,7 @@ def test_what_is_added_to_a_backbone_starts_as_it_says(laterals: str) -> None:
         def start(layer: nn.Linear) -> None:
             nn.init.constant_(layer.weight, 0.5)
 
-    place = arena(Marked, MLP)
+    place = realised(Marked, MLP)
     strategy = PNN(laterals=laterals)  # type: ignore[arg-type]
     place.set_up(strategy)
     learn(place, strategy, 1)

@@ -14,7 +14,7 @@ from tiny import SCENARIOS, same, walk
 from clarena.contract.strategy import is_reference
 from clarena.record.record import Cell, StrategyInfo
 from clarena.record.store import Store
-from clarena.run.arena import Arena, Parts
+from clarena.run.realisation import CellClasses, Realisation
 from clarena.run.runner import Run
 
 
@@ -36,8 +36,10 @@ def tiny_class(base):
     return type(f"Sees{base.__name__}", (Sees, base), {})
 
 
-def data_of(arena, positions):
-    return sorted(x.numpy().tobytes() for i in positions for x in arena.data.x_train[arena.stream.splits[i].train])
+def data_of(realised, positions):
+    return sorted(
+        x.numpy().tobytes() for i in positions for x in realised.data.x_train[realised.stream.splits[i].train]
+    )
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
@@ -47,9 +49,9 @@ def data_of(arena, positions):
 )
 def test_what_is_seen_when(strategy, steps, scenario):
     walked = walk(tiny_class(strategy), scenario, epochs=2).finish()
-    assert walked.arena.steps == steps
+    assert walked.realised.steps == steps
     assert [sorted(seen) for seen in walked.strategy.seen] == [
-        sorted(data_of(walked.arena, positions) * 2) for positions in steps
+        sorted(data_of(walked.realised, positions) * 2) for positions in steps
     ]
 
 
@@ -74,15 +76,15 @@ def test_the_first_step_of_cumulative_is_finetune(scenario):
 def test_each_step_has_chance_of_its_own(strategy):
     walked = walk(strategy, "domain")
     drawn = []
-    for steps in walked.arena.steps:
-        walked.arena.begin(steps)
-        drawn.append(torch.rand(3, generator=walked.arena.experience(steps).generator).tolist())
-    assert len({tuple(numbers) for numbers in drawn}) == len(walked.arena.steps)
+    for steps in walked.realised.steps:
+        walked.realised.begin(steps)
+        drawn.append(torch.rand(3, generator=walked.realised.experience(steps).generator).tolist())
+    assert len({tuple(numbers) for numbers in drawn}) == len(walked.realised.steps)
 
 
 def test_joint_mixes_the_experiences():
     walked = walk(tiny_class(Joint), "class", epochs=1).finish()
-    first = set(data_of(walked.arena, [0]))
+    first = set(data_of(walked.realised, [0]))
     positions = [i for i, x in enumerate(walked.strategy.seen[0]) if x in first]
     assert positions != list(range(len(positions)))
     assert max(positions) > len(walked.strategy.seen[0]) / 2
@@ -90,9 +92,9 @@ def test_joint_mixes_the_experiences():
 
 def test_joint_applies_each_experience_its_own_transform():
     walked = walk(Joint, "domain", benchmark=PermutedDigits, benchmark_options={"experiences": 3}, limit=5)
-    walked.arena.begin([0, 1, 2])
-    union = walked.arena.experience([0, 1, 2])
-    alone = [walked.arena.experience([i]) for i in range(3)]
+    walked.realised.begin([0, 1, 2])
+    union = walked.realised.experience([0, 1, 2])
+    alone = [walked.realised.experience([i]) for i in range(3)]
     assert torch.equal(union.x, torch.cat([e.x for e in alone]))
     assert torch.equal(union.y, torch.cat([e.y for e in alone]))
     assert not torch.equal(alone[0].x, alone[1].x)
@@ -106,8 +108,8 @@ def test_rows_of_the_matrix(scenario, tmp_path):
         info = StrategyInfo(
             name=strategy.name, source_hash="0" * 64, hyperparameters={}, learning_rate=0.01, reference=True
         )
-        cell = Cell(track=walked.arena.track, strategy=info, seed=0)
-        run = Run(cell, walked.arena.parts, torch.device("cpu"), Store(tmp_path / strategy.name))
+        cell = Cell(track=walked.realised.track, strategy=info, seed=0)
+        run = Run(cell, walked.realised.parts, torch.device("cpu"), Store(tmp_path / strategy.name))
         record = run.execute()
         assert record.status == "finished", record.traceback
         defined = np.isfinite(record.matrix)
@@ -126,7 +128,7 @@ def test_the_bounds_bound():
     final = {}
     for strategy in (Finetune, Cumulative, Joint):
         walked = walk(strategy, "class", epochs=10).finish()
-        final[strategy.name] = (np.array(walked.predict()) == walked.arena.test.labels).mean()
+        final[strategy.name] = (np.array(walked.predict()) == walked.realised.test.labels).mean()
     assert final["finetune"] < 0.6
     assert min(final["joint"], final["cumulative"]) > 0.9
 
@@ -135,5 +137,7 @@ def test_which_rows_are_references():
     assert {cls.name for cls in (Finetune, Joint, Cumulative, EWC, ER) if is_reference(cls)} == {
         "finetune", "joint", "cumulative",
     }  # fmt: skip
-    assert isinstance(walk(Joint).arena, Arena)
-    assert walk(Joint).arena.parts == Parts(Joint, walk(Joint).arena.parts.benchmark, walk(Joint).arena.parts.backbone)
+    assert isinstance(walk(Joint).realised, Realisation)
+    assert walk(Joint).realised.parts == CellClasses(
+        Joint, walk(Joint).realised.parts.benchmark, walk(Joint).realised.parts.backbone
+    )

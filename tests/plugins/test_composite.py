@@ -231,7 +231,7 @@ def test_the_parts_share_one_model_and_one_optimiser():
     ours = walk(make(EWC, LwF), "task", optimizer="adam", optimizer_state="kept").finish()
     assert all(part.model is ours.strategy.model for part in ours.strategy.running)
     assert all(part.optimizer is None for part in ours.strategy.running)
-    ours.arena.set_up(ours.strategy)
+    ours.realised.set_up(ours.strategy)
     assert len(ours.strategy.running) == 2
     assert len(dict(ours.strategy.named_children())) == 3
 
@@ -275,7 +275,7 @@ def test_frozen_stays_frozen_in_company(order):
 
 def test_exemplars_of_er_are_not_distilled_and_do_not_reach_si():
     ours = walk(make(ER, LwF, SI, L2), "task").finish()
-    assert len(ours.predict()) == len(ours.arena.test.labels)
+    assert len(ours.predict()) == len(ours.realised.test.labels)
 
 
 # --- copies, and the state
@@ -291,13 +291,13 @@ def test_copied_or_saved_in_the_middle_it_goes_on_bit_for_bit(way):
         twin = copy.deepcopy(half)
     elif way == "pickle":
         assert type(pickle.loads(pickle.dumps(half.strategy))) is type(half.strategy)
-        twin = cloudpickle.loads(cloudpickle.dumps(half))  # the arena names the class, which no module holds
+        twin = cloudpickle.loads(cloudpickle.dumps(half))  # the realisation names the class, which no module holds
     else:
         file = io.BytesIO()
         torch.save(half.strategy.state_dict(), file)
         file.seek(0)
         twin = walk(make(EWC, LwF, ER, ewc=ON["ewc"]), "task", **protocol)
-        twin.arena.begin([0])
+        twin.realised.begin([0])
         twin.strategy.load_state_dict(torch.load(file, weights_only=True))
     assert same(half.finish(1).parameters(), whole.parameters())
     assert same(twin.finish(1).parameters(), whole.parameters())

@@ -14,8 +14,8 @@ from clarena.plugins.registry import (
     NATIVE,
     STRANGER,
     Broken,
-    Entry,
     Kind,
+    Offer,
     Registry,
     family_member,
     first_sentence,
@@ -29,7 +29,7 @@ DECODER = Kind("decoder", "", "json:JSONDecoder")  # any base class will do
     st.sampled_from([NATIVE, BUILT_IN, STRANGER, None]),
 ))  # fmt: skip
 def test_every_name_means_one_thing(ranks: dict[tuple[str, str], int | None]) -> None:
-    offers = [Entry(plugin, short, "", "a:B", "", None, rank) for (plugin, short), rank in ranks.items()]
+    offers = [Offer(plugin, short, "", "a:B", "", None, rank) for (plugin, short), rank in ranks.items()]
     registry = Registry(DECODER, offers)
     assert len(registry.names()) == len(offers)
     for entry in registry:
@@ -74,7 +74,7 @@ def decoders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Registry:
         "encoder": ("json:JSONEncoder", None),
         "function": ("json:loads", None),
     }
-    entries = [Entry("p", name, "Decodes well", ref, "here", extra) for name, (ref, extra) in targets.items()]
+    entries = [Offer("p", name, "Decodes well", ref, "here", extra) for name, (ref, extra) in targets.items()]
     return Registry(DECODER, entries)
 
 
@@ -163,7 +163,7 @@ def test_the_class_of_an_argument_is_one_of_its_family() -> None:
 
 
 def test_a_name_with_a_placeholder_takes_an_argument() -> None:
-    registry = Registry(DECODER, [Entry("p", "shape:FORM", "Decodes what it is told", Shaped, "here")])
+    registry = Registry(DECODER, [Offer("p", "shape:FORM", "Decodes what it is told", Shaped, "here")])
     assert registry.names() == ["shape:FORM"]
     for name in ("shape:round", "p/shape:round"):
         assert registry.entry(name).short == "shape:FORM"

@@ -10,7 +10,7 @@ from tiny import walk
 from clarena import UsageError
 from clarena.checks.tiny import Subject
 from clarena.errors import UnknownNameError
-from clarena.protocol.protocol import PRESETS, REVISION, SCENARIOS, Part, Protocol, Track, digest, protocol
+from clarena.protocol.protocol import PRESETS, REVISION, SCENARIOS, NamedPart, Protocol, Track, digest, protocol
 from clarena.record.record import Cell, StrategyInfo
 
 MOVED = (
@@ -31,9 +31,11 @@ that is added joins this list, with what was done before it existed."""
 
 def track(scenario="class", **changes):
     return Track(
-        benchmark=Part(name="split-digits", options={"experiences": 5, "class_order": "seed"}, fingerprint="0" * 64),
+        benchmark=NamedPart(
+            name="split-digits", options={"experiences": 5, "class_order": "seed"}, fingerprint="0" * 64
+        ),
         scenario=scenario,
-        backbone=Part(name="mlp", options={"hidden": (400, 400), "norm": "none", "dropout": 0.0}),
+        backbone=NamedPart(name="mlp", options={"hidden": (400, 400), "norm": "none", "dropout": 0.0}),
         protocol=protocol("standard", changes),
     )
 
@@ -63,7 +65,7 @@ def test_a_digest_is_sha256_of_canonical_json():
 
 
 def test_no_seed_takes_part_in_a_track():
-    assert not [name for model in (Track, Protocol, Part) for name in model.model_fields if "seed" in name]
+    assert not [name for model in (Track, Protocol, NamedPart) for name in model.model_fields if "seed" in name]
     info = StrategyInfo(name="ewc", source_hash="f" * 64, hyperparameters={"strength": 1.0}, learning_rate=0.001)
     cells = [Cell(track=track(), strategy=info, seed=seed) for seed in range(3)]
     assert len({cell.track.digest for cell in cells}) == len({cell.row for cell in cells}) == 1
@@ -108,7 +110,7 @@ def test_every_field_takes_part():
 
 def test_weights_take_part_by_what_they_are_and_not_by_where_they_lie():
     def digest(weights: str, fingerprint: str | None, **options: object) -> str:
-        part = Part(name="net", options={"weights": weights, "size": 1} | options, fingerprint=fingerprint)
+        part = NamedPart(name="net", options={"weights": weights, "size": 1} | options, fingerprint=fingerprint)
         return track().model_copy(update={"backbone": part}).digest
 
     here = digest("/here/w.pt", "1" * 64)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clarena.protocol.protocol import Part, Protocol, Track
+from clarena.protocol.protocol import NamedPart, Protocol, Track
 from clarena.record import plots
 from clarena.record.metrics import summarise
 from clarena.record.record import Cell, Cost, CurvePoint, Record, StrategyInfo
@@ -28,9 +28,9 @@ def make_record(
 ) -> Record:
     """A record of a run that ended with this accuracy matrix; five steps in each experience."""
     track = Track(
-        benchmark=Part(name="split-toy", options={"experiences": len(matrix) - 1}, fingerprint="f" * 64),
+        benchmark=NamedPart(name="split-toy", options={"experiences": len(matrix) - 1}, fingerprint="f" * 64),
         scenario="class",
-        backbone=Part(name="mlp", options={"hidden": [8]}),
+        backbone=NamedPart(name="mlp", options={"hidden": [8]}),
         protocol=protocol or Protocol(),
     )
     info = StrategyInfo(name=strategy, source_hash="0" * 64, hyperparameters={"strength": 10.0}, learning_rate=0.05)

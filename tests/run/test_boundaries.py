@@ -40,9 +40,9 @@ def run(strategy, store, scenario="class", settings=None, benchmark="split-digit
 
 def hidden(ours):
     """The whole stream of a walk, as the runner hands it out."""
-    ours.arena.begin_hidden()
-    parts = (ours.arena.experience(positions) for positions in ours.arena.steps)
-    return HiddenStream(parts, ours.arena.space, ours.arena.protocol)
+    ours.realised.begin_hidden()
+    parts = (ours.realised.experience(positions) for positions in ours.realised.steps)
+    return HiddenStream(parts, ours.realised.space, ours.realised.protocol)
 
 
 # --- what is learned -----------------------------------------------------------------------------------------------
@@ -316,8 +316,8 @@ def test_a_run_that_was_stopped_starts_again_and_ends_the_same(tmp_path, monkeyp
     whole = run("er", tmp_path / "whole")
     watch = Run._watch
 
-    def watching(self, arena, strategy, experience, *rest):
-        watch(self, arena, strategy, experience, *rest)
+    def watching(self, realised, strategy, experience, *rest):
+        watch(self, realised, strategy, experience, *rest)
         told = experience.on_step
 
         def on_step(step):

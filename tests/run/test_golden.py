@@ -60,10 +60,10 @@ def trajectory(strategy: str, scenario: str, seed: int = 0, error: float = 0.0, 
         for p in walked.strategy.model.parameters():
             p.mul_(1 + error * torch.randn(p.shape, generator=noise))
     rows, losses = [walked.predict()], []
-    for position in range(len(walked.arena.steps)):
+    for position in range(len(walked.realised.steps)):
         losses.append(walked.step(position).meter.mean_loss)
         rows.append(walked.predict())
-    test = walked.arena.test
+    test = walked.realised.test
     matrix = accuracy_matrix(rows, test.labels, test.experience, len(test.classes))
     return {
         "revision": REVISION,

@@ -77,8 +77,8 @@ class Halves(Strategy):
 def test_likelihoods_and_accuracies_by_hand(batch: int) -> None:
     """Experience 1 has the tokens a, bb, ccc: 1 + 2 + 2 bits for 6 bytes, and a is right. Experience 2 has a, a."""
     ours = walk(Halves, "domain", benchmark=Three, backbone=TextTransformer, options=WIDTH, eval_batch_size=batch)
-    test = ours.arena.test
-    predicted, likely = test.answers(ours.strategy, ours.arena.space)
+    test = ours.realised.test
+    predicted, likely = test.answers(ours.strategy, ours.realised.space)
     assert sorted(zip(test.experience, test.labels, test.text_bytes, strict=True)) == [
         (0, 0, 1), (0, 1, 2), (0, 2, 3), (1, 0, 1), (1, 0, 1),
     ]  # fmt: skip
@@ -219,8 +219,8 @@ def test_lwf_distils_every_token_that_counts(tmp_path: Path) -> None:
     """By hand, token by token: cross-entropy between softened softmaxes, the mean over labelled tokens."""
     ours = language_walk(LwF(strength=1.5, temperature=2.0), tmp_path, batch_size=23)
     ours.step(0)
-    ours.arena.begin([1])
-    experience, lwf = ours.arena.experience([1]), ours.strategy
+    ours.realised.begin([1])
+    experience, lwf = ours.realised.experience([1]), ours.strategy
     lwf.before_experience(experience)
     (batch,) = experience.batches(1)
     teacher = lwf.model(batch.x).detach()
@@ -274,11 +274,11 @@ def test_a_run_keeps_likelihoods_and_resumes_exactly(tmp_path: Path, monkeypatch
 
     learn, learned = Run._learn, []
 
-    def interrupted(self, arena, strategy, positions):
+    def interrupted(self, realised, strategy, positions):
         if learned:
             raise KeyboardInterrupt
         learned.append(positions)
-        learn(self, arena, strategy, positions)
+        learn(self, realised, strategy, positions)
 
     monkeypatch.setattr(Run, "_learn", interrupted)
     with pytest.raises(KeyboardInterrupt):

@@ -70,8 +70,8 @@ def arrange(moment: str) -> None:
         if moment.endswith("checkpoint written") and len(saved) == number:
             die()
 
-    def watching(self, arena, strategy, experience, clock, meter):
-        watch(self, arena, strategy, experience, clock, meter)
+    def watching(self, realised, strategy, experience, clock, meter):
+        watch(self, realised, strategy, experience, clock, meter)
         told = experience.on_step
 
         def on_step(step):
@@ -145,8 +145,8 @@ def test_a_run_stopped_again_and_again_ends_as_one_never_interrupted(tmp_path, u
     stops = iter([0, 1, 2])
     stop = next(stops)
 
-    def watching(self, arena, strategy, experience, clock, meter):
-        watch(self, arena, strategy, experience, clock, meter)
+    def watching(self, realised, strategy, experience, clock, meter):
+        watch(self, realised, strategy, experience, clock, meter)
         told = experience.on_step
 
         def on_step(step):

@@ -15,7 +15,7 @@ from clarena import Store, evaluate
 from clarena.record.metrics import METRICS, summarise
 from clarena.record.record import Predictions, Record
 from clarena.record.summary import rows
-from clarena.run.arena import Arena, Parts, load_data
+from clarena.run.realisation import CellClasses, Realisation, load_data
 from clarena.run.runner import Run
 
 
@@ -249,7 +249,7 @@ def test_a_cell_is_told_by_its_share_from_nothing_to_all(tmp_path):
     shares = []
     whole = run(tmp_path)
     cell = whole.cell
-    parts = Parts(trouble.Plain, trouble.Tiny, _mlp())
+    parts = CellClasses(trouble.Plain, trouble.Tiny, _mlp())
     Run(cell, parts, torch.device("cpu"), Store(tmp_path / "shares"), progress=shares.append).execute()
     assert shares == sorted(shares)
     assert shares[0] == 0
@@ -266,12 +266,12 @@ def test_joint_learns_once_and_has_no_rows_in_between(tmp_path):
 
 def test_what_an_experience_gives_is_its_own_copy(tmp_path):
     cell = run(tmp_path).cell
-    arena = Arena(cell.track, Parts(trouble.Plain, trouble.Tiny, _mlp()), 0, torch.device("cpu"))
-    arena.begin([0])
-    given = arena.experience([0])
-    sources = [arena.data.x_train, arena.data.y_train, arena.data.x_test, arena.data.y_test]
+    realised = Realisation(cell.track, CellClasses(trouble.Plain, trouble.Tiny, _mlp()), 0, torch.device("cpu"))
+    realised.begin([0])
+    given = realised.experience([0])
+    sources = [realised.data.x_train, realised.data.y_train, realised.data.x_test, realised.data.y_test]
     held = {tensor.untyped_storage().data_ptr() for tensor in sources}
-    assert held.isdisjoint(tensor.untyped_storage().data_ptr() for tensor in (given.x, given.y, arena.test.x))
+    assert held.isdisjoint(tensor.untyped_storage().data_ptr() for tensor in (given.x, given.y, realised.test.x))
 
 
 NAMES = ["finetune", "er", "gem", "icarl", "ewc+lwf", "joint"]
@@ -281,18 +281,18 @@ NAMES = ["finetune", "er", "gem", "icarl", "ewc+lwf", "joint"]
 def test_a_finished_run_leaves_nothing_in_memory(tmp_path, monkeypatch, strategy, boundaries):
     """Not even until Python looks for cycles, which may be gigabytes later."""
     arenas = []
-    made = Arena.__init__
+    made = Realisation.__init__
 
     def remembered(self, *args):
         made(self, *args)
         arenas.append(weakref.ref(self))
 
-    monkeypatch.setattr(Arena, "__init__", remembered)
+    monkeypatch.setattr(Realisation, "__init__", remembered)
     gc.collect()
     gc.disable()
     try:
         run(tmp_path, strategy, seeds=3, protocol={"boundaries": boundaries, "stream_length": "known"})
-        alive = [arena() is not None for arena in arenas[-2:]]
+        alive = [realised() is not None for realised in arenas[-2:]]
     finally:
         gc.enable()
     assert alive == [False, False]

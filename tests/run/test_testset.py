@@ -41,7 +41,7 @@ class Oracle(Strategy):
 
 def oracle(scenario, **protocol):
     ours = walk(Oracle, scenario, **protocol)
-    test = ours.arena.test
+    test = ours.realised.test
     ours.strategy.answers = {x.numpy().tobytes(): int(y) for x, y in zip(test.x, test.labels.tolist(), strict=True)}
     return ours
 
@@ -50,10 +50,10 @@ def oracle(scenario, **protocol):
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_which_cells_are_defined_and_that_they_are_right(scenario, heads):
     ours = oracle(scenario, **heads)
-    test = ours.arena.test
+    test = ours.realised.test
     for done in range(4):
         if done:
-            ours.arena.begin([done - 1])
+            ours.realised.begin([done - 1])
         predicted = np.array(ours.predict())
         always = scenario == "domain" or (scenario == "task" and heads)
         known = test.experience < (3 if always else done)
@@ -65,7 +65,7 @@ def test_which_cells_are_defined_and_that_they_are_right(scenario, heads):
 def test_outputs_that_are_not_in_play_are_never_chosen(scenario):
     """A strategy that favours outputs of the future, or of another task, gains and loses nothing."""
     ours = oracle(scenario, heads="full", stream_length="known")
-    splits = ours.arena.stream.splits
+    splits = ours.realised.stream.splits
 
     def favour(scores):
         task = ours.strategy.calls[-1][1]
@@ -74,7 +74,7 @@ def test_outputs_that_are_not_in_play_are_never_chosen(scenario):
         return scores.index_fill(1, torch.tensor(sorted(hidden), dtype=torch.long), 1e9)
 
     for done in (1, 2, 3):
-        ours.arena.begin([done - 1])
+        ours.realised.begin([done - 1])
         honest = ours.predict()
         ours.strategy.change = favour
         assert ours.predict() == honest
@@ -85,12 +85,12 @@ def test_outputs_that_are_not_in_play_are_never_chosen(scenario):
 def test_samples_arrive_mixed_where_no_task_is_told_and_alone_where_it_is(scenario):
     ours = oracle(scenario, eval_batch_size=30)
     for position in range(3):
-        ours.arena.begin([position])
+        ours.realised.begin([position])
     ours.strategy.calls.clear()
     ours.predict()
     sizes = [size for size, _, _ in ours.strategy.calls]
     tasks = [task for _, task, _ in ours.strategy.calls]
-    test = ours.arena.test
+    test = ours.realised.test
     origin = {x.numpy().tobytes(): int(e) for x, e in zip(test.x, test.experience, strict=True)}
     origins = [{origin[sample.numpy().tobytes()] for sample in x} for _, _, x in ours.strategy.calls]
     if scenario == "task":
@@ -108,27 +108,27 @@ def test_samples_arrive_mixed_where_no_task_is_told_and_alone_where_it_is(scenar
 def test_the_order_depends_on_the_seed_alone(seed):
     first, again = walk(Finetune, seed=seed), walk(Finetune, seed=seed, epochs=7, batch_size=3)
     other = walk(Finetune, seed=seed + 1)
-    assert first.arena.test.experience.tolist() == again.arena.test.experience.tolist()
-    assert torch.equal(first.arena.test.x, again.arena.test.x)
-    assert first.arena.test.experience.tolist() != other.arena.test.experience.tolist()
-    assert np.bincount(first.arena.test.experience).tolist() == TESTED
+    assert first.realised.test.experience.tolist() == again.realised.test.experience.tolist()
+    assert torch.equal(first.realised.test.x, again.realised.test.x)
+    assert first.realised.test.experience.tolist() != other.realised.test.experience.tolist()
+    assert np.bincount(first.realised.test.experience).tolist() == TESTED
 
 
 def test_every_sample_keeps_its_label_and_its_experience():
     for scenario in SCENARIOS:
-        arena = walk(Finetune, scenario, seed=5).arena
+        realised = walk(Finetune, scenario, seed=5).realised
         expected = []
-        for e, split in enumerate(arena.stream.splits):
-            rows = zip(arena.data.x_test[split.test], split.y_test.tolist(), strict=True)
+        for e, split in enumerate(realised.stream.splits):
+            rows = zip(realised.data.x_test[split.test], split.y_test.tolist(), strict=True)
             expected += [(x.numpy().tobytes(), y, e) for x, y in rows]
-        test = arena.test
+        test = realised.test
         found = zip((x.numpy().tobytes() for x in test.x), test.labels.tolist(), test.experience.tolist(), strict=True)
         assert sorted(found) == sorted(expected)
 
 
 def test_test_inputs_cannot_be_changed():
     ours = oracle("domain")
-    whole = ours.arena.test.x.clone()
+    whole = ours.realised.test.x.clone()
     answers = ours.predict()
 
     def spoil(x, task=None):
@@ -138,7 +138,7 @@ def test_test_inputs_cannot_be_changed():
 
     ours.strategy.predict = spoil
     assert ours.predict() == answers
-    assert torch.equal(ours.arena.test.x, whole)
+    assert torch.equal(ours.realised.test.x, whole)
 
 
 @pytest.mark.parametrize(
@@ -156,7 +156,7 @@ def test_test_inputs_cannot_be_changed():
 )
 def test_what_is_no_score_is_refused(change, says):
     ours = oracle("class", eval_batch_size=50)
-    ours.arena.begin([0])
+    ours.realised.begin([0])
     ours.strategy.change = change
     with pytest.raises(PluginError) as caught:
         ours.predict()
@@ -166,8 +166,8 @@ def test_what_is_no_score_is_refused(change, says):
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
 def test_scores_that_are_not_finite_diverged(value):
     ours = oracle("class", eval_batch_size=7)
-    ours.arena.begin([0])
-    ours.arena.begin([1])
+    ours.realised.begin([0])
+    ours.realised.begin([1])
 
     def one(scores):
         if len(ours.strategy.calls) == 3:
@@ -183,7 +183,7 @@ def test_scores_that_are_not_finite_diverged(value):
 
 def test_what_is_not_in_play_may_be_anything():
     ours = oracle("class", heads="full", stream_length="known")
-    ours.arena.begin([0])
+    ours.realised.begin([0])
     honest = ours.predict()
     ours.strategy.change = lambda scores: torch.cat([scores[:, :3], scores[:, 3:] * torch.nan], 1)
     assert ours.predict() == honest
@@ -199,7 +199,7 @@ def test_scores_of_another_precision_count(dtype):
 
 def test_a_limit_cuts_every_experience():
     ours = oracle("class", limit=6)
-    assert np.bincount(ours.arena.test.experience).tolist() == [6, 6, 6]
-    ours.arena.begin([0])
-    assert len(ours.arena.experience([0])) == 6
-    assert [(e.train_samples, e.test_samples) for e in ours.arena.experiences()] == [(6, 6)] * 3
+    assert np.bincount(ours.realised.test.experience).tolist() == [6, 6, 6]
+    ours.realised.begin([0])
+    assert len(ours.realised.experience([0])) == 6
+    assert [(e.train_samples, e.test_samples) for e in ours.realised.experiences()] == [(6, 6)] * 3

@@ -209,16 +209,16 @@ def test_as_it_stands_a_variation_changes_nothing(scenario):
     assert varied(stream, Variation(), scenario, Seeds(0)) is stream
     clean, same_again = walk(Finetune, scenario).finish(), walk(Finetune, scenario, stream={"blur": 0.0}).finish()
     assert same(clean.parameters(), same_again.parameters())
-    assert clean.arena.experiences() == same_again.arena.experiences()
-    assert clean.arena.experiences()[0].class_samples == []
+    assert clean.realised.experiences() == same_again.realised.experiences()
+    assert clean.realised.experiences()[0].class_samples == []
 
 
-def inputs(arena):
+def inputs(realised):
     """Every training input of a stream as a strategy sees it, with its label."""
     found = Counter()
-    for position in range(len(arena.stream.splits)):
-        arena.begin([position])
-        whole = arena.experience([position])
+    for position in range(len(realised.stream.splits)):
+        realised.begin([position])
+        whole = realised.experience([position])
         found.update(zip((x.numpy().tobytes() for x in whole.x), whole.y.tolist(), strict=True))
     return found
 
@@ -226,7 +226,7 @@ def inputs(arena):
 @pytest.mark.parametrize("benchmark", [PermutedDigits, RotatedDigits])
 def test_every_row_is_seen_through_the_transform_of_where_it_comes_from(benchmark):
     options = {"benchmark": benchmark, "benchmark_options": {"experiences": 3}}
-    clean, ours = (walk(Finetune, "domain", stream=stream, **options).arena for stream in ({}, {"blur": 0.4}))
+    clean, ours = (walk(Finetune, "domain", stream=stream, **options).realised for stream in ({}, {"blur": 0.4}))
     assert inputs(ours) == inputs(clean)
     for position, split in enumerate(ours.stream.splits):
         assert (split.origin != position).float().mean() == pytest.approx(0.4, abs=1e-3)
@@ -257,7 +257,7 @@ def test_the_matrix_of_a_blurred_stream_by_hand():
     assert [split.tested for split in stream.splits] == [(0, 1), (2, 4), (3, 5)]
 
     ours = walk(Finetune)
-    space, test = ours.arena.space, ours.arena.test
+    space, test = ours.realised.space, ours.realised.test
     test.classes = [frozenset(split.tested) for split in stream.splits]
     asked = []
     for split in stream.splits:
@@ -304,13 +304,13 @@ def test_a_tuning_run_is_the_beginning_of_the_same_kind_of_stream():
     options = {"benchmark": SplitDigits, "stream": {"blur": 0.3, "label_noise": 0.2}, "seed": 2**32}
     whole = walk(Finetune, **options)
     tuning = walk(Finetune, tested_on="validation", tuning_experiences=2, **options)
-    assert len(tuning.arena.stream.splits) == 2
-    trained = {row for split in tuning.arena.stream.splits for row in split.train.tolist()}
-    tested = {row for split in tuning.arena.stream.splits for row in split.test.tolist()}
+    assert len(tuning.realised.stream.splits) == 2
+    trained = {row for split in tuning.realised.stream.splits for row in split.train.tolist()}
+    tested = {row for split in tuning.realised.stream.splits for row in split.test.tolist()}
     assert not trained & tested
-    assert max(int(split.origin.max()) for split in tuning.arena.stream.splits) > 1, "of later experiences as well"
-    source = tuning.arena.data
-    for ours, ranked in zip(tuning.arena.stream.splits, whole.arena.stream.splits):
+    assert max(int(split.origin.max()) for split in tuning.realised.stream.splits) > 1, "of later experiences as well"
+    source = tuning.realised.data
+    for ours, ranked in zip(tuning.realised.stream.splits, whole.realised.stream.splits):
         right = {
             ours_label: set(source.y_train[ours.test[ours.y_test == ours_label]].tolist()) for ours_label in ours.tested
         }

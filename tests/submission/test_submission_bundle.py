@@ -10,13 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clarena.errors import UsageError
-from clarena.protocol.protocol import Part, Protocol, Track
+from clarena.protocol.protocol import NamedPart, Protocol, Track
 from clarena.record.record import Cell, StrategyInfo
 from clarena.submission import bundle as bundles
 from clarena.submission.bundle import MANIFEST, pack, read_bundle, sha256
 from clarena.submission.manifest import BundleError, Claim, ClaimedRun, Manifest, read_json
 
-TRACK = Track(benchmark=Part(name="b"), scenario="class", backbone=Part(name="n"), protocol=Protocol())
+TRACK = Track(benchmark=NamedPart(name="b"), scenario="class", backbone=NamedPart(name="n"), protocol=Protocol())
 
 
 def manifest(parts, **changes):

@@ -16,7 +16,7 @@ from clarena.plugins.host import Host, PluginSources
 from clarena.run.planning import make_plan
 from clarena.submission.child import Plugin
 from clarena.submission.confined import confined, describe
-from clarena.submission.wire import MOST_HEADER, receive, send
+from clarena.submission.messages import MOST_HEADER, receive, send
 
 GIGABYTE = 2**30
 TAIL = """

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from clarena.protocol.protocol import Part, Protocol, Track
+from clarena.protocol.protocol import NamedPart, Protocol, Track
 from clarena.record.record import Cell, Record, StrategyInfo
 from clarena.submission.verdict import DISAGREEMENTS, STEPS, Step, canary_bound, chance, disagreements, outcome
 
-TRACK = Track(benchmark=Part(name="b"), scenario="class", backbone=Part(name="n"), protocol=Protocol())
+TRACK = Track(benchmark=NamedPart(name="b"), scenario="class", backbone=NamedPart(name="n"), protocol=Protocol())
 INFO = StrategyInfo(name="mine", source_hash="0" * 64, hyperparameters={}, learning_rate=0.1)
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 

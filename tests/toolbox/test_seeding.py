@@ -169,8 +169,8 @@ def test_testing_changes_nothing_that_is_learned(scenario):
     tested, untested = walk(Noisy, scenario), walk(Noisy, scenario)
     for position in range(3):
         untested.step(position)
-        tested.arena.begin([position])
-        experience = tested.arena.experience([position])
+        tested.realised.begin([position])
+        experience = tested.realised.experience([position])
         experience.on_step = lambda step: tested.predict() if step else None
         tested.strategy.learn(experience)
         assert same(tested.parameters(), untested.parameters())

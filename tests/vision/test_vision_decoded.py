@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from clarena_native.torchvision_cpu import import_torchvision
-from clarena_vision import store
+from clarena_vision import decoded
 from clarena_vision.torchvision_sets import SplitTorchvision, load
 from published import md5, noise, offline, png, stream
 
@@ -132,7 +132,7 @@ def test_it_is_decoded_once(root: Path, monkeypatch: pytest.MonkeyPatch) -> None
     imagenette(root)
     first = SplitTorchvision.of("Imagenette")().data()
     load.cache_clear()
-    monkeypatch.setattr(store, "write_images", None)
+    monkeypatch.setattr(decoded, "write_images", None)
     again = SplitTorchvision.of("Imagenette")().data()
     assert again.fingerprint() == first.fingerprint()
     again.x_train[0] = 0  # in this process alone
@@ -199,7 +199,7 @@ def test_those_who_start_together_make_it_once(root: Path) -> None:
         (folder / "x").write_text("whole")
 
     with ThreadPoolExecutor(4) as pool:
-        folders = list(pool.map(lambda _: store.made_once("decoded/some", make), range(4)))
+        folders = list(pool.map(lambda _: decoded.made_once("decoded/some", make), range(4)))
     assert [(folder / "x").read_text() for folder in folders] == ["whole"] * 4
     assert len(made) == 1
 
@@ -257,8 +257,10 @@ def test_omniglot_by_characters_and_drawers(root: Path, monkeypatch: pytest.Monk
 def test_classes_without_an_image_are_dropped(root: Path) -> None:
     """EMNIST's letters are numbered from 1."""
     x, y = torch.from_numpy(noise(0, 6, 9, 9)), torch.tensor([1, 2, 3, 1, 2, 3])
-    train, test = store.Rows(x.unsqueeze(1), y), store.Rows(x[:3].unsqueeze(1) // 2, y[:3])
-    data = store.cached("some", lambda folder: store.write_data(folder, train, test, ["N/A", "a", "b", "c"], "L", None))
+    train, test = decoded.Rows(x.unsqueeze(1), y), decoded.Rows(x[:3].unsqueeze(1) // 2, y[:3])
+    data = decoded.cached(
+        "some", lambda folder: decoded.write_data(folder, train, test, ["N/A", "a", "b", "c"], "L", None)
+    )
     assert data.class_names == ("a", "b", "c")
     assert data.y_test.tolist() == [0, 1, 2]
     assert torch.equal(data.x_train, x)
@@ -267,10 +269,10 @@ def test_classes_without_an_image_are_dropped(root: Path) -> None:
 def test_parts_follow_one_another(root: Path) -> None:
     x = torch.from_numpy(noise(0, 5, 3, 9, 9))
     parts = [
-        store.Rows(x[:2], torch.arange(2)),
-        store.Rows(x[2:2], torch.arange(0)),
-        store.Rows(x[2:], torch.arange(3)),
+        decoded.Rows(x[:2], torch.arange(2)),
+        decoded.Rows(x[2:2], torch.arange(0)),
+        decoded.Rows(x[2:], torch.arange(3)),
     ]
-    chained = store.Chained(parts)
+    chained = decoded.Chained(parts)
     assert [chained[row][1] for row in range(len(chained))] == [0, 1, 0, 1, 2]
     assert np.array_equal(np.asarray(chained[3][0]), x[3].movedim(0, -1))

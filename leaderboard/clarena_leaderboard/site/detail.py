@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from clarena.record import metrics
 from clarena.record.record import Predictions, Record
 from clarena.record.statistics import student_t_interval
-from clarena_leaderboard.model import Entry, Run, Table
+from clarena_leaderboard.contents import Entry, Run, Table
 
 Floats = NDArray[np.float64]
 Load = Callable[[Run], tuple[Record, Predictions | None]]

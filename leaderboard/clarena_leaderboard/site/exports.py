@@ -10,8 +10,8 @@ from typing import Any
 
 from clarena.record.metrics import METRICS
 from clarena.record.summary import finite_or_none
-from clarena_leaderboard.model import Comparison, Entry, Table
-from clarena_leaderboard.site.words import buffer_size, hyperparameters, size
+from clarena_leaderboard.contents import Comparison, Entry, Table
+from clarena_leaderboard.site.formatting import buffer_size, hyperparameters, size
 
 _LATEX = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_",

@@ -14,10 +14,10 @@ from markupsafe import Markup
 
 import clarena
 from clarena.record import metrics, statistics
-from clarena_leaderboard import model
+from clarena_leaderboard import contents
 from clarena_leaderboard.changes import manifest
-from clarena_leaderboard.model import Board, Entry, Table
-from clarena_leaderboard.site import charts, exports, views, words
+from clarena_leaderboard.contents import Board, Entry, Table
+from clarena_leaderboard.site import charts, exports, formatting, views
 from clarena_leaderboard.site.detail import Load, row_detail
 from clarena_leaderboard.site.publish import Part, Read, Report, publish
 from clarena_leaderboard.site.svg import standalone
@@ -157,7 +157,7 @@ def _code() -> str:
     """Digest of the code that turns a board into pages: other code makes all pages anew."""
     digest = hashlib.sha256(clarena.__version__.encode())
     paths = [path for path in Path(__file__).parent.rglob("*") if path.suffix in (".py", ".html", ".css", ".js")]
-    paths += [Path(str(module.__file__)) for module in (metrics, statistics, model)]
+    paths += [Path(str(module.__file__)) for module in (metrics, statistics, contents)]
     for path in sorted(paths):
         digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()
@@ -172,10 +172,14 @@ def _environment() -> Environment:
     )
     environment.globals.update(
         style=_inline("style", "style.css"), script=lambda name: _inline("script", name), policy=_policy,
-        metric_help=words.metric_help(), spark=charts.spark, mark=charts.mark, views=views, version=clarena.__version__,
+        metric_help=formatting.metric_help(), spark=charts.spark, mark=charts.mark, views=views,
+        version=clarena.__version__,
     )  # fmt: skip
-    for function in (words.percent, words.signed, words.seconds, words.size, words.count, words.judgement,
-                     words.linked, words.setting, words.buffer_size, words.hyperparameters, views.level):  # fmt: skip
+    shown = (
+        *("percent", "signed", "seconds", "size", "count", "judgement"),
+        *("linked", "setting", "buffer_size", "hyperparameters"),
+    )
+    for function in (*(getattr(formatting, name) for name in shown), views.level):
         environment.filters[function.__name__] = function
     return environment
 

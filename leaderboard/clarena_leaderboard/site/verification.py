@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from clarena.record.statistics import Interval
 from clarena.submission.verdict import Canary, Verdict
-from clarena_leaderboard.hidden import METRIC, measured
-from clarena_leaderboard.model import Entry, Table
+from clarena_leaderboard.contents import Entry, Table
+from clarena_leaderboard.season_runs import METRIC, measured
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ from markupsafe import Markup
 
 from clarena.record.metrics import METRICS
 from clarena.record.statistics import Interval
-from clarena_leaderboard.model import Board, Entry, Run, Table
-from clarena_leaderboard.site import charts, words
+from clarena_leaderboard.contents import Board, Entry, Run, Table
+from clarena_leaderboard.site import charts, formatting
 from clarena_leaderboard.site.exports import row_data
-from clarena_leaderboard.site.meanings import meanings
+from clarena_leaderboard.site.hyperparameter_help import meanings
 from clarena_leaderboard.site.verification import Judged, judged
 
 KNOWN_FAMILIES = (
@@ -205,7 +205,7 @@ def track_plots(table: Table, order: Sequence[str]) -> list[Plot]:
         if len(points) < 2:
             continue
         log = log and min(p.x for p in points) > 0
-        show = {"forgetting": "{:g}".format, "seconds": "{:g}".format, "state": lambda v: words.size(v)}[name]
+        show = {"forgetting": "{:g}".format, "seconds": "{:g}".format, "state": lambda v: formatting.size(v)}[name]
         title = f"{caption} on {table.label}"
         drawn = charts.scatter(points, title=title, x_title=x_title, show=show, bounds=bounds, log=log)
         linear = charts.scatter(points, title=title, x_title=x_title, show=show, bounds=bounds) if log else None
@@ -225,8 +225,9 @@ def _point(entry: Entry, name: str, order: Sequence[str]) -> charts.Point | None
         return None
     half = accuracy.half_width if math.isfinite(accuracy.half_width) else 0.0
     hover = (
-        f"{entry.label}: accuracy {words.percent(accuracy)} %, forgetting {words.percent(forgetting)} %, "
-        f"{words.seconds(entry.mean('train_seconds'))} of training, {words.size(entry.mean('state_bytes'))} of state"
+        f"{entry.label}: accuracy {formatting.percent(accuracy)} %, forgetting {formatting.percent(forgetting)} %, "
+        f"{formatting.seconds(entry.mean('train_seconds'))} of training, "
+        f"{formatting.size(entry.mean('state_bytes'))} of state"
     )
     return charts.Point(
         entry.label, entry.slug, x, accuracy.mean, max(accuracy.mean - half, 0), min(accuracy.mean + half, 1),
@@ -258,7 +259,7 @@ def row(entry: Entry, table: Table, data: Mapping[str, Any]) -> RowView:
     shown = max(0, MOST_CELLS // cells - 1) if cells else 0
     whole = [(f"Mean over {len(seeds)} seeds", matrix["mean"])] if cells and (cells <= MOST_CELLS) else []
     means = meanings(entry.info.name) if entry.info.plugin.startswith("native") else {}
-    settings = [(name, value, means.get(name, "")) for name, value in words.hyperparameters(entry).items()]
+    settings = [(name, value, means.get(name, "")) for name, value in formatting.hyperparameters(entry).items()]
     return RowView(
         (*whole, *((f"Seed {seed}", rows) for seed, rows in seeds[:shown] if len(seeds) > 1)),
         max(0, len(seeds) - shown) if len(seeds) > 1 else 0,
@@ -356,7 +357,7 @@ def compare_data(entry: Entry, table: Table, data: Mapping[str, Any]) -> dict[st
             name: [_short(whole[name]), _short(whole[f"{name}_half_width"])] for name in METRICS
         },
         "costs": {name: whole[name] for name in ("train_seconds", "state_bytes", "parameters", "buffer_size")},
-        "settings": {name: words.setting(value) for name, value in words.hyperparameters(entry).items()},
+        "settings": {name: formatting.setting(value) for name, value in formatting.hyperparameters(entry).items()},
         "seeds": {seed: _short(run.metrics.get(table.sort_key, math.nan), 9) for seed, run in runs.items()},
         "curve": curve,
     }  # fmt: skip

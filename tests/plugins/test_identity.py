@@ -10,7 +10,7 @@ from clarena_native.strategies.ewc import EWC
 from clarena_native.strategies.finetune import Finetune
 
 from clarena import GradientStrategy
-from clarena.plugins.sources import closure, source_hash
+from clarena.plugins.identity import closure, source_hash
 
 FILES = {
     "pack/__init__.py": "from .core import Base\nfrom .front import helper\n\nclass AtTheTop(Base):\n    pass\n",

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from clarena_leaderboard.hidden import SIGNIFICANT, falls_by_chance
-from clarena_leaderboard.model import HiddenRuns, Submitted
+from clarena_leaderboard.contents import HiddenRuns, Submitted
+from clarena_leaderboard.season_runs import SIGNIFICANT, falls_by_chance
 from made_up import TOY, board, row
 from scipy.stats import t as student_t
 

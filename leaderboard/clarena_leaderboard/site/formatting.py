@@ -13,7 +13,7 @@ from markupsafe import Markup, escape
 from clarena.record import metrics
 from clarena.record.metrics import METRICS
 from clarena.record.statistics import Interval
-from clarena_leaderboard.model import Comparison, Entry
+from clarena_leaderboard.contents import Comparison, Entry
 
 NOTHING = "–"
 MINUS = "−"

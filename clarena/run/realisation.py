@@ -1,4 +1,4 @@
-"""The arena of one run: the realised stream on the device, what a strategy is granted, and what it is tested on."""
+"""What one run is made of: the stream realised on the device, what a strategy is granted, and what it is tested on."""
 
 import json
 from dataclasses import dataclass, replace
@@ -23,7 +23,7 @@ from clarena.toolbox.seeding import BEFORE_LEARNING, Seeds
 
 
 @dataclass(frozen=True)
-class Parts:
+class CellClasses:
     """The classes that a cell names, looked up."""
 
     strategy: type[Strategy]
@@ -39,18 +39,18 @@ def load_data(benchmark: type[Benchmark], options: str) -> Data:
     return data
 
 
-class Arena:
+class Realisation:
     """One seed's stream of a track, for strategies of one kind of need.
 
     Attributes:
-        stream: the realised experiences.
+        stream: the realisation experiences.
         steps: which experiences' data are learned from together, one after another: each alone, or for a strategy
             that needs past or all data, the union.
         space: which outputs exist and are in play by now.
         seeds: the named generators.
     """
 
-    def __init__(self, track: Track, parts: Parts, seed: int, device: torch.device) -> None:
+    def __init__(self, track: Track, parts: CellClasses, seed: int, device: torch.device) -> None:
         self.track, self.parts, self.device, self.protocol = track, parts, device, track.protocol
         options = track.benchmark.options
         self.benchmark = parts.benchmark(**parse(parts.benchmark, options, track.benchmark.name))

@@ -6,14 +6,14 @@ from pathlib import Path
 
 from clarena.record.record import Predictions, Record
 from clarena_leaderboard.collect import Found
-from clarena_leaderboard.model import Run
-from clarena_leaderboard.sources import Collection, Source
+from clarena_leaderboard.contents import Run
+from clarena_leaderboard.sources import Collection, RunSource
 
 
-class JoinedSource:
+class SeveralStores:
     """The runs of several sources, under the name of the first; the origin of a run begins with its source's number."""
 
-    def __init__(self, sources: Sequence[Source]) -> None:
+    def __init__(self, sources: Sequence[RunSource]) -> None:
         self._sources = tuple(sources)
 
     @property

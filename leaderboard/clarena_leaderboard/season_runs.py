@@ -8,7 +8,7 @@ import numpy as np
 from clarena.protocol.protocol import Track
 from clarena.record.record import StrategyInfo
 from clarena.record.statistics import Interval, student_t_interval
-from clarena_leaderboard.model import Entry, HiddenRuns, Submitted
+from clarena_leaderboard.contents import Entry, HiddenRuns, Submitted
 from clarena_leaderboard.rows import Candidate
 
 METRIC = "final_average_accuracy"
