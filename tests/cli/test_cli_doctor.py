@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from cli_command import clarena
 
-FAULTY = Path(__file__).parent / "faulty_plugins"
+FAULTY = Path(__file__).parents[1] / "faulty_plugins"
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,7 @@ from cli_command import clarena
 
 from clarena.cli import listing
 
-FAULTY = Path(__file__).parent / "faulty_plugins"
+FAULTY = Path(__file__).parents[1] / "faulty_plugins"
 COMMANDS = ("evaluate", "tune", "results", "sync", "list", "describe", "new", "check", "reproduce", "doctor")
 
 SPY = """

@@ -19,7 +19,7 @@ from clarena.errors import UnknownNameError, UsageError
 from clarena.hookspecs import Register
 from clarena.plugins.host import KINDS, Host, PluginSources
 
-FAULTY = Path(__file__).parent / "faulty_plugins"
+FAULTY = Path(__file__).parents[1] / "faulty_plugins"
 ROOT = Path(__file__).parents[2]
 
 # What each faulty plugin is reported for, and at which of its lines where there is one to look at.

@@ -5,6 +5,7 @@ import torch
 from clarena_native.strategies.finetune import Finetune
 from hypothesis import given
 from hypothesis import strategies as st
+from made_up_records import track
 from tiny import walk
 
 from clarena import UsageError
@@ -27,17 +28,6 @@ DEFAULTS = {
 }  # fmt: skip
 """Of revision 1. A field at its default takes no part in a digest, so a default may never change unnoticed; a field
 that is added joins this list, with what was done before it existed."""
-
-
-def track(scenario="class", **changes):
-    return Track(
-        benchmark=NamedPart(
-            name="split-digits", options={"experiences": 5, "class_order": "seed"}, fingerprint="0" * 64
-        ),
-        scenario=scenario,
-        backbone=NamedPart(name="mlp", options={"hidden": (400, 400), "norm": "none", "dropout": 0.0}),
-        protocol=protocol("standard", changes),
-    )
 
 
 def test_tracks_are_what_they_have_always_been():

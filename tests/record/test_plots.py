@@ -4,54 +4,15 @@ import io
 import subprocess
 import sys
 import threading
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+from made_up_records import CLASS, DOMAIN, JOINT, NAN, make_record
 from PIL import Image
 
-from clarena.protocol.protocol import NamedPart, Protocol, Track
 from clarena.record import plots
-from clarena.record.metrics import summarise
-from clarena.record.record import Cell, Cost, CurvePoint, Record, StrategyInfo
-
-NAN = float("nan")
-CLASS = [[NAN, NAN, NAN], [0.9, NAN, NAN], [0.5, 0.8, NAN], [0.4, 0.6, 1.0]]
-DOMAIN = [[0.1, 0.2, 0.1], [0.9, 0.2, 0.3], [0.5, 0.8, 0.2], [0.4, 0.6, 1.0]]
-JOINT = [[NAN] * 3, [NAN] * 3, [NAN] * 3, [0.7, 0.8, 0.9]]
-
-
-def make_record(
-    matrix: list[list[float]], *, strategy: str = "ewc", seed: int = 0, protocol: Protocol | None = None, **fields: Any
-) -> Record:
-    """A record of a run that ended with this accuracy matrix; five steps in each experience."""
-    track = Track(
-        benchmark=NamedPart(name="split-toy", options={"experiences": len(matrix) - 1}, fingerprint="f" * 64),
-        scenario="class",
-        backbone=NamedPart(name="mlp", options={"hidden": [8]}),
-        protocol=protocol or Protocol(),
-    )
-    info = StrategyInfo(name=strategy, source_hash="0" * 64, hyperparameters={"strength": 10.0}, learning_rate=0.05)
-    cell = Cell(track=track, strategy=info, seed=seed)
-    costs = [
-        Cost(
-            position=position, train_seconds=0.5 * position, predict_seconds=0.25, peak_memory_bytes=1000 * position,
-            state_bytes=10 * position, parameters=99, passes=1, steps=5, replayed=0, scanned=0, accesses=0,
-            mean_loss=1 / position,
-        )
-        for position in range(1, len(matrix))
-    ]  # fmt: skip
-    made: dict[str, Any] = {
-        "status": "finished",
-        "accuracy_matrix": matrix,
-        "metrics": summarise(matrix),
-        "costs": costs,
-        "started": datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
-        "ended": datetime(2026, 1, 2, 3, 4, 15, tzinfo=UTC),
-    }
-    return Record(cell=cell, cell_id=cell.id, track_digest=track.digest, **made | fields)
+from clarena.record.record import CurvePoint
 
 
 def stream(experiences: int) -> list[list[float]]:
@@ -131,6 +92,6 @@ def test_any_thread_may_draw():
 
 
 def test_pyplot_which_is_not_for_threads_stays_out():
-    drawing = "import sys, test_plots as t; t.plots.accuracy_curves(t.make_record(t.CLASS))"
+    drawing = "import sys, made_up_records as m, clarena.record.plots as p; p.accuracy_curves(m.make_record(m.CLASS))"
     asking = "sys.exit('matplotlib.pyplot' in sys.modules)"
-    subprocess.run([sys.executable, "-c", f"{drawing}; {asking}"], cwd=Path(__file__).parent, check=True)
+    subprocess.run([sys.executable, "-c", f"{drawing}; {asking}"], cwd=Path(__file__).parents[1], check=True)

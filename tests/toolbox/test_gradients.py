@@ -313,7 +313,7 @@ def test_errors_say_what_to_do() -> None:
 
 def test_the_hosts_own_batch_norm_is_read_off_and_needs_no_fallback(monkeypatch: pytest.MonkeyPatch) -> None:
     """`clarena.BatchNorm` is what the native backbones use: the slow path would cost every row of a table."""
-    from clarena import BatchNorm, gradients
+    from clarena import BatchNorm
 
     model = nn.Sequential(nn.Linear(5, 4), BatchNorm(4), nn.ReLU(), nn.Linear(4, 3)).double()
     x = torch.randn(6, 5, dtype=torch.float64)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_plots import make_record
+from made_up_records import make_record
 
 from clarena.errors import UsageError
 from clarena.protocol.protocol import Protocol
@@ -66,7 +66,7 @@ def search(uri: str, words: str = "", order: str = "attributes.start_time ASC") 
 
     client = MlflowClient(tracking_uri=uri)
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-    words = " and ".join(filter(None, ["tags.`clarena.contract.strategy` != 'other'", words]))
+    words = " and ".join(filter(None, ["tags.`clarena.strategy` != 'other'", words]))
     return list(client.search_runs(experiments, words, order_by=[order]))
 
 
@@ -150,7 +150,7 @@ def test_runs_are_sorted_by_accuracy_and_filtered_by_strategy_seed_and_status(st
     assert sync(store, uri).logged == 4
     by_accuracy = search(uri, "tags.`clarena.status` = 'finished'", "metrics.final_average_accuracy DESC")
     assert [run.info.run_name for run in by_accuracy] == ["ewc seed 1", "er seed 0", "ewc seed 0"]
-    assert {run.info.run_name for run in cells(uri, "tags.`clarena.contract.strategy` = 'er'")} == {"er seed 0"}
+    assert {run.info.run_name for run in cells(uri, "tags.`clarena.strategy` = 'er'")} == {"er seed 0"}
     assert {run.info.run_name for run in cells(uri, "params.seed = '0'")} == {"ewc seed 0", "er seed 0"}
     (failure,) = cells(uri, "attributes.status = 'FAILED'")
     assert failure.data.tags["clarena.status"] == "failed"
@@ -406,7 +406,7 @@ def test_a_database_under_an_odd_path_keeps_its_files_beside_it(store, fresh_dat
     folder.mkdir()
     shutil.copy(fresh_database, folder / "mlflow.db")
     tracker = Tracker(store, resolve_uri(f"sqlite:///{tmp_path}/a b#c%3Fd/mlflow.db"))
-    record = keep(store, run(0.5, protocol=Protocol(epochs=2)))
+    record = keep(store, run(0.5, held_equal=Protocol(epochs=2)))
     assert tracker.log(record) == "logged", tracker.failures
     assert len(list((folder / "mlartifacts").rglob("record.json"))) == 1
 
