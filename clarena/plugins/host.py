@@ -323,5 +323,5 @@ class _Register:
         line = first_sentence(summary)
         if not line:
             raise PluginError(f"the {word} {short!r} needs a docstring or a summary")
-        rank = None if slash else self.candidate.rank
-        self.entries.append(Offer(plugin, short, line, target, self.candidate.origin, extra, rank))
+        rank, built_in = None if slash else self.candidate.rank, self.candidate.rank < STRANGER
+        self.entries.append(Offer(plugin, short, line, target, self.candidate.origin, extra, rank, built_in))
