@@ -60,8 +60,9 @@ def print_table(track: Track, table: list[Row], console: Console | None = None) 
         legend += " References come first; they are never ranked."
     if any(row.earlier for row in table):
         legend += (
-            f"\n{EARLIER.strip()}: of an earlier version. Proven to be today's, it loses the mark: clarena store upgrade, clarena results attest."
+            f"\n{EARLIER.strip()}: of an earlier version, until it is proven to be today's: clarena store upgrade, "
         )
+        legend += "clarena results attest."
     console.print(legend, style="dim")
 
 

@@ -226,7 +226,7 @@ class _Imports:
                 texts.append(f"({origin} {normal_form(alias)})")
             any_followed = any_followed or bool(module or found)
         if any_followed:
-            self.replaced[node] = f"(ImportFrom {' '.join(texts)})"
+            self.replaced[node] = f"(Import {' '.join(texts)})"
 
     def _bound(self, init: Path) -> set[str]:
         """The names that a package's `__init__` binds by itself, and not as modules of its own."""

@@ -311,7 +311,10 @@ def _location(error: BaseException) -> str:
     frames_of_plugin = [frame for frame in frames if not frame.filename.startswith((*ours, "<frozen"))]
     if not frames_of_plugin:
         return ""
-    # The first file that is not ours is the plugin's; the innermost line in it is where its author looks.
-    file = frames_of_plugin[0].filename
-    line = [frame.lineno for frame in frames_of_plugin if frame.filename == file][-1]
-    return f" (at line {line} of {Path(file).name})"
+    # The first file that is not ours is the plugin's; the innermost line in it is where its author looks, unless it
+    # is in a helper beside it.
+    file, last = Path(frames_of_plugin[0].filename), Path(frames_of_plugin[-1].filename)
+    line = [frame.lineno for frame in frames_of_plugin if frame.filename == str(file)][-1]
+    if last != file and last.is_relative_to(file.parent) and "site-packages" not in last.parts:
+        return f" (at line {frames_of_plugin[-1].lineno} of {last.name}, reached from line {line} of {file.name})"
+    return f" (at line {line} of {file.name})"

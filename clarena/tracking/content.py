@@ -29,9 +29,10 @@ def tags(cell: Cell) -> dict[str, str]:
         "clarena.strategy": info.name,
         "clarena.plugin": info.plugin,
         "clarena.source_hash": info.source_hash,
-        "clarena.identity": info.identity,
         "clarena.reference": str(info.reference).lower(),
     }
+    if info.identity:
+        tags["clarena.identity"] = info.identity
     return tags | ({"clarena.unranked": cell.track.unranked} if cell.track.unranked else {})
 
 
