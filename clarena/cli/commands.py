@@ -17,6 +17,7 @@ from clarena.cli import (  # noqa: F401
     reproduce,
     results,
     season,
+    store,
     submit,
     sync,
     tune,
@@ -26,7 +27,7 @@ from clarena.plugins.registry import DISTRIBUTION
 
 ORDER = (
     *("evaluate", "tune", "results", "compare", "leaderboard", "sync", "list", "describe", "new", "check", "reproduce"),
-    *("submit", "verify", "season", "doctor"),
+    *("submit", "verify", "season", "store", "doctor"),
 )
 
 GROUP = "clarena.commands"

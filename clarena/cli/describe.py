@@ -83,6 +83,7 @@ def _facts(registry: "Registry", entry: "Offer") -> dict[str, Any]:
     elif registry.kind.word == "benchmark":
         facts |= {"scenarios": list(cls.scenarios), "variations": _variations()}
     return facts | {
+        "identity": _identity(cls),
         "parameters": parameters,
         "text": text,
         "differences": numbered(text),
@@ -105,6 +106,12 @@ def _strategy(cls: Any) -> dict[str, Any]:
         "reference": is_reference(cls),
         "exceptions": dict(cls.exceptions),
     }
+
+
+def _identity(cls: type[Any]) -> str:
+    from clarena.plugins.identity import code_identity
+
+    return code_identity(cls)
 
 
 def _parameters(cls: type[Any]) -> list[dict[str, Any]]:
@@ -224,6 +231,7 @@ def _short_facts(facts: dict[str, Any]) -> Table:
             rows["exceptions"] = "\n".join(f"{check}: {reason}" for check, reason in facts["exceptions"].items())
     elif facts["kind"] == "benchmark":
         rows["scenarios"] += "  (the first is the default)"
+    rows["identity"] = f"{facts['identity'][:12]}  (of its code)"
     grid = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
     grid.add_column(style="dim", no_wrap=True)
     grid.add_column(overflow="fold")

@@ -144,12 +144,20 @@ def writable_store(path: Path) -> Iterator[Finding]:
         yield Finding("store", "ok", f"{path} will be made by the first run")
         return
     records, damaged = Store(path).records()
+    try:
+        aliases = Store(path).aliases()
+    except ClarenaError as error:
+        yield Finding("store", "problem", str(error), "mend that file, or move it away")
+        return
     counts = Counter(record.status.replace("_", " ") for record in records)
     held = ", ".join(f"{count} {status}" for status, count in counts.items()) or "no record yet"
     yield Finding("store", "ok", f"{path}: {held}")
     if damaged:
         text = f"{len(damaged)} of its records cannot be read"
         yield Finding("store", "warning", text, f"clarena results --store {path} says why")
+    if earlier := sum(map(aliases.is_earlier, records)):
+        text = f"{earlier} of its records are of an earlier version, and not known to be today's"
+        yield Finding("store", "warning", text, f"clarena store upgrade --store {path}")
 
 
 def tracking(uri: str | None) -> Iterator[Finding]:

@@ -154,12 +154,14 @@ def _report(
 ) -> None:
     """The table, what went wrong, and where to browse."""
     from clarena.cli.table import as_data, print_table
+    from clarena.record.store import Store
     from clarena.record.summary import rows
 
+    aliases = Store(store).aliases()
     if as_json:
-        typer.echo(to_json({"tracks": as_data(results.records), "errors": results.errors}))
+        typer.echo(to_json({"tracks": as_data(results.records, aliases), "errors": results.errors}))
         return
-    print_table(plan.track, rows(results.records))
+    print_table(plan.track, rows(results.records, aliases))
     for label, message in results.errors.items():
         typer.secho(f"{label}: {message}", fg="red", err=True)
     for line in results.untracked:

@@ -3,6 +3,9 @@
 import csv
 import io
 import json
+import sys
+from contextlib import nullcontext, redirect_stdout
+from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,7 +16,18 @@ from rich.table import Table
 from rich.text import Text
 
 from clarena.cli import app
-from clarena.cli.options import FLAG, AsJson, StorePath, existing_store
+from clarena.cli.options import (
+    FLAG,
+    AsJson,
+    Device,
+    Jobs,
+    NoPlugins,
+    PluginDirs,
+    PluginFiles,
+    StorePath,
+    discover,
+    existing_store,
+)
 from clarena.cli.text import as_json as to_json
 from clarena.cli.text import page, put
 from clarena.errors import UsageError, unknown_name
@@ -31,8 +45,15 @@ class Format(StrEnum):
     JSON = "json"
 
 
-@app.command(epilog="Example: clarena results --track split-digits --format csv > results.csv")
+results_commands = typer.Typer()
+app.add_typer(results_commands, name="results")
+
+
+@results_commands.callback(
+    invoke_without_command=True, epilog="Example: clarena results --track split-digits --format csv > results.csv"
+)
 def results(
+    context: typer.Context,
     store: StorePath = Path("runs"),
     track: Annotated[
         str | None,
@@ -53,6 +74,8 @@ def results(
 
     Runs that did not finish and damaged records are shown as well. Needs neither plugins nor data.
     """
+    if context.invoked_subcommand:
+        return
     if as_json and form not in (None, Format.JSON):
         raise UsageError(f"--json and --format {form} exclude each other. Give one.")
     form = Format.JSON if as_json else form or Format.TABLE
@@ -63,16 +86,56 @@ def results(
         typer.echo(to_json(_data(place, chosen, damaged, records)))
         return
     if form is Format.CSV:
-        lines = [_line(place, record) for record in chosen] if records else _rows(chosen)
+        lines = [_line(place, record) for record in chosen] if records else _rows(place, chosen)
         typer.echo(to_csv(lines), nl=False)
     elif records:
         _print_records(chosen)
     else:
-        _print_tables(chosen)
+        _print_tables(place, chosen)
     for each in damaged:
         typer.secho(f"Damaged: {each.reason}", fg="yellow", err=True)
     if not held:
         typer.echo(f"The store {store} holds no {'readable ' if damaged else ''}record.", err=True)
+
+
+@results_commands.command(epilog="Example: clarena results attest ewc --store runs")
+def attest(
+    context: typer.Context,
+    row: Annotated[
+        str,
+        typer.Argument(metavar="ROW", help="A strategy, or the beginning of a row's digest (clarena results --json)."),
+    ],
+    store: Annotated[Path | None, typer.Option(metavar="DIR", help="Where records are kept. Default: runs.")] = None,
+    device: Device = "cpu",
+    jobs: Jobs = None,
+    plugin: PluginFiles = None,
+    plugins_dir: PluginDirs = None,
+    no_plugins: NoPlugins = False,
+    as_json: AsJson = False,
+) -> None:
+    """Prove that rows of an earlier version are of today's code, by running two seeds of each again.
+
+    Where all predictions are the same bits, the old records count as today's; otherwise it says where they differ, and
+    nothing is changed. The new runs are not kept.
+    """
+    from clarena.run.versions import attest as run_again
+
+    parent = context.parent.params["store"] if context.parent else Path("runs")
+    place = existing_store(store or parent)
+    with redirect_stdout(sys.stderr) if as_json else nullcontext():  # what a plugin prints
+        found = run_again(place, discover(plugin, plugins_dir, no_plugins), row, device=device, jobs=jobs)
+    if as_json:
+        typer.echo(to_json(asdict(found)))
+    elif not found.differences:
+        typer.echo(
+            f"{found.strategy}: all predictions of {found.runs} runs are the same bits; {len(found.rows)} rows of an "
+            "earlier version are today's from now on."
+        )
+    if found.differences:
+        typer.secho(f"{found.strategy} is not proven to be the same; nothing was changed.", fg="red", err=True)
+        for line in found.differences:
+            typer.echo(f"  {line}", err=True)
+        raise typer.Exit(1)
 
 
 def to_csv(lines: list[dict[str, Any]]) -> str:
@@ -105,10 +168,10 @@ def _chosen(held: list["Record"], track: str | None, strategies: list[str], stor
     return [record for record in chosen if not strategies or record.cell.strategy.name in strategies]
 
 
-def _rows(records: list["Record"]) -> list[dict[str, Any]]:
+def _rows(store: "Store", records: list["Record"]) -> list[dict[str, Any]]:
     from clarena.cli.table import as_data
 
-    return [row for group in as_data(records) for row in group["rows"]]
+    return [row for group in as_data(records, store.aliases()) for row in group["rows"]]
 
 
 def _line(store: "Store", record: "Record") -> dict[str, Any]:
@@ -118,6 +181,8 @@ def _line(store: "Store", record: "Record") -> dict[str, Any]:
     return {
         "track": record.cell.track.label,
         "track_digest": record.track_digest,
+        "row": store.aliases().newest(record.cell).row,
+        "earlier_version": store.aliases().is_earlier(record),
         "strategy": info.name,
         "seed": record.cell.seed,
         "status": record.status,
@@ -132,6 +197,7 @@ def _line(store: "Store", record: "Record") -> dict[str, Any]:
         "learning_rate": info.learning_rate,
         "plugin": info.plugin,
         "source_hash": info.source_hash,
+        "identity": info.identity,
         "device": record.environment.get("device"),
         "started": data["started"],
         "ended": data["ended"],
@@ -146,18 +212,18 @@ def _data(store: "Store", chosen: list["Record"], damaged: list["Damaged"], line
     unreadable = [{"path": str(each.path), "reason": each.reason} for each in damaged]
     if lines:
         return {"records": [_line(store, record) for record in chosen], "damaged": unreadable}
-    return {"tracks": as_data(chosen), "damaged": unreadable}
+    return {"tracks": as_data(chosen, store.aliases()), "damaged": unreadable}
 
 
 # ---- Text ----
 
 
-def _print_tables(records: list["Record"]) -> None:
+def _print_tables(store: "Store", records: list["Record"]) -> None:
     from clarena.cli.table import print_table
     from clarena.record.summary import by_track, rows
 
     for group in by_track(records).values():
-        print_table(group[0].cell.track, rows(group))
+        print_table(group[0].cell.track, rows(group, store.aliases()))
         _print_reasons(group)
 
 

@@ -130,7 +130,7 @@ def submit(
         claims, records = [], []
         for plan in plans:
             results = run(plan, store, jobs, tracking_uri, not no_tracking)
-            print_table(plan.track, rows(results.records))
+            print_table(plan.track, rows(results.records, Store(store).aliases()))
             claims.append(claimed(plan, cls.name, results.records))
             records += [record for record in results if record.cell.strategy.name == cls.name]
         content = make_bundle(source, about, claims, records, Store(store))

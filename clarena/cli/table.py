@@ -10,11 +10,14 @@ from rich.text import Text
 
 from clarena.cli.text import page, put
 from clarena.protocol.protocol import Track
+from clarena.record.aliases import Aliases
 from clarena.record.record import Record
 from clarena.record.statistics import Interval
 from clarena.record.summary import Row, by_track, row_labels, rows
 
 NOTHING = "–"
+EARLIER = " †"
+"""Marks a row of before there were identities of code, which is not proven to be a row of today."""
 
 
 def print_table(track: Track, table: list[Row], console: Console | None = None) -> None:
@@ -33,7 +36,7 @@ def print_table(track: Track, table: list[Row], console: Console | None = None) 
     problems = any(row.problems for row in table)
     if problems:
         grid.add_column("not finished", overflow="fold")
-    labels = row_labels(table)
+    labels = [f"{label}{EARLIER if row.earlier else ''}" for label, row in zip(row_labels(table), table)]
     for position, (label, row) in enumerate(zip(labels, table)):
         last_reference = row.info.reference and position + 1 < len(table) and not table[position + 1].info.reference
         cells: list[str | Text] = [
@@ -55,6 +58,11 @@ def print_table(track: Track, table: list[Row], console: Console | None = None) 
     legend = "Mean ± half-width of the 95 % Student-t interval over n seeds."
     if any(row.info.reference for row in table):
         legend += " References come first; they are never ranked."
+    if any(row.earlier for row in table):
+        legend += (
+            f"\n{EARLIER.strip()}: of an earlier version, until it is proven to be today's: clarena store upgrade, "
+        )
+        legend += "clarena results attest."
     console.print(legend, style="dim")
 
 
@@ -81,9 +89,13 @@ def size(count: float) -> str:
     return NOTHING
 
 
-def as_data(records: list[Record]) -> list[dict[str, Any]]:
+def as_data(records: list[Record], aliases: Aliases | None = None) -> list[dict[str, Any]]:
     """Rows by track, as plain data."""
     return [
-        {"track": group[0].cell.track.label, "track_digest": digest, "rows": [row.as_dict() for row in rows(group)]}
+        {
+            "track": group[0].cell.track.label,
+            "track_digest": digest,
+            "rows": [row.as_dict() for row in rows(group, aliases)],
+        }
         for digest, group in by_track(records).items()
     ]

@@ -9,19 +9,16 @@ Whatever goes wrong in a plugin stays in that plugin: it offers all that it has,
 `Host.broken` says why. No torch is imported here.
 """
 
-import hashlib
 import importlib
 import importlib.metadata
 import os
 import re
-import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pluggy
@@ -29,6 +26,7 @@ import pluggy
 from clarena import hookspecs
 from clarena.errors import PluginError, UsageError
 from clarena.hookspecs import PROJECT
+from clarena.plugins.one_file import load
 from clarena.plugins.registry import (
     BUILT_IN,
     DISTRIBUTION,
@@ -183,7 +181,7 @@ def _from_module(name: str) -> _Candidate:
 
 
 def _from_file(path: Path) -> _Candidate:
-    return _Candidate(path.stem, str(path), str(path), partial(_execute, path))
+    return _Candidate(path.stem, str(path), str(path), partial(load, path))
 
 
 def _requested_files(sources: PluginSources) -> Iterator[_Candidate]:
@@ -222,29 +220,6 @@ def _installed() -> tuple[list[_Candidate], list[Broken]]:
         except Exception as error:
             broken.append(Broken.by(error, name, f"installed in {distribution.locate_file('')}"))
     return sorted(candidates, key=lambda found: (found.rank, found.origin, found.plugin)), broken
-
-
-def _execute(path: Path) -> ModuleType:
-    """Run a one-file plugin as a module whose name is the same in every process, so that its classes pickle.
-
-    A file that is loaded already and has not changed is not run again: its classes stay the same objects.
-    """
-    source = path.read_bytes()
-    digest = hashlib.sha256(source).hexdigest()
-    name = f"{PROJECT}_plugin_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
-    name = re.sub(r"\W", "_", name)
-    loaded = sys.modules.get(name)
-    if loaded is not None and vars(loaded)["__source_digest__"] == digest:
-        return loaded
-    module = ModuleType(name)
-    vars(module).update(__file__=str(path), __source_digest__=digest)
-    sys.modules[name] = module  # before it runs: dataclasses and pickle look it up there
-    try:
-        exec(compile(source, str(path), "exec", dont_inherit=True), vars(module))
-    except BaseException:
-        del sys.modules[name]
-        raise
-    return module
 
 
 # ---- Loading one plugin: all or nothing ----
@@ -323,5 +298,5 @@ class _Register:
         line = first_sentence(summary)
         if not line:
             raise PluginError(f"the {word} {short!r} needs a docstring or a summary")
-        rank = None if slash else self.candidate.rank
-        self.entries.append(Offer(plugin, short, line, target, self.candidate.origin, extra, rank))
+        rank, built_in = None if slash else self.candidate.rank, self.candidate.rank < STRANGER
+        self.entries.append(Offer(plugin, short, line, target, self.candidate.origin, extra, rank, built_in))

@@ -1,4 +1,10 @@
-"""The identity of a strategy's code: a hash over its source file and those of its helpers."""
+"""The identity of code that can move a result, and the hash of its files' bytes beside it, as provenance.
+
+Two runs of one identity ran the same code. What counts is what the code does, and not how it is written or where it
+lies: `clarena.plugins.code_graph` says which files count, `clarena.plugins.normal_form` what of them,
+`clarena.plugins.live_values` what counts of classes that no file defines. Data files that a plugin reads are no code:
+those of a benchmark count by its fingerprint, weights by a backbone's, and others not at all.
+"""
 
 import ast
 import dis
@@ -18,8 +24,24 @@ HOST = "clarena"
 ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 
 
+def code_identity(cls: type[Any]) -> str:
+    """SHA-256, in hexadecimal, of all code that a strategy, backbone or benchmark is made of.
+
+    It is that of its own module and of those of its bases and metaclass, with all that they import of their own code;
+    and of a class that was typed in or made on the fly, of everything that it names. The host, torch and libraries are
+    not among them.
+
+    Raises:
+        UsageError: a class that was typed in names something whose content cannot be hashed.
+        PluginError: a file cannot be read.
+    """
+    from clarena.plugins.live_values import Describer
+
+    return hashlib.sha256(Describer(cls.__name__).of(cls).encode()).hexdigest()
+
+
 def source_hash(cls: type[Any]) -> str:
-    """SHA-256 over the files that define a strategy, so that a cell is run again when any of them changes.
+    """SHA-256 over the bytes of the files that define a strategy: which text ran, comments and all.
 
     They are the modules of the class and of its bases outside the host, and what these import from their own
     package (or, for a one-file plugin, from its own folder). The host itself is not among them: the protocol's

@@ -67,6 +67,7 @@ class Offer:
         origin: where the plugin comes from: distribution and version, file, or module.
         extra: the extra of `clarena-bench` with the packages that a lazy reference imports.
         rank: how strong its claim to the short name is (`NATIVE`, `BUILT_IN`, `STRANGER`); None is no claim.
+        built_in: whether it comes with this distribution.
         name: what it is called: the short name if it owns it, `plugin/short` otherwise. The registry decides.
     """
 
@@ -77,6 +78,7 @@ class Offer:
     origin: str
     extra: str | None = None
     rank: int | None = STRANGER
+    built_in: bool = False
     name: str = ""
 
     @property
@@ -108,10 +110,16 @@ def family_member(family: type[_Member], shown: str, *bases: type[Any], **attrib
     return member
 
 
+def family_of(member: type[Any]) -> type[Any] | None:
+    """The family that a class was made from, if it was."""
+    family: type[Any] | None = vars(member).get("__family__")
+    return family
+
+
 @cache
 def _family_member(family: Any, shown: str, bases: tuple[Any, ...], attributes: tuple[tuple[str, Any], ...]) -> Any:
     facts = {"name": f"{family.name.partition(':')[0]}:{shown}", "__doc__": family.__doc__}
-    body = {**facts, "__module__": family.__module__, **dict(attributes)}
+    body = {**facts, "__module__": family.__module__, "__family__": family, **dict(attributes)}
     return type(family.__name__, (*bases, family), body)
 
 
@@ -219,6 +227,19 @@ class Registry:
             raise UsageError(f"{name_or_class!r} is not a {self.kind.word}: {wanted}.")
         return name_or_class
 
+    def is_built_in(self, name_or_class: str | type[Any]) -> bool:
+        """Whether this comes with CLArena, whose revisions stand for its code; a class made from such a family does."""
+        if isinstance(name_or_class, str):
+            return self.entry(name_or_class).built_in
+        targets = {entry.target for entry in self if entry.built_in and isinstance(entry.target, str)}
+        packages = {target.partition(".")[0].partition(":")[0] for target in targets}
+        family = family_of(name_or_class)
+        if family and any(base.__module__.partition(".")[0] not in packages for base in name_or_class.__bases__):
+            return False
+        cls = family or name_or_class
+        held = getattr(sys.modules.get(cls.__module__), cls.__name__, None)
+        return held is cls and f"{cls.__module__}:{cls.__qualname__}" in targets
+
     def compare(self, entry: Offer) -> list[str]:
         """Where what was registered differs from what the class says of itself, a sentence each.
 
@@ -290,7 +311,10 @@ def _location(error: BaseException) -> str:
     frames_of_plugin = [frame for frame in frames if not frame.filename.startswith((*ours, "<frozen"))]
     if not frames_of_plugin:
         return ""
-    # The first file that is not ours is the plugin's; the innermost line in it is where its author looks.
-    file = frames_of_plugin[0].filename
-    line = [frame.lineno for frame in frames_of_plugin if frame.filename == file][-1]
-    return f" (at line {line} of {Path(file).name})"
+    # The first file that is not ours is the plugin's; the innermost line in it is where its author looks, unless it
+    # is in a helper beside it.
+    file, last = Path(frames_of_plugin[0].filename), Path(frames_of_plugin[-1].filename)
+    line = [frame.lineno for frame in frames_of_plugin if frame.filename == str(file)][-1]
+    if last != file and last.is_relative_to(file.parent) and "site-packages" not in last.parts:
+        return f" (at line {frames_of_plugin[-1].lineno} of {last.name}, reached from line {line} of {file.name})"
+    return f" (at line {line} of {file.name})"

@@ -192,12 +192,14 @@ class NamedPart(FrozenModel):
         options: every option, defaults included.
         revision: of its rules, as its author declares it.
         fingerprint: SHA-256 of the source data, for a benchmark; of the weights it starts from, for a backbone.
+        identity: SHA-256 over what its code does, unless it is built in: then `revision` stands for it.
     """
 
     name: str
     options: dict[str, Any] = {}
     revision: int = 1
     fingerprint: str | None = None
+    identity: str | None = None
 
 
 class Track(FrozenModel):
@@ -215,6 +217,7 @@ class Track(FrozenModel):
 
         Of the protocol only the revision and the fields that are not at their default take part, and so it is with
         the variation of the stream: what is added later, whose default is what was done before, moves no digest.
+        The code of benchmark and backbone takes part where it is not built in.
         Weights that a backbone starts from take part by their fingerprint, and not by where they lie (its option
         `weights`).
         """
@@ -223,6 +226,9 @@ class Track(FrozenModel):
         data["protocol"]["revision"] = self.protocol.revision
         if varied := self.stream.model_dump(mode="json", exclude_defaults=True):
             data["stream"] = varied
+        for part in ("benchmark", "backbone"):
+            if data[part]["identity"] is None:
+                del data[part]["identity"]
         if self.backbone.fingerprint is not None:
             data["backbone"]["options"].pop("weights", None)
         return digest(data)

@@ -42,7 +42,8 @@ class StrategyInfo(FrozenModel):
     Attributes:
         name: (qualified, where needed) name.
         plugin: the plugin that offered it, with the version of its distribution where it has one.
-        source_hash: SHA-256 over its source and that of its helpers.
+        source_hash: SHA-256 over the bytes of its source and that of its helpers: provenance.
+        identity: SHA-256 over what its code does, `clarena.plugins.identity`; empty in records of before there was one.
         hyperparameters: every keyword argument, defaults included.
         learning_rate: of the optimiser, the protocol's unless the row set its own.
         reference: whether it is a bound, shown apart and never ranked.
@@ -53,6 +54,7 @@ class StrategyInfo(FrozenModel):
     name: str
     plugin: str = ""
     source_hash: str
+    identity: str = ""
     hyperparameters: dict[str, Any]
     learning_rate: float
     reference: bool = False
@@ -61,6 +63,11 @@ class StrategyInfo(FrozenModel):
     family: str = ""
     carries: str = ""
     chosen: str = ""
+
+    @property
+    def code(self) -> str:
+        """What stands for its code in a row's identity: `identity` or, where there is none, `source_hash`."""
+        return self.identity or self.source_hash
 
 
 class Cell(FrozenModel):
@@ -80,7 +87,7 @@ class Cell(FrozenModel):
     def row(self) -> str:
         """Identity of the table's row: everything but the seed."""
         info = self.strategy
-        return digest([self.track.digest, info.name, info.hyperparameters, info.learning_rate, info.source_hash])
+        return digest([self.track.digest, info.name, info.hyperparameters, info.learning_rate, info.code])
 
     @property
     def id(self) -> str:

@@ -1,5 +1,6 @@
 """A store: a plain directory of records, the truth on disk.
 
+runs/identities.jsonl                                      earlier code that is proven to be later code: `aliases`
 runs/<track>/track.json
 runs/<track>/<strategy>-seed<seed>-<cell>/record.json      written last, in one move: what exists is complete
                                          /predictions.npz
@@ -24,6 +25,7 @@ from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
 from clarena.errors import StoreError
+from clarena.record.aliases import Aliases, read_aliases
 from clarena.record.record import SCHEMA_VERSION, Cell, Predictions, Record
 
 RECORD, PREDICTIONS, CHECKPOINT, TRACKED = "record.json", "predictions.npz", "checkpoint.pt", "tracked.json"
@@ -60,9 +62,22 @@ class Store:
         return self.path / cell.track.digest[:12] / f"{name}-seed{cell.seed}-{cell.id[:12]}"
 
     def find(self, cell: Cell) -> Record | None:
-        """The record of a cell, or None where it was not run yet; raises `StoreError` for a damaged one."""
+        """The record of a cell, or of earlier code that is proven to be the same; None where it was not run yet.
+
+        Raises:
+            StoreError: the record or the table of proofs is damaged.
+        """
         path = self.folder(cell) / RECORD
-        return read_record(path) if os.path.exists(path) else None  # unlike Path.exists, never raises
+        if os.path.exists(path):  # unlike Path.exists, never raises
+            return read_record(path)
+        for old in self.aliases().earlier(cell):
+            if os.path.exists(path := self.folder(old) / RECORD):
+                return read_record(path)
+        return None
+
+    def aliases(self) -> Aliases:
+        """Which earlier code is proven to be later code; raises `StoreError` where that cannot be read."""
+        return read_aliases(self.path)
 
     def records(self) -> tuple[list[Record], list[Damaged]]:
         """All records, oldest first, and those that cannot be read."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from clarena.record.aliases import Aliases
 from clarena.record.record import Record, StrategyInfo
 from clarena.record.statistics import Interval, student_t_interval
 
@@ -18,10 +19,14 @@ class Row:
     Attributes:
         info: which strategy, and with what.
         records: all its records, whatever their status, in the order of seeds.
+        id: the row's digest; that of the newest code which theirs is proven to be.
+        earlier: whether they are of before there were identities, and not proven to be those of a later row.
     """
 
     info: StrategyInfo
     records: tuple[Record, ...]
+    id: str = ""
+    earlier: bool = False
 
     @property
     def finished(self) -> list[Record]:
@@ -55,12 +60,15 @@ class Row:
         return {
             "track": record.cell.track.label,
             "track_digest": record.track_digest,
+            "row": self.id,
+            "earlier_version": self.earlier,
             "strategy": self.info.name,
             "plugin": self.info.plugin,
             "reference": self.info.reference,
             "hyperparameters": self.info.hyperparameters,
             "learning_rate": self.info.learning_rate,
             "source_hash": self.info.source_hash,
+            "identity": self.info.identity,
             "n": len(self.finished),
             "seeds": self.seeds,
             "final_average_accuracy": accuracy.mean if accuracy else None,
@@ -82,14 +90,27 @@ class Row:
         }
 
 
-def rows(records: list[Record]) -> list[Row]:
-    """The rows of one track: references first, then by final average accuracy, best first; ties by name."""
-    grouped: dict[str, list[Record]] = {}
+def rows(records: list[Record], aliases: Aliases | None = None) -> list[Row]:
+    """The rows of one track: references first, then by final average accuracy, best first; ties by name.
+
+    Args:
+        records: of one track.
+        aliases: which of their codes are proven to be one: those records share a row.
+    """
+    aliases = aliases or Aliases()
+    grouped: dict[str, dict[int, Record]] = {}
+    infos: dict[str, StrategyInfo] = {}
     for record in records:
-        grouped.setdefault(record.cell.row, []).append(record)
+        cell = aliases.newest(record.cell)
+        seeds = grouped.setdefault(row := cell.row, {})
+        if row not in infos or record.cell.row == row:  # as the newest code has it, where that has run
+            infos[row] = record.cell.strategy if record.cell.row == row else cell.strategy
+        other = seeds.get(record.cell.seed)
+        if other is None or (other.status != "finished" and record.status == "finished"):
+            seeds[record.cell.seed] = record
     table = [
-        Row(group[0].cell.strategy, tuple(sorted(group, key=lambda record: record.cell.seed)))
-        for group in grouped.values()
+        Row(infos[row], tuple(seeds[seed] for seed in sorted(seeds)), row, not infos[row].identity)
+        for row, seeds in grouped.items()
     ]
 
     def order(row: Row) -> tuple[bool, float, str]:
@@ -110,7 +131,7 @@ def by_track(records: list[Record]) -> dict[str, list[Record]]:
 def row_labels(table: list[Row]) -> list[str]:
     """A name for each row; where a name occurs more than once, with what tells those rows apart.
 
-    That is the hyper-parameters in which they differ, or where there are none, the beginning of the source's hash.
+    That is the hyper-parameters in which they differ, or where there are none, the beginning of the code's identity.
     """
     names = Counter(row.info.name for row in table)
     labels = []
@@ -121,7 +142,7 @@ def row_labels(table: list[Row]) -> list[str]:
             mine = _settings(row)
             varied = [key for key in mine if any(rival.get(key) != mine[key] for rival in rivals)]
             if sum(rival == mine for rival in rivals) > 1:
-                mine, varied = mine | {"source": row.info.source_hash[:8]}, [*varied, "source"]
+                mine, varied = mine | {"source": row.info.code[:8]}, [*varied, "source"]
             label += "".join(f" {key}={mine[key]}" for key in varied)
         labels.append(label)
     return labels

@@ -19,9 +19,9 @@ from clarena.contract.strategy import NEEDS, Strategy, is_reference
 from clarena.errors import ClarenaError, DataError, UsageError, unknown_name
 from clarena.plugins.composite import Composite, part_names
 from clarena.plugins.host import Host
-from clarena.plugins.identity import source_hash
+from clarena.plugins.identity import code_identity, source_hash
 from clarena.plugins.parameters import parameters, parse
-from clarena.plugins.registry import first_sentence
+from clarena.plugins.registry import Registry, first_sentence
 from clarena.protocol.protocol import SCENARIOS, NamedPart, Scenario, Track, protocol, variation
 from clarena.record.record import FIRST_TUNING_SEED, RETRIED, Cell, Record, StrategyInfo
 from clarena.record.store import Store
@@ -100,6 +100,7 @@ def make_plan(
             options=options,
             revision=benchmark_class.revision,
             fingerprint=_fingerprint(benchmark_class, json.dumps(options, sort_keys=True)),
+            identity=part_identity(host.benchmarks, benchmark),
         ),
         scenario=_scenario(scenario, benchmark_class),
         backbone=NamedPart(
@@ -107,6 +108,7 @@ def make_plan(
             options=backbone_options,
             revision=backbone_class.revision,
             fingerprint=backbone_class.fingerprint(backbone_options),
+            identity=part_identity(host.backbones, backbone),
         ),
         protocol=held_equal,
         stream=variation(settings.get("stream", {})),
@@ -240,6 +242,7 @@ def _strategy_info(cls: type[Strategy], values: Mapping[str, Any], track: Track,
         name=cls.name,
         plugin=plugin,
         source_hash=source_hash(cls),
+        identity=code_identity(cls),
         hyperparameters=hyperparameters,
         learning_rate=rate,
         reference=is_reference(cls),
@@ -248,6 +251,11 @@ def _strategy_info(cls: type[Strategy], values: Mapping[str, Any], track: Track,
         family=cls.family,
         carries=cls.carries,
     )
+
+
+def part_identity(registry: Registry, given: str | type[Any]) -> str | None:
+    """The identity of a benchmark's or backbone's code; None where it is built in, and its revision stands for it."""
+    return None if registry.is_built_in(given) else code_identity(registry.resolve(given))
 
 
 def owner_of_learning_rate(cls: type[Strategy]) -> str | None:

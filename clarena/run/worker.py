@@ -15,7 +15,7 @@ import cloudpickle
 
 from clarena.errors import ClarenaError, PluginError
 from clarena.plugins.host import Host, PluginSources
-from clarena.plugins.identity import source_hash
+from clarena.plugins.identity import code_identity
 from clarena.record.record import RETRIED, Cell, Record
 from clarena.record.store import Store
 from clarena.run.environment import device_named
@@ -76,18 +76,24 @@ def look_up(work: Work) -> CellClasses:
     """The classes behind the names of a cell.
 
     Raises:
-        PluginError: when the strategy's source is no longer the one that the cell's identity is made of.
+        PluginError: when the code behind a name is no longer the one that the cell's identity is made of.
     """
-    host, parts = Host.discover(work.sources), work.parts
-    strategy = host.strategy(parts["strategy"])
-    info = work.cell.strategy
-    if isinstance(parts["strategy"], str) and source_hash(strategy) != info.source_hash:
-        raise PluginError(f"The source of {info.name} has changed since the evaluation began. Start it again.")
-    return CellClasses(
-        strategy=strategy,
+    host, parts, cell = Host.discover(work.sources), work.parts, work.cell
+    found = CellClasses(
+        strategy=host.strategy(parts["strategy"]),
         benchmark=host.benchmarks.resolve(parts["benchmark"]),
         backbone=host.backbones.resolve(parts["backbone"]),
     )
+    planned = {
+        "strategy": cell.strategy.identity,
+        "benchmark": cell.track.benchmark.identity,
+        "backbone": cell.track.backbone.identity,
+    }
+    for part, identity in planned.items():
+        cls = getattr(found, part)
+        if identity and isinstance(parts[part], str) and code_identity(cls) != identity:
+            raise PluginError(f"The source of {cls.name} has changed since the evaluation began. Start it again.")
+    return found
 
 
 def seldom(progress: Progress) -> Progress:

@@ -211,9 +211,14 @@ class Server:
 def _facts(strategy: type[Any]) -> dict[str, Any]:
     """What the class says of itself."""
     from clarena.contract.strategy import is_reference
-    from clarena.plugins.identity import source_hash
+    from clarena.plugins.identity import code_identity, source_hash
 
-    return {"name": strategy.name, "source_hash": source_hash(strategy), "reference": is_reference(strategy)}
+    return {
+        "name": strategy.name,
+        "source_hash": source_hash(strategy),
+        "identity": code_identity(strategy),
+        "reference": is_reference(strategy),
+    }
 
 
 def _complaint(error: BaseException) -> dict[str, Any]:

@@ -40,6 +40,7 @@ class Reply(FrozenModel):
     kind: Literal["ready", "loaded", "done", "step", "scores", "error"]
     name: Annotated[str, Field(max_length=200)] = ""
     source_hash: Annotated[str, Field(max_length=64)] = ""
+    identity: Annotated[str, Field(max_length=64)] = ""
     reference: bool = False
     step: int = 0
     samples: Annotated[int, Field(ge=0)] = 0

@@ -54,7 +54,7 @@ class Manifest(FrozenModel):
         paper: an https link, or a citation.
         licence: of the source, as its SPDX identifier.
         entry: what is loaded: the file in `source/`, or the name of the package there.
-        strategy: its name; source_hash, hyperparameters: as in its records.
+        strategy: its name; source_hash, identity, hyperparameters: as in its records.
         chosen: how the hyper-parameters were chosen: `default`, `by hand`, `paper`, `tuned (50 trials)`.
         claims: one for each track.
         parts: SHA-256 of every other file in the bundle, by its path.
@@ -69,6 +69,7 @@ class Manifest(FrozenModel):
     entry: Annotated[str, Field(pattern=r"^[A-Za-z_]\w*(\.\w+)*$", max_length=100)]
     strategy: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9+./_-]*$", max_length=200)]
     source_hash: Digest
+    identity: Digest | Literal[""] = ""
     hyperparameters: dict[str, JsonValue]
     chosen: Line
     claims: Annotated[list[Claim], Field(min_length=1)]
@@ -81,6 +82,7 @@ class Manifest(FrozenModel):
             name=self.strategy,
             plugin=f"submission {self.name}",
             source_hash=self.source_hash,
+            identity=self.identity,
             hyperparameters=self.hyperparameters,
             learning_rate=claim.learning_rate,
             chosen=self.chosen,

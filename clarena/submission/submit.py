@@ -167,6 +167,11 @@ def make_bundle(
     from clarena import __version__
 
     info = records[0].cell.strategy
+    if len({record.cell.strategy.code for record in records}) > 1:
+        raise UsageError(
+            f"The records of {info.name} are of several versions of its code, and a bundle holds one. "
+            "Run them again in a store of their own: --store."
+        )
     name = about.name or info.name
     parts = {f"{SOURCE}/{path}": content for path, content in source.files.items()}
     for record in records:
@@ -186,6 +191,7 @@ def make_bundle(
         entry=source.entry,
         strategy=info.name,
         source_hash=info.source_hash,
+        identity=info.identity,
         hyperparameters=Record.model_validate_json(
             written
         ).cell.strategy.hyperparameters,  # as written: lists, not tuples

@@ -169,7 +169,9 @@ class Verification:
         problems = []
         if facts.name != bundle.manifest.strategy:
             problems.append(f"the strategy {bundle.manifest.strategy} calls itself {facts.name}")
-        if facts.source_hash != bundle.manifest.source_hash:
+        # What the code does; a bundle of before there was an identity has its bytes alone.
+        made_with = bundle.manifest.identity or bundle.manifest.source_hash
+        if made_with != (facts.identity if bundle.manifest.identity else facts.source_hash):
             problems.append("the source is not the one that the records were made with (its hash differs)")
         if facts.reference:
             problems.append("the strategy sees past data, or is plain finetune: a bound, never ranked")

@@ -31,6 +31,8 @@ def tags(cell: Cell) -> dict[str, str]:
         "clarena.source_hash": info.source_hash,
         "clarena.reference": str(info.reference).lower(),
     }
+    if info.identity:
+        tags["clarena.identity"] = info.identity
     return tags | ({"clarena.unranked": cell.track.unranked} if cell.track.unranked else {})
 
 

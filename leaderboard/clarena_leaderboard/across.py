@@ -105,7 +105,7 @@ def scale(table: Table) -> Scale | str:
 
 def identity(info: StrategyInfo) -> str:
     """What makes a strategy the same on two tracks."""
-    return digest([info.name, info.hyperparameters, info.learning_rate, info.source_hash])
+    return digest([info.name, info.hyperparameters, info.learning_rate, info.code])
 
 
 def profile(scores: Floats) -> tuple[float, ...]:

@@ -91,7 +91,7 @@ def _known(entry: Entry, table: Table) -> KnownRow:
         track=table.digest,
         label=entry.label,
         strategy=f"{info.name} {settings} learning_rate={info.learning_rate}",
-        source=info.source_hash,
+        source=info.code,
         standing=entry.standing,
         reason=entry.reason,
         badge=entry.badge,

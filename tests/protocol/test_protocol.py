@@ -62,6 +62,29 @@ def test_no_seed_takes_part_in_a_track():
     assert len({cell.id for cell in cells}) == 3
 
 
+def test_a_row_goes_by_the_identity_of_its_code_and_without_one_by_the_bytes_as_before():
+    info = StrategyInfo(name="ewc", source_hash="f" * 64, hyperparameters={"strength": 1.0}, learning_rate=0.001)
+    old = Cell(track=track(), strategy=info, seed=0)
+    assert old.row == digest([track().digest, "ewc", {"strength": 1.0}, 0.001, "f" * 64])
+    new = old.model_copy(update={"strategy": info.model_copy(update={"identity": "a" * 64})})
+    assert new.row == digest([track().digest, "ewc", {"strength": 1.0}, 0.001, "a" * 64])
+    commented = new.model_copy(update={"strategy": new.strategy.model_copy(update={"source_hash": "e" * 64})})
+    assert commented.id == new.id
+
+
+def test_the_code_of_a_benchmark_and_a_backbone_counts_where_it_is_not_built_in():
+    parts = ("benchmark", "backbone")
+    built_in = track()
+    for part in parts:
+        named = getattr(built_in, part)
+        others = [
+            built_in.model_copy(update={part: named.model_copy(update={"identity": value})}).digest
+            for value in (None, "a" * 64, "b" * 64)
+        ]
+        assert others[0] == built_in.digest
+        assert len(set(others)) == 3
+
+
 CHANGES = [
     {"epochs": 11},
     {"batch_size": 33},

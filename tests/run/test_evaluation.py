@@ -77,7 +77,7 @@ def test_a_limit_uses_fewer_samples_and_is_never_ranked(tmp_path):
     assert sum(e.train_samples for e in whole.experiences) == 84
 
 
-def test_an_edited_plugin_makes_new_cells_and_an_unrelated_file_does_not(tmp_path, monkeypatch):
+def test_an_edited_plugin_makes_new_cells_and_a_comment_or_an_unrelated_file_does_not(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     plugin = tmp_path / "mine.py"
     plugin.write_text(
@@ -94,9 +94,10 @@ def test_an_edited_plugin_makes_new_cells_and_an_unrelated_file_does_not(tmp_pat
         record = run(tmp_path / "runs", "mine", plugins=PluginSources(files=[plugin])).records[0]
         assert record.status == "finished", record.reason
         seen.append(record.cell_id)
-    plugin.write_text(plugin.read_text() + "# one more line\n")
-    seen.append(run(tmp_path / "runs", "mine", plugins=PluginSources(files=[plugin])).records[0].cell_id)
-    assert [seen.index(cell) for cell in seen] == [0, 0, 2, 3]
+    for line in ("# a comment\n", "VALUE = 1\n"):
+        plugin.write_text(plugin.read_text() + line)
+        seen.append(run(tmp_path / "runs", "mine", plugins=PluginSources(files=[plugin])).records[0].cell_id)
+    assert [seen.index(cell) for cell in seen] == [0, 0, 2, 2, 4]
 
 
 def test_a_composite_records_the_learning_rate_of_the_part_that_owns_one(tmp_path):

@@ -244,7 +244,7 @@ def test_a_plugin_edited_during_the_evaluation_is_not_run_under_its_old_name(tmp
 
     def edit(event):
         if event.kind == "done":
-            plugin.write_text(PLUGIN.replace("Waits until", "No longer waits until"))
+            plugin.write_text(PLUGIN + "\nEDITED = True\n")
 
     options = {"store": tmp_path / "store", "plugins": PluginSources(files=[plugin]), "jobs": 1} | SMOKE
     results = evaluate("patient", seeds=2, listener=edit, **options)

@@ -51,6 +51,7 @@ def row_data(entry: Entry) -> dict[str, Any]:
         "hyperparameters": hyperparameters(entry),
         "plugin": entry.info.plugin,
         "source_hash": entry.info.source_hash,
+        "identity": entry.info.identity,
         "paper": entry.info.paper,
     }  # fmt: skip
 
