@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from clarena.record.record import Record, StrategyInfo
+from clarena.record.record import Record, StrategyInfo, counted
 from clarena.record.statistics import Interval, student_t_interval
 
 
@@ -18,10 +18,12 @@ class Row:
     Attributes:
         info: which strategy, and with what.
         records: all its records, whatever their status, in the order of seeds.
+        metering: the newest revision of metering in the row's table: costs are averaged where they were measured alike.
     """
 
     info: StrategyInfo
     records: tuple[Record, ...]
+    metering: int = 1
 
     @property
     def finished(self) -> list[Record]:
@@ -38,9 +40,19 @@ class Row:
         return _interval([record.metrics.get(metric, math.nan) for record in self.finished])
 
     def total(self, attribute: str) -> float:
-        """Mean over finished seeds of a record's attribute, such as `train_seconds`; NaN where none finished."""
-        values = [float(getattr(record, attribute)) for record in self.finished]
+        """Mean over finished seeds of a record's attribute, such as `train_seconds`; NaN where there is none.
+
+        Costs that were measured otherwise than the newest of the table are left out.
+        """
+        alike = counted(attribute, [self.metering])
+        values = [float(getattr(record, attribute)) for record in self.finished if alike(record.metering)]
         return float(np.mean(values)) if values else math.nan
+
+    @property
+    def earlier_metering(self) -> int:
+        """How many finished runs have times that were measured otherwise, so that they are left out of the means."""
+        alike = counted("train_seconds", [self.metering])
+        return sum(not alike(record.metering) for record in self.finished)
 
     @property
     def problems(self) -> str:
@@ -77,6 +89,8 @@ class Row:
             "peak_memory_bytes": finite_or_none(self.total("peak_memory_bytes")),
             "parameters": finite_or_none(self.total("parameters")),
             "state_bytes": finite_or_none(self.total("state_bytes")),
+            "metering": self.metering,
+            "earlier_metering": self.earlier_metering,
             "problems": self.problems,
             "unranked": record.cell.track.unranked,
         }
@@ -87,8 +101,9 @@ def rows(records: list[Record]) -> list[Row]:
     grouped: dict[str, list[Record]] = {}
     for record in records:
         grouped.setdefault(record.cell.row, []).append(record)
+    newest = max((record.metering for record in records if record.status == "finished"), default=1)
     table = [
-        Row(group[0].cell.strategy, tuple(sorted(group, key=lambda record: record.cell.seed)))
+        Row(group[0].cell.strategy, tuple(sorted(group, key=lambda record: record.cell.seed)), newest)
         for group in grouped.values()
     ]
 
