@@ -1,5 +1,6 @@
 """The command line: one command a file; a `ClarenaError` becomes a message in exactly one place, here."""
 
+import errno
 import os
 import signal
 import sys
@@ -8,7 +9,7 @@ from typing import Any
 
 import typer
 
-from clarena.errors import ClarenaError, ClarenaWarning
+from clarena.errors import ClarenaError, ClarenaWarning, UsageError
 
 app = typer.Typer(
     name="clarena",
@@ -43,12 +44,14 @@ def _options(
 
 def main() -> None:
     """Run the command line, and turn errors into messages and exit codes: 2 for usage, 1 for failures."""
-    from clarena.cli import commands  # noqa: F401 - each command adds itself to `app`
-
-    warnings.formatwarning = _formatted
-    # What ends a process politely ends a run as Ctrl-C does: with a record of the interruption.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
+        # What ends a process politely ends a run as Ctrl-C does: with a record of the interruption.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        if not _is_somewhere():  # libraries that torch loads end the process, or never come back
+            raise UsageError("The working directory no longer exists. Change to one that does: cd ~")
+        from clarena.cli import commands  # noqa: F401 - each command adds itself to `app`
+
+        warnings.formatwarning = _formatted
         app()
     except ClarenaError as error:
         if os.environ.get("CLARENA_TRACEBACK"):
@@ -62,6 +65,27 @@ def main() -> None:
         # The reader of our output (head, less) has seen enough.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+    except OSError as error:
+        if os.environ.get("CLARENA_TRACEBACK") or not (message := _about(error)):
+            raise
+        _complain(message)
+        sys.exit(1)
+
+
+def _about(error: OSError) -> str:
+    """What to do about an error of the system that can reach us from anywhere; empty for any other."""
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return f"{error.strerror}. Allow more: ulimit -n 1024"
+    return "" if _is_somewhere() else "The working directory was removed. Change to one that exists: cd ~"
+
+
+def _is_somewhere() -> bool:
+    """Whether the working directory exists."""
+    try:
+        os.getcwd()
+    except OSError:
+        return False
+    return True
 
 
 def _formatted(message: Warning | str, category: type[Warning], *where: Any, **line: Any) -> str:

@@ -15,14 +15,17 @@ from clarena.cli.options import (
     BackboneName,
     BenchmarkName,
     Device,
+    ExperienceTimeout,
     Jobs,
     Limit,
     NoPlugins,
     PluginDirs,
     PluginFiles,
     PresetName,
+    Retry,
     ScenarioName,
     StorePath,
+    Timeout,
     TrackingUri,
     discover,
     parse_seeds,
@@ -62,9 +65,9 @@ def evaluate(
     seeds: Annotated[str, typer.Option(metavar="SEEDS", help="How many (5), which (0,3,7), or a range (10-14).")] = "5",
     device: Device = "cpu",
     jobs: Jobs = None,
-    retry: Annotated[
-        bool, typer.Option("--retry", metavar=FLAG, help="Run failed, interrupted and out-of-memory cells again.")
-    ] = False,
+    retry: Retry = False,
+    timeout: Timeout = None,
+    experience_timeout: ExperienceTimeout = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", metavar=FLAG, help="Say what would be run, and stop.")] = False,
     store: StorePath = Path("runs"),
     tracking_uri: TrackingUri = None,
@@ -82,6 +85,7 @@ def evaluate(
 
     What the store holds already is not run again; what was killed goes on from its last finished experience.
     """
+    from clarena.run.deadline import Limits
     from clarena.run.planning import make_plan
     from clarena.tuning import Tuned
 
@@ -100,6 +104,7 @@ def evaluate(
             device=device,
             store=store,
             retry=retry,
+            limits=Limits(timeout, experience_timeout),
             host=discover(plugin, plugins_dir, no_plugins),
             chosen=choice.chosen,
         )
@@ -154,6 +159,7 @@ def _report(
 ) -> None:
     """The table, what went wrong, and where to browse."""
     from clarena.cli.table import as_data, print_table
+    from clarena.record.record import RETRIED
     from clarena.record.store import Store
     from clarena.record.summary import rows
 
@@ -171,7 +177,7 @@ def _report(
             f"Nothing is lost: the records are in {store}. Push them later: clarena sync --store {store}",
             err=True,
         )
-    waiting = [record for record in results if record.status in ("failed", "interrupted", "out_of_memory")]
+    waiting = [record for record in results if record.status in RETRIED]
     if waiting:
         typer.echo(f"{len(waiting)} of the runs did not finish; --retry runs them again.", err=True)
     typer.echo(f"\nRecords: {os.path.relpath(store)}   (clarena results --store {os.path.relpath(store)})")

@@ -64,6 +64,20 @@ Device = Annotated[str, typer.Option(metavar="DEVICE", help="cpu, cuda or cuda:N
 Jobs = Annotated[
     int | None, typer.Option(metavar="N", min=1, help="Runs at a time. Default: one per core; one on a GPU.")
 ]
+Retry = Annotated[
+    bool,
+    typer.Option("--retry", metavar=FLAG, help="Run failed, timed-out, interrupted and out-of-memory cells again."),
+]
+Timeout = Annotated[
+    float | None,
+    typer.Option(
+        "--timeout", metavar="SECONDS", help="End a run that takes longer; what it finished is recorded. Default: none."
+    ),
+]
+ExperienceTimeout = Annotated[
+    float | None,
+    typer.Option("--experience-timeout", metavar="SECONDS", help="The same for each experience of a run."),
+]
 
 
 def plugin_sources(files: list[Path] | None, dirs: list[Path] | None, without: bool) -> "PluginSources":

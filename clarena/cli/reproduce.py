@@ -8,7 +8,7 @@ import typer
 
 from clarena.cli import app
 from clarena.cli.evaluate import run
-from clarena.cli.options import NoPlugins, PluginDirs, PluginFiles, StorePath, TrackingUri, discover, parse_seeds
+from clarena.cli.options import NoPlugins, PluginDirs, PluginFiles, Retry, StorePath, TrackingUri, discover, parse_seeds
 
 if TYPE_CHECKING:
     from clarena.reproduction.tables import Comparison, Reproduction
@@ -26,9 +26,7 @@ def reproduce(
     ] = False,
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
     jobs: Annotated[int | None, typer.Option(min=1, help="Runs at a time; default: one per core.")] = None,
-    retry: Annotated[
-        bool, typer.Option("--retry", help="Run failed, interrupted and out-of-memory cells again.")
-    ] = False,
+    retry: Retry = False,
     store: StorePath = Path("runs"),
     tracking_uri: TrackingUri = None,
     no_tracking: Annotated[bool, typer.Option("--no-tracking", help="Keep records in the store only.")] = False,

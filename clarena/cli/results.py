@@ -193,6 +193,7 @@ def _line(store: "Store", record: "Record") -> dict[str, Any]:
         "peak_memory_bytes": record.peak_memory_bytes if ran else None,
         "state_bytes": record.state_bytes if ran else None,
         "parameters": record.parameters if ran else None,
+        "metering": record.metering,
         "hyperparameters": info.hyperparameters,
         "learning_rate": info.learning_rate,
         "plugin": info.plugin,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from clarena.cli import app
-from clarena.cli.options import FLAG, StorePath, TrackingUri, parse_seeds, parse_settings
+from clarena.cli.options import FLAG, Retry, StorePath, TrackingUri, parse_seeds, parse_settings
 from clarena.errors import UsageError
 
 if TYPE_CHECKING:
@@ -59,9 +59,7 @@ def submit(
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Default: NAME.zip in this folder.")] = None,
     device: Annotated[str, typer.Option(metavar="DEVICE", help="cpu, cuda or cuda:N.")] = "cpu",
     jobs: Annotated[int | None, typer.Option(metavar="N", min=1, help="Runs at a time. Default: one per core.")] = None,
-    retry: Annotated[
-        bool, typer.Option("--retry", metavar=FLAG, help="Run failed, interrupted and out-of-memory cells again.")
-    ] = False,
+    retry: Retry = False,
     store: StorePath = Path("runs"),
     tracking_uri: TrackingUri = None,
     no_tracking: Annotated[

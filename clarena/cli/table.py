@@ -64,6 +64,12 @@ def print_table(track: Track, table: list[Row], console: Console | None = None) 
         )
         legend += "clarena results attest."
     console.print(legend, style="dim")
+    if earlier := sum(row.earlier_metering for row in table):
+        console.print(
+            f"Training times of {earlier} runs are left out: they were measured before revision {table[0].metering} "
+            "of metering, and otherwise.",
+            style="dim",
+        )
 
 
 def percent(interval: Interval | None) -> str:

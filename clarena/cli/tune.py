@@ -21,6 +21,7 @@ from clarena.cli.options import (
     BackboneName,
     BenchmarkName,
     Device,
+    ExperienceTimeout,
     Jobs,
     Limit,
     NoPlugins,
@@ -29,6 +30,7 @@ from clarena.cli.options import (
     PresetName,
     ScenarioName,
     StorePath,
+    Timeout,
     discover,
     parse_settings,
 )
@@ -78,6 +80,8 @@ def tune(
     ] = 5,
     device: Device = "cpu",
     jobs: Jobs = None,
+    timeout: Timeout = None,
+    experience_timeout: ExperienceTimeout = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", metavar=FLAG, help="Show the space, and stop.")] = False,
     store: StorePath = Path("runs"),
     plugin: PluginFiles = None,
@@ -91,6 +95,7 @@ def tune(
 
     Trials that are there already count; what was killed goes on where it was.
     """
+    from clarena.run.deadline import Limits
     from clarena.run.planning import OWNERS
     from clarena.tuning import Tuning
 
@@ -108,6 +113,7 @@ def tune(
             preset=protocol,
             limit=limit,
             device=device,
+            limits=Limits(timeout, experience_timeout),
         )
         trials = tuning.possible(trials)
         if not as_json:

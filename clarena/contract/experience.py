@@ -124,9 +124,11 @@ class OutputSpace:
         self._put_in_play()
 
     def reveal(self, labels: Tensor) -> None:
-        """Reveal the labels of a batch, where boundaries are hidden: no group is ever told."""
-        self.seen.update(labels.unique().tolist())
-        self._put_in_play()
+        """Reveal the labels of a batch (on the CPU), where boundaries are hidden: no group is ever told."""
+        found = set(labels.unique().tolist())
+        if not found <= self.seen:
+            self.seen |= found
+            self._put_in_play()
 
     def _put_in_play(self) -> None:
         if self.scenario == "task":
@@ -158,7 +160,7 @@ class OutputSpace:
     def _row(self, labels: set[int] | frozenset[int]) -> Tensor:
         row = torch.zeros(self.width, dtype=torch.bool)
         row[sorted(labels)] = True
-        return row.to(self.device)
+        return row.to(self.device, non_blocking=True)  # else the host would wait for the device
 
     def _row_or_none(self, labels: set[int]) -> Tensor | None:
         return None if len(labels) == self.width else self._row(labels)[None]
@@ -219,6 +221,7 @@ class Experience:
         classes: the labels that occur, ascending.
         outputs: how many outputs a head needs from now on.
         meter: what has been spent.
+        labels: `y` on the CPU, where the host looks for labels that are new; else it would wait for the device.
     """
 
     position: int
@@ -233,7 +236,12 @@ class Experience:
     generator: torch.Generator = field(repr=False)
     on_step: Callable[[int], None] = field(repr=False, default=lambda step: None)
     meter: Meter = field(repr=False, default_factory=Meter)
+    labels: Tensor | None = field(repr=False, default=None)
     _passes_begun: int = field(repr=False, default=0)
+
+    def __post_init__(self) -> None:
+        if self.labels is None:
+            self.labels = self.y.cpu()
 
     def __len__(self) -> int:
         return len(self.y)
@@ -261,28 +269,32 @@ class Experience:
                     "what is left."
                 )
             self._passes_begun += 1
-            order = torch.randperm(len(self), generator=self.generator).to(self.y.device)
-            for index in order.split(self.protocol.batch_size):
+            order = torch.randperm(len(self), generator=self.generator)
+            there = order.to(self.y.device, non_blocking=True)
+            for rows, index in zip(order.split(self.protocol.batch_size), there.split(self.protocol.batch_size)):
                 self.on_step(self.meter.steps)
                 self.meter.steps += 1
                 self.meter.samples += len(index)
-                yield self._batch(index)
+                yield self._batch(index, rows)
 
     def scan(self, batch_size: int | None = None) -> Iterator[Batch]:
         """Every sample once, in order, without augmentation or chance: for importance, herding, targets."""
-        index = torch.arange(len(self), device=self.y.device)
-        for part in index.split(batch_size or self.protocol.eval_batch_size):
-            self.meter.scanned += len(part)
-            yield self._batch(part)
+        size = batch_size or self.protocol.eval_batch_size
+        order, there = torch.arange(len(self)), torch.arange(len(self), device=self.y.device)
+        for rows, index in zip(order.split(size), there.split(size)):
+            self.meter.scanned += len(index)
+            yield self._batch(index, rows)
 
     def dataset(self) -> "ExperienceDataset":
         """The samples as a map-style data set, for adapters whose own loaders must iterate; accesses are counted."""
         return ExperienceDataset(self)
 
-    def _batch(self, index: Tensor) -> Batch:
+    def _batch(self, index: Tensor, rows: Tensor) -> Batch:
+        """The samples at `index`, which is on the device; `rows` is the same on the CPU."""
         x, y = self.x.index_select(0, index), self.y.index_select(0, index)
         if not self.space.seen.issuperset(self.classes):  # boundaries are hidden: labels show as they come
-            self.space.reveal(y)
+            assert self.labels is not None
+            self.space.reveal(self.labels[rows])
         task = None if self.tasks is None else self.tasks.index_select(0, index)
         mask = self.space.mask(None if task is None else task[:1] if self.task is not None else task)
         return Batch(x, y, task, index, mask, fresh=len(index))

@@ -1,5 +1,6 @@
 """A record: everything that one run (one cell) produced. It is the truth; all else is derived from it."""
 
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, Self
 
@@ -20,9 +21,12 @@ from clarena.record import likelihoods, metrics
 
 SCHEMA_VERSION = 1
 
-Status = Literal["finished", "diverged", "out_of_memory", "failed", "interrupted"]
-RETRIED: frozenset[Status] = frozenset({"failed", "interrupted", "out_of_memory"})
+Status = Literal["finished", "diverged", "out_of_memory", "failed", "timed_out", "interrupted"]
+RETRIED: frozenset[Status] = frozenset({"failed", "timed_out", "interrupted", "out_of_memory"})
 """What `--retry` runs again. `diverged` is a result."""
+
+MEASURED_SINCE = {"train_seconds": 2, "predict_seconds": 2, "peak_memory_bytes": 2}
+"""The revision of metering since which a cost is measured as it is now; 1 for all others."""
 
 FIRST_TUNING_SEED = 2**32
 """Seeds from here on are for tuning runs and for nothing else; all others are below."""
@@ -176,6 +180,7 @@ class Record(FrozenModel):
         resumed: after which experiences the run was resumed (1-based).
         environment: versions, hardware, device: provenance, not identity.
         command: that ran it.
+        metering: revision of how costs were measured; 1 is not written, so that older records stay as they are.
     """
 
     schema_version: Literal[1] = 1
@@ -198,6 +203,7 @@ class Record(FrozenModel):
     resumed: list[int] = []
     environment: dict[str, str] = {}
     command: str = ""
+    metering: Annotated[int, Field(ge=1)] = 1
     started: AwareDatetime
     ended: AwareDatetime
 
@@ -206,6 +212,8 @@ class Record(FrozenModel):
         content: dict[str, Any] = handler(self)
         if not self.bits_per_byte:
             content.pop("bits_per_byte", None)
+        if self.metering == 1:
+            content.pop("metering", None)
         return content
 
     @property
@@ -295,6 +303,12 @@ class Predictions(FrozenModel):
             confusion = metrics.confusion_matrix(self.labels, self.predicted[-1], len(output_names))
             summary["confusion_matrix"] = confusion.tolist()
         return summary
+
+
+def counted(cost: str, meterings: Iterable[int]) -> Callable[[int], bool]:
+    """Whether a cost of a record of some metering may be averaged with those of the newest among `meterings`."""
+    least = min(MEASURED_SINCE.get(cost, 1), max(meterings, default=1))
+    return lambda metering: metering >= least
 
 
 def now() -> datetime:

@@ -8,6 +8,7 @@ runs/<track>/<strategy>-seed<seed>-<cell>/record.json      written last, in one 
                                          /tracked.json     where MLflow has it
 """
 
+import errno
 import hashlib
 import io
 import json
@@ -78,6 +79,10 @@ class Store:
     def aliases(self) -> Aliases:
         """Which earlier code is proven to be later code; raises `StoreError` where that cannot be read."""
         return read_aliases(self.path)
+
+    def holds(self, cell: Cell) -> bool:
+        """Whether the record of a cell lies in its folder now, readable or not."""
+        return os.path.exists(self.folder(cell) / RECORD)
 
     def records(self) -> tuple[list[Record], list[Damaged]]:
         """All records, oldest first, and those that cannot be read."""
@@ -187,6 +192,7 @@ def write_atomic(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
+        _sync(path.parent)
     except BaseException as error:  # an interrupt leaves nothing behind either
         temporary.unlink(missing_ok=True)
         if isinstance(error, OSError):
@@ -196,9 +202,26 @@ def write_atomic(path: Path, content: bytes) -> None:
 
 def _mkdir(folder: Path) -> None:
     try:
+        made = [each for each in (folder, *folder.parents) if not os.path.exists(each)]
         folder.mkdir(parents=True, exist_ok=True)
+        for each in reversed(made):
+            _sync(each.parent)
     except OSError as error:
         raise StoreError(f"Cannot create {folder}: {error.strerror}. Choose another store with --store.") from error
+
+
+def _sync(folder: Path) -> None:
+    """Have the disk keep the entries of a folder, without which the files in it are lost when the power fails."""
+    if os.name != "posix":  # elsewhere a folder cannot be opened
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some file systems of the network keep none
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def _npz(predictions: Predictions) -> bytes:

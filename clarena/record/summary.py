@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from clarena.record.aliases import Aliases
-from clarena.record.record import Record, StrategyInfo
+from clarena.record.record import Record, StrategyInfo, counted
 from clarena.record.statistics import Interval, student_t_interval
 
 
@@ -21,12 +21,14 @@ class Row:
         records: all its records, whatever their status, in the order of seeds.
         id: the row's digest; that of the newest code which theirs is proven to be.
         earlier: whether they are of before there were identities, and not proven to be those of a later row.
+        metering: the newest revision of metering in the row's table: costs are averaged where they were measured alike.
     """
 
     info: StrategyInfo
     records: tuple[Record, ...]
     id: str = ""
     earlier: bool = False
+    metering: int = 1
 
     @property
     def finished(self) -> list[Record]:
@@ -43,9 +45,19 @@ class Row:
         return _interval([record.metrics.get(metric, math.nan) for record in self.finished])
 
     def total(self, attribute: str) -> float:
-        """Mean over finished seeds of a record's attribute, such as `train_seconds`; NaN where none finished."""
-        values = [float(getattr(record, attribute)) for record in self.finished]
+        """Mean over finished seeds of a record's attribute, such as `train_seconds`; NaN where there is none.
+
+        Costs that were measured otherwise than the newest of the table are left out.
+        """
+        alike = counted(attribute, [self.metering])
+        values = [float(getattr(record, attribute)) for record in self.finished if alike(record.metering)]
         return float(np.mean(values)) if values else math.nan
+
+    @property
+    def earlier_metering(self) -> int:
+        """How many finished runs have times that were measured otherwise, so that they are left out of the means."""
+        alike = counted("train_seconds", [self.metering])
+        return sum(not alike(record.metering) for record in self.finished)
 
     @property
     def problems(self) -> str:
@@ -85,6 +97,8 @@ class Row:
             "peak_memory_bytes": finite_or_none(self.total("peak_memory_bytes")),
             "parameters": finite_or_none(self.total("parameters")),
             "state_bytes": finite_or_none(self.total("state_bytes")),
+            "metering": self.metering,
+            "earlier_metering": self.earlier_metering,
             "problems": self.problems,
             "unranked": record.cell.track.unranked,
         }
@@ -108,8 +122,9 @@ def rows(records: list[Record], aliases: Aliases | None = None) -> list[Row]:
         other = seeds.get(record.cell.seed)
         if other is None or (other.status != "finished" and record.status == "finished"):
             seeds[record.cell.seed] = record
+    newest = max((record.metering for record in records if record.status == "finished"), default=1)
     table = [
-        Row(infos[row], tuple(seeds[seed] for seed in sorted(seeds)), row, not infos[row].identity)
+        Row(infos[row], tuple(seeds[seed] for seed in sorted(seeds)), row, not infos[row].identity, newest)
         for row, seeds in grouped.items()
     ]
 

@@ -2,10 +2,10 @@
 
 import os
 import platform
-import resource
 import sys
+import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -13,11 +13,14 @@ from typing import Any
 
 import torch
 
-from clarena.errors import UsageError
+from clarena.errors import ClarenaError, ClarenaWarning, UsageError
 from clarena.protocol.protocol import Protocol
+from clarena.run.precision import precise
 
 WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
-"""Without it, matrix products on CUDA are not deterministic."""
+"""Without it, matrix products on CUDA are not deterministic. It is read once, so worker processes begin with it."""
+WORKSPACE_SIZE = ":4096:8"
+CPU = torch.device("cpu")
 
 
 def device_named(name: str) -> torch.device:
@@ -37,35 +40,62 @@ def device_named(name: str) -> torch.device:
 
 
 @contextmanager
-def configured(protocol: Protocol) -> Iterator[None]:
+def configured(protocol: Protocol, device: torch.device = CPU) -> Iterator[None]:
     """Inside, this process is deterministic and has one thread; the caller's own settings come back afterwards.
 
     On few cores one thread per run and a run per core beats two threads in one run by far.
+
+    Raises:
+        ClarenaError: when torch does not let itself be set, as after `torch.backends.disable_global_flags()`.
     """
-    switches: list[tuple[Any, str, bool]] = [
-        (torch.utils.deterministic, "fill_uninitialized_memory", False),  # costs time and protects nothing here
-        (torch.backends.cudnn, "benchmark", False),
-        (torch.backends.cuda.matmul, "allow_tf32", protocol.precision == "tf32"),
-        (torch.backends.cudnn, "allow_tf32", protocol.precision == "tf32"),
-    ]
-    before = [getattr(owner, name) for owner, name, _ in switches]
-    workspace, threads = os.environ.get(WORKSPACE), torch.get_num_threads()
-    mode = torch.get_deterministic_debug_mode()
+    undo = ExitStack()
     try:
-        os.environ.setdefault(WORKSPACE, ":4096:8")
-        torch.set_num_threads(1)
-        # The same as use_deterministic_algorithms(True), which imports a compiler first and takes most of a second.
-        torch.set_deterministic_debug_mode("error")
-        for owner, name, value in switches:
-            setattr(owner, name, value)
+        _configure(undo, protocol, device)
+    except Exception as error:  # torch has no one error for it
+        with suppress(Exception):
+            undo.close()
+        message = f"This process's settings of torch cannot be changed ({type(error).__name__}: {_line(error)})."
+        raise ClarenaError(f"{message} Undo what keeps them as they are, or start Python afresh.") from error
+    try:
         yield
     finally:
-        if workspace is None:
-            os.environ.pop(WORKSPACE, None)
-        torch.set_num_threads(threads)
-        torch.set_deterministic_debug_mode(mode)
-        for (owner, name, _), value in zip(switches, before):
-            setattr(owner, name, value)
+        try:
+            undo.close()
+        except Exception as error:  # the record is written by now, and must not be lost over this
+            what = f"Settings of torch could not be put back ({type(error).__name__}: {_line(error)})."
+            warnings.warn(f"{what} Start Python afresh before you use it for something else.", ClarenaWarning, 2)
+
+
+def _configure(undo: ExitStack, protocol: Protocol, device: torch.device) -> None:
+    """Make all settings, each with what takes it back."""
+    if WORKSPACE not in os.environ:
+        os.environ[WORKSPACE] = WORKSPACE_SIZE
+        undo.callback(os.environ.pop, WORKSPACE, None)
+    undo.callback(torch.set_num_threads, torch.get_num_threads())
+    torch.set_num_threads(1)
+    undo.callback(torch.set_deterministic_debug_mode, torch.get_deterministic_debug_mode())
+    # The same as use_deterministic_algorithms(True), which imports a compiler first and takes most of a second.
+    torch.set_deterministic_debug_mode("error")
+    switches: list[tuple[Any, str]] = [
+        (torch.utils.deterministic, "fill_uninitialized_memory"),  # costs time and protects nothing here
+        (torch.backends.cudnn, "benchmark"),
+    ]
+    for owner, name in switches:
+        undo.callback(setattr, owner, name, getattr(owner, name))
+        setattr(owner, name, False)
+    undo.enter_context(precise(protocol, device))
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def working_directory() -> str:
+    """Where this process is; raises `UsageError` where that no longer exists."""
+    try:
+        return os.getcwd()
+    except OSError as error:
+        raise UsageError("The working directory no longer exists. Change to one that does: cd ~") from error
 
 
 def synchronise(device: torch.device) -> None:
@@ -91,6 +121,10 @@ def peak_memory(device: torch.device) -> int:
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
+    try:
+        import resource
+    except ImportError:  # Windows: not measured
+        return 0
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 

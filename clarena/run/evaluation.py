@@ -12,6 +12,7 @@ from clarena.errors import UsageError
 from clarena.plugins.host import Host, PluginSources
 from clarena.record.record import Record
 from clarena.record.store import Store
+from clarena.run.deadline import Limits
 from clarena.run.executors import Event, Listener, default_jobs, execute
 from clarena.run.planning import Plan, Settings, make_plan
 
@@ -56,6 +57,7 @@ class Results:
                 "peak_memory_bytes": r.peak_memory_bytes,
                 "state_bytes": r.state_bytes,
                 "parameters": r.parameters,
+                "metering": r.metering,
                 "reason": r.reason,
             }
             for r in self.records
@@ -78,6 +80,8 @@ def evaluate(
     tracking_uri: str | None = None,
     track: bool = True,
     retry: bool = False,
+    timeout: float | None = None,
+    experience_timeout: float | None = None,
     plugins: PluginSources | None = None,
     listener: Listener | None = None,
 ) -> Results:
@@ -93,11 +97,14 @@ def evaluate(
             `learning_rate` can be set for every strategy.
         limit: use only so many samples of each experience; never ranked.
         device: `cpu`, `cuda`, `cuda:N`.
-        jobs: runs at a time, each in a process of its own; 1 runs them in this one. None takes one per core.
+        jobs: runs at a time, each in a process of its own; 1 runs them in this one, unless it is on CUDA or its time
+            is limited. None takes one per core.
         store: the directory of records.
         tracking_uri: of MLflow; None takes MLFLOW_TRACKING_URI, or an SQLite file in the working directory.
         track: whether to log to MLflow at all.
-        retry: run failed, interrupted and out-of-memory cells again.
+        retry: run failed, timed-out, interrupted and out-of-memory cells again.
+        timeout: seconds after which a run is ended; its record says `timed_out`, with what it had finished.
+        experience_timeout: the same for each experience of it.
         plugins: where to look for plugins besides the installed ones.
         listener: told of every event as it happens.
 
@@ -117,6 +124,7 @@ def evaluate(
         device=device,
         store=store,
         retry=retry,
+        limits=Limits(timeout, experience_timeout),
         host=Host.discover(plugins),
     )
     return carry_out(plan, store, jobs=jobs, tracking_uri=tracking_uri, track=track, listener=listener)
@@ -138,6 +146,7 @@ def carry_out(
     if plan.missing:
         place.prepare()
     records = dict(plan.done)
+    kept = [work for work in plan.works if work.cell.id in records and place.holds(work.cell)]
     errors = {work.cell.label: plan.damaged[work.cell.id] for work in plan.works if work.cell.id in plan.damaged}
     tracker = None
     if track and plan.missing:
@@ -163,6 +172,9 @@ def carry_out(
     finally:
         if tracker:
             failures = tracker.close()
+    for work in (*kept, *missing):
+        if work.cell.id in records and not place.holds(work.cell):
+            errors[work.cell.label] = f"Its record is gone: {store} was removed while this ran. Run it again."
     return Results(
         [records[work.cell.id] for work in plan.works if work.cell.id in records],
         errors,

@@ -1,5 +1,8 @@
 """Run many cells: in this process one by one, or in worker processes with one thread each.
 
+CUDA runs, and those whose time is limited, always have a process to themselves: cuBLAS reads its settings once, when it
+is first used, and a strategy that never returns can only be ended together with its process.
+
 A worker is a plain `python -m clarena.run.worker`, so that a caller's script needs no `__main__` guard, and one that
 is killed costs no more than its own cell.
 """
@@ -20,12 +23,15 @@ from typing import Any, Literal
 
 import cloudpickle
 
-from clarena.errors import ClarenaError
+from clarena.errors import ClarenaError, UsageError
 from clarena.record.record import Record
-from clarena.run.worker import BUSY, INTERRUPTED, Work, run_work
+from clarena.record.store import CHECKPOINT, Store
+from clarena.run.environment import WORKSPACE, WORKSPACE_SIZE, working_directory
+from clarena.run.worker import BUSY, INTERRUPTED, Work, run_work, unexpected
 
 POLL_SECONDS = 0.2
 PATIENCE_SECONDS = 15.0
+"""That a worker has to record how its run ended, before it is killed."""
 
 
 @dataclass(frozen=True)
@@ -48,9 +54,21 @@ Listener = Callable[[Event], None]
 
 
 def default_jobs(device: str, cells: int) -> int:
-    """A run per core on the CPU; one run at a time on a GPU."""
+    """A run per core on the CPU; one run at a time on a GPU, and where there are no worker processes."""
+    if not workers_exist():
+        return 1
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(cells, 1 if device.startswith("cuda") else cores))
+
+
+def workers_exist() -> bool:
+    """Whether this system hands open pipes down to a process that it starts, as Linux and macOS do."""
+    return os.name == "posix"
+
+
+def apart(work: Work) -> bool:
+    """Whether a cell must run in a process of its own, however few run at a time."""
+    return work.device.startswith("cuda") or bool(work.limits)
 
 
 def execute(works: list[Work], jobs: int, listener: Listener) -> None:
@@ -59,10 +77,16 @@ def execute(works: list[Work], jobs: int, listener: Listener) -> None:
     Cells that another process is running are left for last, and then waited for.
 
     Raises:
+        UsageError: for what takes worker processes, where there are none.
         KeyboardInterrupt: after every run under way has recorded its interruption.
     """
-    if jobs == 1:
+    if jobs == 1 and not any(map(apart, works)):
         _in_this_process(works, listener)
+    elif not workers_exist():
+        raise UsageError(
+            "Several jobs at a time, CUDA and limits on time take worker processes, which CLArena starts on Linux and "
+            "macOS alone. Leave out --device and --timeout, and run with --jobs 1."
+        )
     elif works:
         Pool(works, jobs, listener).run()
 
@@ -83,6 +107,9 @@ def _in_this_process(works: list[Work], listener: Listener) -> None:
         except ClarenaError as error:
             listener(Event("error", work, message=str(error)))
             continue
+        except Exception as error:  # a fault of this cell's own must not cost the others their turn
+            listener(Event("error", work, message=unexpected(error)))
+            continue
         if isinstance(answer, Record):
             listener(Event("done", work, record=answer))
             continue
@@ -102,7 +129,8 @@ class Worker:
         environment = os.environ | {
             "OMP_NUM_THREADS": "1",
             "MKL_NUM_THREADS": "1",
-            "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
+            WORKSPACE: os.environ.get(WORKSPACE, WORKSPACE_SIZE),
+            "PYTHONPATH": os.pathsep.join(path or working_directory() for path in sys.path),
             "PYTHONUNBUFFERED": "1",  # what a strategy prints is not lost when the process is killed
         }
         self.process = subprocess.Popen(
@@ -117,10 +145,12 @@ class Worker:
         self.connection: Connection[Any, Any] = ours
         self.ready = False
         self.work: Work | None = None
+        self.began = 0.0
+        self.limit: tuple[float, str] | None = None  # when it is ended from here, and why
 
     def give(self, work: Work) -> None:
         packed = cloudpickle.dumps(work)
-        self.work = work
+        self.work, self.began = work, time.monotonic()
         with suppress(OSError):  # it died just now: `receive` will say so
             self.connection.send_bytes(packed)
 
@@ -138,6 +168,12 @@ class Worker:
         self.process.wait()
         self.connection.close()
 
+    def stop_all(self) -> None:
+        """The same with whatever it has started and not moved to another group."""
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.stop()
+
 
 class Pool:
     """Worker processes and the cells that wait for them."""
@@ -149,21 +185,30 @@ class Pool:
         self.told: set[str] = set()  # cells that another process is running, and the listener knows it
         self.retry_at = 0.0
         self.stopping = False
+        self.no_worker = ""  # why the last one could not be started
 
     def run(self) -> None:
         try:
             for _ in range(self.size):
-                self.workers.append(Worker())
+                self._start()
             while self.workers and (self.waiting or self._busy()):
                 self._turn()
             for work in self.waiting:
-                self.listener(Event("error", work, message="No worker process is left to run it."))
+                reason = f"No worker process is left to run it.{self.no_worker}"
+                self.listener(Event("error", work, message=reason))
         except KeyboardInterrupt:
             self._interrupt()
             raise
         finally:
             for worker in self.workers:
                 worker.stop()
+
+    def _start(self) -> None:
+        """One more worker; where the system gives none, those that there are go on alone."""
+        try:
+            self.workers.append(Worker())
+        except OSError as error:  # no more processes, open files, or memory
+            self.no_worker = f" One cannot be started: {error.strerror}. Try fewer --jobs, or raise the limit (ulimit)."
 
     def _busy(self) -> list[Worker]:
         return [worker for worker in self.workers if worker.work]
@@ -176,6 +221,8 @@ class Pool:
                 self._hear(worker)
             elif worker.process.poll() is not None:  # its end of the pipe may live on in what it started
                 self._bury(worker)
+            elif worker.limit and time.monotonic() > worker.limit[0]:
+                self._end(worker)
             elif worker.ready and worker.work is None:
                 self._feed(worker)
 
@@ -184,12 +231,12 @@ class Pool:
         if not self.waiting or time.monotonic() < self.retry_at:
             return
         work = self.waiting.popleft()
-        if work.cell.id not in self.told:
+        if work.cell.id not in self.told and not work.late:
             self.listener(Event("started", work))
         try:
             worker.give(work)
         except Exception as error:  # whatever a class of the caller drags along
-            reason = f"The class cannot be sent to a worker process ({type(error).__name__}: {error}). Use jobs=1."
+            reason = f"The class cannot be sent to a worker process ({type(error).__name__}: {error}). {_instead(work)}"
             self.listener(Event("error", work, message=reason))
 
     def _hear(self, worker: Worker) -> None:
@@ -206,10 +253,16 @@ class Pool:
             self.listener(Event("progress", work, share=content))
         elif kind == "warning":
             self.listener(Event("warning", work, message=content))
+        elif kind == "limit":
+            seconds, reason = content
+            worker.limit = (time.monotonic() + seconds + PATIENCE_SECONDS, reason) if seconds else None
         else:
             worker.work = None
             if kind == "error":
                 self.listener(Event("error", work, message=content))
+            elif kind == "unloadable":
+                reason = f"A worker process cannot load the class ({content}). {_instead(work)}"
+                self.listener(Event("error", work, message=reason))
             elif content == BUSY:
                 self._put_off(work)
             else:
@@ -231,18 +284,31 @@ class Pool:
         One that dies without a cell could not even start; it is not replaced, so that this comes to an end.
         """
         code = worker.process.wait()
-        self.workers.remove(worker)
-        worker.connection.close()
+        self._remove(worker)
         if worker.work is None or self.stopping:
             return
         how = f"was killed by signal {-code} ({signal.strsignal(-code)})" if code < 0 else f"ended with code {code}"
         hint = " The system may have run out of memory: try fewer --jobs." if code == -signal.SIGKILL else ""
-        message = f"The process of this run {how}.{hint} It goes on from its last experience when run again."
+        message = f"The process of this run {how}.{hint} When run again it {_continues(worker.work)}."
         if code == INTERRUPTED:
-            message = "The process of this run was told to stop. --retry goes on from its last experience."
+            message = f"The process of this run was told to stop. With --retry it {_continues(worker.work)}."
         self.listener(Event("error", worker.work, message=message))
         if self.waiting:
-            self.workers.append(Worker())
+            self._start()
+
+    def _end(self, worker: Worker) -> None:
+        """End a run that has not ended by itself when its time was up; another worker writes its record."""
+        assert worker.work is not None
+        assert worker.limit is not None
+        worker.stop_all()
+        self._remove(worker)
+        if not self.stopping:
+            self.waiting.appendleft(replace(worker.work, late=(worker.limit[1], time.monotonic() - worker.began)))
+            self._start()
+
+    def _remove(self, worker: Worker) -> None:
+        self.workers.remove(worker)
+        worker.connection.close()
 
     def _interrupt(self) -> None:
         """Ask every worker to record its interruption, and wait for it."""
@@ -253,6 +319,20 @@ class Pool:
         deadline = time.monotonic() + PATIENCE_SECONDS
         while self._busy() and time.monotonic() < deadline:
             self._turn()
+
+
+def _instead(work: Work) -> str:
+    """What to do with a class that cannot go into another process."""
+    if apart(work):
+        return "CUDA runs and limits on time need one: put the class into a module, or into a file for --plugin."
+    return "Use jobs=1."
+
+
+def _continues(work: Work) -> str:
+    """How a run whose process has died goes on."""
+    resumable = work.cell.track.protocol.boundaries == "known"  # else the checkpoint holds no strategy
+    checkpoint = Store(work.store).folder(work.cell) / CHECKPOINT
+    return "goes on from its last experience" if resumable and checkpoint.exists() else "starts over"
 
 
 def _has_descriptor(stream: Any) -> bool:

@@ -1,9 +1,11 @@
 """Plan which cells a request means: check it as a whole before anything runs, and look up what is there already."""
 
 import json
+import os
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from operator import index
@@ -26,7 +28,8 @@ from clarena.protocol.protocol import SCENARIOS, NamedPart, Scenario, Track, pro
 from clarena.record.record import FIRST_TUNING_SEED, RETRIED, Cell, Record, StrategyInfo
 from clarena.record.store import Store
 from clarena.run.boundaries import admit
-from clarena.run.environment import device_named
+from clarena.run.deadline import NO_LIMITS, Limits, TimedOut, limited
+from clarena.run.environment import device_named, working_directory
 from clarena.run.realisation import CellClasses, Realisation, load_data
 from clarena.run.worker import Work
 from clarena.toolbox.seeding import forked
@@ -74,6 +77,7 @@ def make_plan(
     host: Host,
     chosen: Mapping[str, str] | None = None,
     tuning: bool = False,
+    limits: Limits = NO_LIMITS,
 ) -> Plan:
     """Check the request, and name its cells; see `clarena.evaluate`.
 
@@ -81,10 +85,12 @@ def make_plan(
         chosen: how a strategy's hyper-parameters were chosen, by its name; where nothing is said, they are the
             `default` or, with any among the settings, chosen `by hand`.
         tuning: plan tuning runs: on validation data, under seeds that are kept for them.
+        limits: on the time of each run, and on that of trying the strategy out here.
     """
     if not strategies:
         raise UsageError(f"Name at least one strategy. Known: {', '.join(host.strategies.names())}.")
     seeds = _checked_seeds(seeds, tuning)
+    store = os.path.join(working_directory(), store)
     device_named(device)
     changes = dict(settings.get("protocol", {})) | ({"limit": limit} if limit is not None else {})
     held_equal = protocol(preset, changes)
@@ -121,16 +127,18 @@ def make_plan(
         by_hand = any(settings.get(owner) for owner in _owners(cls))
         how = (chosen or {}).get(cls.name, "by hand" if by_hand else "default")
         info = info.model_copy(update={"chosen": how})
-        _try_out(CellClasses(cls, benchmark_class, backbone_class), info, track, seeds[0])
+        with suppress(TimedOut), limited(limits.experience or limits.run):  # it will do so in its run as well
+            _try_out(CellClasses(cls, benchmark_class, backbone_class), info, track, seeds[0])
         for seed in seeds:
             work = Work(
                 cell=Cell(track=track, strategy=info, seed=seed),
                 sources=host.sources,
                 parts={"strategy": given, "benchmark": benchmark, "backbone": backbone},
                 device=device,
-                store=str(Path(store).absolute()),
+                store=store,
                 command=_command(),
                 retry=retry,
+                limits=limits,
             )
             works.append(work)
     if len({work.cell.id for work in works}) < len(works):

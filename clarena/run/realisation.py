@@ -153,8 +153,9 @@ class Realisation:
         for i in positions:
             split = self.stream.splits[i]
             inputs.append(self._inputs(split))
-            labels.append(split.y_train.to(self.device))
+            labels.append(split.y_train)
             tasks.append(torch.full_like(labels[-1], i))
+        y = torch.cat(labels)
         with_task = self.track.scenario == "task"
         return Experience(
             position=positions[-1],
@@ -163,8 +164,9 @@ class Realisation:
             outputs=self.space.width,
             space=self.space,
             x=torch.cat(inputs) if len(inputs) > 1 else inputs[0],
-            y=torch.cat(labels),
-            tasks=torch.cat(tasks) if with_task else None,
+            y=y.to(self.device, copy=True),
+            labels=y,
+            tasks=torch.cat(tasks).to(self.device) if with_task else None,
             protocol=self.protocol,
             generator=self.seeds.apart("data", positions[-1]) if self.hidden else self.seeds.torch("data"),
         )

@@ -5,11 +5,13 @@ The runner speaks to a strategy only through `setup`, `learn`, `predict`, `state
 
 import hashlib
 import io
+import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any, cast
 
 import numpy as np
@@ -22,14 +24,22 @@ from clarena.errors import ClarenaError, ClarenaWarning, DivergedError, StoreErr
 from clarena.record.record import Cell, Cost, CurvePoint, Predictions, Record, Status, now
 from clarena.record.store import CHECKPOINT, Store, write_atomic
 from clarena.run.clock import Clock
+from clarena.run.deadline import NO_LIMITS, Deadline, TimedOut
 from clarena.run.environment import configured, environment, peak_memory, reset_peak_memory
 from clarena.run.realisation import CellClasses, Realisation
 from clarena.run.testset import UNDEFINED, Answers, TestSet
+from clarena.run.warmup import warm_up
 from clarena.toolbox.modules import state_bytes
 from clarena.toolbox.seeding import forked
 
 DIGEST_BYTES = 32
 """A checkpoint begins with the SHA-256 of what follows: torch does not notice every altered byte."""
+
+METERING = 2
+"""Revision of how costs are measured; raised when the same run is measured otherwise, noted in its record.
+
+2: every process warms up before its first clock, so that a first run no longer pays for torch's start.
+"""
 
 Progress = Callable[[float], None]
 """Told the share of the run that is done, in [0, 1]."""
@@ -64,9 +74,10 @@ class Run:
         *,
         command: str = "",
         progress: Progress = lambda share: None,
+        deadline: Deadline | None = None,
     ) -> None:
         self.cell, self.parts, self.device, self.store = cell, parts, device, store
-        self.command, self.progress = command, progress
+        self.command, self.progress, self.deadline = command, progress, deadline or Deadline(NO_LIMITS)
         self.checkpoint = store.folder(cell) / CHECKPOINT
         self.realised: Realisation | None = None
         self.state = State()
@@ -80,12 +91,32 @@ class Run:
             StoreError: when the store cannot be written.
             KeyboardInterrupt: after a record of the interruption was written.
         """
-        self.started = now()
-        with forked(self.cell.seed), configured(self.cell.track.protocol):
-            return self._execute()
+        self.started, self._began = now(), time.monotonic()
+        with forked(self.cell.seed), ExitStack() as settings:
+            try:
+                return self._attempt(settings)
+            except TimedOut as error:
+                return self._finish("timed_out", error)
 
-    def _execute(self) -> Record:
+    def give_up(self, reason: str, seconds: float) -> Record:
+        """Write the record of a run whose process had to be ended when its time was up, with what its checkpoint holds.
+
+        Args:
+            reason: what to say.
+            seconds: since it began.
+        """
+        self.started, self._began = now() - timedelta(seconds=seconds), time.monotonic() - seconds
+        with forked(self.cell.seed), configured(self.cell.track.protocol, self.device):
+            self.realised = Realisation(self.cell.track, self.parts, self.cell.seed, self.device)
+            with suppress(Exception):  # a damaged checkpoint: then nothing is known
+                self.state = self._read()[0]
+            return self._finish("timed_out", TimedOut(reason))
+
+    def _attempt(self, settings: ExitStack) -> Record:
         try:
+            settings.enter_context(configured(self.cell.track.protocol, self.device))
+            warm_up(self.device)
+            self.deadline.start()
             reset_peak_memory(self.device)
             self.realised = Realisation(self.cell.track, self.parts, self.cell.seed, self.device)
             self._learn_stream(self.realised)
@@ -109,6 +140,7 @@ class Run:
         if strategy is None:
             strategy = self._fresh(realised)
         for positions in realised.steps[len(self.state.costs) :]:
+            self.deadline.next(f"experience {positions[-1] + 1}")
             realised.begin(positions)
             self._learn(realised, strategy, positions)
             self._save(strategy)
@@ -135,7 +167,8 @@ class Run:
     def _learn_hidden(self, realised: Realisation, strategy: Strategy) -> None:
         """Learn the stream in one call; between experiences the clock stops, and the host tests and accounts.
 
-        There is no checkpoint: nobody can come back into the middle of a call.
+        Nobody can come back into the middle of a call, so a checkpoint holds no strategy; it is made where time
+        is limited, for the record of a run that has to be ended from outside.
         """
         clock = Clock(self.device)
         seconds, before = 0.0, Meter()
@@ -146,6 +179,8 @@ class Run:
             assert experience is not None
             self._account(realised, strategy, experience, clock.seconds - seconds, stream.meter.since(before))
             seconds, before = clock.seconds, stream.meter.copy()
+            if self.deadline.limits:
+                self._save(None)
 
         def parts() -> Iterator[Experience]:
             nonlocal experience
@@ -153,6 +188,7 @@ class Run:
                 with clock.stopped():
                     if experience is not None:
                         account()
+                    self.deadline.next(f"experience {positions[-1] + 1}")
                     experience = realised.experience(positions)
                     self._watch(realised, strategy, experience, clock, stream.meter)
                 yield experience
@@ -219,10 +255,10 @@ class Run:
 
     # --- checkpoints -------------------------------------------------------------------------------------------
 
-    def _save(self, strategy: Strategy) -> None:
+    def _save(self, strategy: Strategy | None) -> None:
         content = {
             "cell": self.cell.id,
-            "strategy": strategy.state_dict(),
+            "strategy": None if strategy is None else strategy.state_dict(),
             "rows": [[None if part is None else torch.from_numpy(part) for part in row] for row in self.state.rows],
             "costs": [cost.model_dump() for cost in self.state.costs],
             "curve": [point.model_dump() for point in self.state.curve],
@@ -238,27 +274,13 @@ class Run:
         if not self.checkpoint.exists():
             return None
         try:
-            content = self.checkpoint.read_bytes()
-            digest, content = content[:DIGEST_BYTES], content[DIGEST_BYTES:]
-            if hashlib.sha256(content).digest() != digest:
-                raise ValueError("it is damaged: the SHA-256 differs")
-            saved = torch.load(io.BytesIO(content), map_location=self.device, weights_only=True)
-            if saved["cell"] != self.cell.id:
-                raise ValueError("it belongs to another cell")
-            costs = [Cost(**cost) for cost in saved["costs"]]
+            state, saved = self._read()
             strategy = self._set_up(realised)
-            for positions in realised.steps[: len(costs)]:
+            for positions in realised.steps[: len(state.costs)]:
                 realised.begin(positions)
-            strategy.load_state_dict(saved["strategy"])
-            self.state = State(
-                rows=[
-                    Answers(predicted.cpu().numpy(), None if likely is None else likely.cpu().numpy())
-                    for predicted, likely in saved["rows"]
-                ],
-                costs=costs,
-                curve=[CurvePoint(**point) for point in saved["curve"]],
-                resumed=[*saved["resumed"], costs[-1].position],
-            )
+            strategy.load_state_dict(saved)
+            state.resumed.append(state.costs[-1].position)
+            self.state = state
         except Exception as error:
             # Whatever is wrong with the file, starting this seed over is safe; finished records are elsewhere.
             reason = " ".join(str(error).split())[:200]
@@ -267,9 +289,30 @@ class Run:
             return None
         return strategy
 
+    def _read(self) -> tuple[State, dict[str, Any]]:
+        """What a checkpoint holds: the run so far, and the strategy's state. Raises whatever is wrong with the file."""
+        content = self.checkpoint.read_bytes()
+        digest, content = content[:DIGEST_BYTES], content[DIGEST_BYTES:]
+        if hashlib.sha256(content).digest() != digest:
+            raise ValueError("it is damaged: the SHA-256 differs")
+        saved = torch.load(io.BytesIO(content), map_location=self.device, weights_only=True)
+        if saved["cell"] != self.cell.id:
+            raise ValueError("it belongs to another cell")
+        state = State(
+            rows=[
+                Answers(predicted.cpu().numpy(), None if likely is None else likely.cpu().numpy())
+                for predicted, likely in saved["rows"]
+            ],
+            costs=[Cost(**cost) for cost in saved["costs"]],
+            curve=[CurvePoint(**point) for point in saved["curve"]],
+            resumed=list(saved["resumed"]),
+        )
+        return state, saved["strategy"]
+
     # --- the record --------------------------------------------------------------------------------------------
 
     def _finish(self, status: Status, error: BaseException | None = None) -> Record:
+        self.deadline.stop()
         realised: dict[str, Any] = {}
         predictions = None
         if self.realised is not None:
@@ -299,8 +342,10 @@ class Run:
             resumed=self.state.resumed,
             environment=environment(self.device),
             command=self.command,
+            metering=METERING,
             started=self.started,
-            ended=now(),
+            # Not the wall clock, which may have been set in the meantime.
+            ended=self.started + timedelta(seconds=time.monotonic() - self._began),
             **realised,
         )
         record = self.store.write(record, predictions)
@@ -343,7 +388,7 @@ def _reason(error: BaseException | None) -> str | None:
     if isinstance(error, KeyboardInterrupt):
         return "stopped by the user"
     text = " ".join(str(error).split())
-    return text if isinstance(error, ClarenaError) else f"{type(error).__name__}: {text}"
+    return text if isinstance(error, ClarenaError | TimedOut) else f"{type(error).__name__}: {text}"
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -18,6 +18,7 @@ from clarena.plugins.host import Host, PluginSources
 from clarena.plugins.identity import code_identity
 from clarena.record.record import RETRIED, Cell, Record
 from clarena.record.store import Store
+from clarena.run.deadline import NO_LIMITS, Deadline, Limits, Tell
 from clarena.run.environment import device_named
 from clarena.run.realisation import CellClasses
 from clarena.run.runner import Progress, Run
@@ -35,7 +36,10 @@ class Work:
 
     Attributes:
         parts: the name, or where the caller gave one the class, of strategy, benchmark and backbone.
-        retry: run it again where an earlier record failed, was interrupted, or ran out of memory.
+        retry: run it again where an earlier record failed, timed out, was interrupted, or ran out of memory.
+        limits: on its time. They take no part in the cell's identity.
+        late: of a run whose process did not end when its time was up: why, and how many seconds it took. All that is
+            left to do is its record.
     """
 
     cell: Cell
@@ -45,9 +49,11 @@ class Work:
     store: str
     command: str = ""
     retry: bool = False
+    limits: Limits = NO_LIMITS
+    late: tuple[str, float] | None = None
 
 
-def run_work(work: Work, progress: Progress) -> Record | str:
+def run_work(work: Work, progress: Progress, tell: Tell = lambda seconds, reason: None) -> Record | str:
     """Run a cell unless its record is there already; `BUSY` where another process is running it.
 
     Raises:
@@ -68,8 +74,9 @@ def run_work(work: Work, progress: Progress) -> Record | str:
             store,
             command=work.command,
             progress=seldom(progress),
+            deadline=Deadline(work.limits, tell),
         )
-        return run.execute()
+        return run.give_up(*work.late) if work.late else run.execute()
 
 
 def look_up(work: Work) -> CellClasses:
@@ -94,6 +101,11 @@ def look_up(work: Work) -> CellClasses:
         if identity and isinstance(parts[part], str) and code_identity(cls) != identity:
             raise PluginError(f"The source of {cls.name} has changed since the evaluation began. Start it again.")
     return found
+
+
+def unexpected(error: Exception) -> str:
+    """What is said of an error that nobody foresaw, so that no record tells of it."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def seldom(progress: Progress) -> Progress:
@@ -130,12 +142,23 @@ def main(descriptor: int) -> None:
         try:
             work: Work = cloudpickle.loads(packed)
         except Exception as error:  # whatever the import of a class raises
-            send("error", f"A worker process cannot load the class ({type(error).__name__}: {error}). Use jobs=1.")
+            send("unloadable", f"{type(error).__name__}: {error}")
             return
         try:
-            send("done", run_work(work, lambda share: send("progress", share)))
+            send(
+                "done",
+                run_work(
+                    work,
+                    lambda share: send("progress", share),
+                    lambda seconds, reason: send("limit", (seconds, reason)),
+                ),
+            )
         except ClarenaError as error:
             send("error", str(error))
+        except ConnectionError:
+            raise  # the executor is gone
+        except Exception as error:  # a fault of this cell's own must not cost the others their worker
+            send("error", unexpected(error))
 
     try:
         Thread(target=listen, daemon=True).start()
@@ -143,7 +166,7 @@ def main(descriptor: int) -> None:
         send("ready", None)
         while True:
             answer(inbox.get())
-    except OSError:
+    except ConnectionError:
         return  # the executor is gone
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)

@@ -47,6 +47,7 @@ RUN_STATUS: dict[Status, str] = {
     "diverged": "FAILED",
     "out_of_memory": "FAILED",
     "failed": "FAILED",
+    "timed_out": "KILLED",
     "interrupted": "KILLED",
 }
 

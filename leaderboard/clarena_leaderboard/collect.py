@@ -76,6 +76,7 @@ def condense(folder: Path, origin: str, logged: Mapping[str, float] | None = Non
         parameters=record.parameters,
         hardware=record.environment.get("hardware", ""),
         started=record.started.isoformat(),
+        metering=record.metering,
         content=hashlib.sha256((folder / RECORD).read_bytes()).hexdigest(),
     )
     return Found(run, record.cell.strategy, record.cell.track)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from clarena.protocol.protocol import Track
-from clarena.record.record import Status, StrategyInfo
+from clarena.record.record import Status, StrategyInfo, counted
 from clarena.record.statistics import Interval
 from clarena.submission.verdict import Verdict
 
@@ -31,6 +31,7 @@ class Run:
         flaws: in words, what is wrong with the record, such as a logged number that is not what its predictions say.
         train_seconds, predict_seconds, peak_memory_bytes, state_bytes, parameters: costs of the whole run; NaN where
             they were not told.
+        metering: revision of how these were measured.
         hardware: what it ran on.
         started: ISO 8601.
         content: SHA-256 of the record as it is stored.
@@ -53,6 +54,7 @@ class Run:
     hardware: str
     started: str
     content: str = ""
+    metering: int = 1
 
 
 Claim = Literal["better", "worse", "not told apart", "too few seeds"]
@@ -157,6 +159,7 @@ class Entry:
         hidden: final average accuracy on the hidden seeds of the latest season; None where it was not verified.
         caution: in words, that it does significantly worse on hidden seeds than on its own; empty where it does not.
         log: what the ledger tells of it, where it was submitted.
+        metering: the newest revision of metering in its table.
     """
 
     id: str
@@ -176,11 +179,27 @@ class Entry:
     hidden: Interval | None = None
     caution: str = ""
     log: Log | None = None
+    metering: int = 1
+
+    @property
+    def finished(self) -> list[Run]:
+        """The runs that count."""
+        return [run for run in self.runs if run.status == "finished"]
 
     def mean(self, attribute: str) -> float:
-        """Mean of a cost, such as `train_seconds`, over the finished runs; NaN where none finished."""
-        values = [float(getattr(run, attribute)) for run in self.runs if run.status == "finished"]
+        """Mean of a cost, such as `train_seconds`, over the finished runs; NaN where there is none.
+
+        Costs that were measured otherwise than the newest of the table are left out.
+        """
+        alike = counted(attribute, [self.metering])
+        values = [float(getattr(run, attribute)) for run in self.finished if alike(run.metering)]
         return sum(values) / len(values) if values else float("nan")
+
+    @property
+    def earlier_metering(self) -> int:
+        """How many finished runs have times that were measured otherwise, so that they are left out of the means."""
+        alike = counted("train_seconds", [self.metering])
+        return sum(not alike(run.metering) for run in self.finished)
 
 
 @dataclass(frozen=True)
@@ -213,6 +232,11 @@ class Table:
     def entries(self) -> tuple[Entry, ...]:
         """All of them, in the order shown."""
         return self.references + self.ranked + self.apart
+
+    @property
+    def earlier_metering(self) -> int:
+        """How many finished runs have times that were measured otherwise than the newest."""
+        return sum(entry.earlier_metering for entry in self.entries)
 
 
 @dataclass(frozen=True)

@@ -87,6 +87,7 @@ def entries(
     """The rows of a table as entries, unordered and not yet compared; `slugs` and `submissions` go by the row's id."""
     labels = unique_labels([(row.id, row.info) for row in rows])
     made = []
+    newest = max((run.metering for row in rows for run in row.runs.values() if run.status == "finished"), default=1)
     for row in rows:
         reason = why_apart(row, track, seeds, sort_key)
         standing: Standing = "apart" if reason else "reference" if row.info.reference else "ranked"
@@ -106,6 +107,7 @@ def entries(
                 chosen=row.info.chosen or "default",
                 family=row.info.family,
                 log=submitted.log,
+                metering=newest,
             )
         )
     return made

@@ -71,6 +71,7 @@ def _run(run: Run, record: Record) -> dict[str, Any]:
         "peak_memory_bytes": run.peak_memory_bytes,
         "state_bytes": run.state_bytes,
         "parameters": run.parameters,
+        "metering": run.metering,
         "hardware": run.hardware,
         "started": run.started,
         "cell": run.cell,

@@ -45,6 +45,8 @@ def row_data(entry: Entry) -> dict[str, Any]:
         **intervals,
         **{name: finite_or_none(entry.mean(name)) for name in ("train_seconds", "predict_seconds", "peak_memory_bytes",
                                                         "state_bytes", "parameters")},
+        "metering": entry.metering,
+        "earlier_metering": entry.earlier_metering,
         "buffer_size": buffer_size(entry),
         **_compared("against_best", entry.against_best),
         **_compared("against_finetune", entry.against_finetune),
