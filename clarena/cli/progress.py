@@ -65,6 +65,8 @@ class Display:
             self._say(self._line(label, event))
         elif event.kind == "warning":
             self._say(f"{label}: {event.message}")
+        elif event.kind == "logging":
+            return self._say(event.message)
         elif event.kind == "waiting":
             self._say(f"{label}: another process is running it; waiting for its record")
         if self.live:

@@ -5,7 +5,6 @@ runs/<track>/track.json
 runs/<track>/<strategy>-seed<seed>-<cell>/record.json      written last, in one move: what exists is complete
                                          /predictions.npz
                                          /checkpoint.pt    while the run is under way
-                                         /tracked.json     where MLflow has it
 """
 
 import errno
@@ -29,7 +28,7 @@ from clarena.errors import StoreError
 from clarena.record.aliases import Aliases, read_aliases
 from clarena.record.record import SCHEMA_VERSION, Cell, Predictions, Record
 
-RECORD, PREDICTIONS, CHECKPOINT, TRACKED = "record.json", "predictions.npz", "checkpoint.pt", "tracked.json"
+RECORD, PREDICTIONS, CHECKPOINT = "record.json", "predictions.npz", "checkpoint.pt"
 
 
 @dataclass(frozen=True)

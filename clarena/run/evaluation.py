@@ -19,6 +19,9 @@ from clarena.run.planning import Plan, Settings, make_plan
 if TYPE_CHECKING:
     import pandas as pd
 
+MANY = 5
+"""So many records that are still to be logged when the runs are over take long enough to be told of."""
+
 
 @dataclass(frozen=True)
 class Results:
@@ -139,7 +142,7 @@ def carry_out(
     track: bool = True,
     listener: Listener | None = None,
 ) -> Results:
-    """Run what is missing, log it to MLflow beside that, and collect the records."""
+    """Run what is missing, log to MLflow beside that what it lacks of the plan, and collect the records."""
     if jobs is not None and jobs < 1:
         raise UsageError(f"jobs = {jobs} is not valid: give how many runs at a time, 1 or more.")
     place = Store(store)
@@ -149,10 +152,11 @@ def carry_out(
     kept = [work for work in plan.works if work.cell.id in records and place.holds(work.cell)]
     errors = {work.cell.label: plan.damaged[work.cell.id] for work in plan.works if work.cell.id in plan.damaged}
     tracker = None
-    if track and plan.missing:
+    if track and plan.works:
         from clarena.tracking import BackgroundTracker
 
         tracker = BackgroundTracker(place, tracking_uri)
+        tracker.submit(*plan.done.values())  # whoever ran them may have been killed before they were logged
 
     def on_event(event: Event) -> None:
         cell = event.work.cell
@@ -166,12 +170,15 @@ def carry_out(
             listener(event)
 
     missing = plan.missing
-    failures = []
+    failures, ended = [], False
     try:
         execute(missing, jobs or default_jobs(missing[0].device, len(missing)) if missing else 1, on_event)
+        ended = True
     finally:
         if tracker:
-            failures = tracker.close()
+            if ended and listener and tracker.waiting >= MANY:
+                listener(Event("logging", plan.works[-1], message=f"Logging {tracker.waiting} records to MLflow …"))
+            failures = tracker.close(patient=ended)
     for work in (*kept, *missing):
         if work.cell.id in records and not place.holds(work.cell):
             errors[work.cell.label] = f"Its record is gone: {store} was removed while this ran. Run it again."

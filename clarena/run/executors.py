@@ -40,10 +40,11 @@ class Event:
 
     Attributes:
         kind: `started`, `progress` (share is set), `done` (record is set), `error` (message: the cell could not be
-            recorded), `waiting` (another process runs it), `warning`.
+            recorded), `waiting` (another process runs it), `warning`, `logging` (the runs are over, MLflow is not yet
+            told: of no cell alone).
     """
 
-    kind: Literal["started", "progress", "done", "error", "waiting", "warning"]
+    kind: Literal["started", "progress", "done", "error", "waiting", "warning", "logging"]
     work: Work
     share: float = 0.0
     record: Record | None = None

@@ -5,7 +5,8 @@ that none needs its parent to be understood. The store on disk is the truth and 
 fails here loses nothing, and `sync` makes up for it.
 """
 
-from clarena.tracking.tracker import BackgroundTracker, Outcome, SyncReport, Tracker, TrackingFailure, sync
+from clarena.tracking.outbox import BackgroundTracker, SyncReport, sync
+from clarena.tracking.tracker import Outcome, Tracker, TrackingFailure
 from clarena.tracking.uri import DEFAULT_URI, browse_hint, resolve_uri
 
 __all__ = [

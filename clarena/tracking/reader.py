@@ -1,21 +1,29 @@
-"""Reading records back from MLflow, for the leaderboard: a list of the cells it holds, and the files of each."""
+"""Reading back from MLflow: which records it holds whole, and for the leaderboard its cells and the files of each."""
 
-import os
+import sqlite3
+from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlparse
 
-from clarena.errors import ClarenaError
 from clarena.record.likelihoods import ALL_METRICS
 from clarena.record.store import PREDICTIONS, RECORD
-from clarena.tracking.tracker import ENVIRONMENT, RUNS_PER_PAGE, _connect
+from clarena.tracking.connection import configure, connect
+from clarena.tracking.database import MlflowError, connected
 from clarena.tracking.uri import DATABASES, database_file, public
 
+RUNS_PER_PAGE = 200
 
-class MlflowError(ClarenaError):
-    """MLflow is out of reach, or what is there is no MLflow."""
+_HELD = """
+SELECT tags.value FROM tags
+JOIN runs ON runs.run_uuid = tags.run_uuid
+JOIN experiments ON experiments.experiment_id = runs.experiment_id
+WHERE tags.key = 'clarena.complete' AND experiments.name = ? AND experiments.lifecycle_stage = 'active'
+GROUP BY tags.value HAVING SUM(runs.lifecycle_stage = 'active') <= 1
+"""
 
 
 @dataclass(frozen=True)
@@ -62,6 +70,37 @@ def logged_cells(uri: str) -> list[LoggedCell]:
     return sorted(cells, key=lambda cell: cell.run_id)
 
 
+def complete_in_file(database: Path, experiment: str) -> set[str]:
+    """The SHA-256 of each record that an SQLite file holds whole and once in an experiment, runs in the bin included.
+
+    One query, and MLflow is not imported; empty for what is no database of MLflow's.
+    """
+    if not database.is_file():
+        return set()
+    try:
+        with closing(connected(database)) as connection:
+            return {value for (value,) in connection.execute(_HELD, [experiment])}
+    except sqlite3.Error:
+        return set()  # whoever opens it next finds out what is the matter, and says it
+
+
+def complete_on_server(client: Any, experiment: str) -> Iterator[set[str]]:
+    """The same of the experiment with this id, page by page."""
+    from mlflow.entities import ViewType
+
+    active: Counter[str] = Counter()
+    words, token = "tags.`clarena.kind` = 'cell'", None
+    while True:
+        page = client.search_runs([experiment], words, ViewType.ALL, RUNS_PER_PAGE, page_token=token)
+        for run in page:
+            if sha256 := run.data.tags.get("clarena.complete"):
+                active[sha256] += run.info.lifecycle_stage == "active"
+        token = page.token
+        yield {sha256 for sha256, count in active.items() if count <= 1}
+        if not token:
+            return
+
+
 def fetch(uri: str, cell: LoggedCell, folder: Path) -> Path:
     """The folder that holds record and predictions of a run, as far as it has them: its own, or the one given.
 
@@ -75,7 +114,7 @@ def fetch(uri: str, cell: LoggedCell, folder: Path) -> Path:
     if cell.folder is not None:
         return cell.folder
     with _told(uri):
-        _prepare()
+        configure()
         from mlflow import artifacts
 
         held = artifacts.list_artifacts(artifact_uri=cell.artifacts, tracking_uri=uri)
@@ -84,12 +123,6 @@ def fetch(uri: str, cell: LoggedCell, folder: Path) -> Path:
                 artifact_uri=f"{cell.artifacts}/{name}", dst_path=str(folder), tracking_uri=uri
             )
     return folder
-
-
-def _prepare() -> None:
-    """What MLflow is told before it is imported."""
-    for name, value in (ENVIRONMENT | {"MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}).items():
-        os.environ.setdefault(name, value)
 
 
 def _from_database(uri: str) -> Iterator[LoggedCell]:
@@ -123,7 +156,7 @@ def _from_database(uri: str) -> Iterator[LoggedCell]:
 
 
 def _from_server(uri: str) -> Iterator[LoggedCell]:
-    client = _connect(uri)
+    client = connect(uri)
     experiments, token = [], None
     while True:
         page = client.search_experiments(page_token=token)

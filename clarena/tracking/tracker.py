@@ -1,46 +1,32 @@
 """Logging records to one MLflow, so that nothing is lost, half-logged or logged twice."""
 
 import hashlib
-import json
-import os
 import tempfile
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import zip_longest
 from pathlib import Path
-from queue import SimpleQueue
-from threading import Thread
 from typing import Any, Literal
 
 import numpy as np
 from filelock import FileLock
 
+from clarena.errors import ClarenaError
 from clarena.protocol.protocol import Track
 from clarena.record.likelihoods import ALL_METRICS
 from clarena.record.record import Record, Status, now
-from clarena.record.store import PREDICTIONS, RECORD, TRACKED, Damaged, Store, write_atomic
+from clarena.record.store import PREDICTIONS, RECORD, Store
 from clarena.tracking import content
-from clarena.tracking.uri import DATABASES, database_file, public, resolve_uri
+from clarena.tracking.connection import connect
+from clarena.tracking.reader import RUNS_PER_PAGE, complete_in_file, complete_on_server
+from clarena.tracking.uri import database_file, public, resolve_uri
 
 Outcome = Literal["logged", "already", "failed"]
 
-GIVE_UP_AFTER = 2
-"""So many times in a row MLflow may be out of reach before it is left alone."""
 LOCK_SECONDS = 60
-METRICS_PER_CALL, PARAMETERS_PER_CALL, RUNS_PER_PAGE = 900, 100, 200
-
-ENVIRONMENT = {
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_LOGGING_LEVEL": "WARNING",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-    # MLflow's own values wait for minutes on a server that is gone; `clarena sync` is the better retry.
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
-    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
-}
-"""What MLflow is told before it is imported, unless the user said otherwise."""
+METRICS_PER_CALL, PARAMETERS_PER_CALL = 900, 100
 
 RUN_STATUS: dict[Status, str] = {
     "finished": "FINISHED",
@@ -60,91 +46,103 @@ class TrackingFailure:
     reason: str
 
 
-@dataclass(frozen=True)
-class SyncReport:
-    """What `sync` did: how many records it logged, how many MLflow already had, and what went wrong."""
-
-    logged: int
-    already: int
-    failed: list[TrackingFailure]
-    damaged: list[Damaged]
-
-
-def sync(store: Store, uri: str | None = None) -> SyncReport:
-    """Log every record of a store that MLflow misses, or holds in part or in an older version."""
-    tracker = Tracker(store, uri)
-    records, damaged = store.records()
-    outcomes = Counter(tracker.log(record) for record in records)
-    return SyncReport(outcomes["logged"], outcomes["already"], tracker.failures, damaged)
-
-
 class Tracker:
-    """Logs the records of a store to one MLflow, which is opened when the first record comes.
+    """Logs the records of a store to one MLflow, which is opened when the first record comes that it may lack.
 
     Attributes:
         uri: of that MLflow.
-        failures: records that it did not take.
+        failed: the records that it did not take, or not yet, by the id of their cell.
+        answers: whether MLflow was there when it was last needed.
+        steps: counts up with everything that gets done; where it stands still, MLflow does.
     """
 
     def __init__(self, store: Store, uri: str | None = None) -> None:
         self.store, self.uri = store, resolve_uri(uri)
-        self.failures: list[TrackingFailure] = []
+        self.answers, self.steps = True, 0
+        self.failed: dict[str, TrackingFailure] = {}
         self._client: Any = None
         self._experiments: dict[str, Any] = {}
-        self._unanswered = 0
-        # Several processes at once ruin a fresh database, and would each create a parent run.
-        database = database_file(self.uri)
-        lock = f"{database}.lock" if database else store.path / ".mlflow.lock"
+        self._complete: dict[str, set[str]] = {}
+        self._database = database_file(self.uri)
+        self._file: tuple[int, int] | None = None
+        # Several processes at once would each make the database, and a parent run.
+        lock = f"{self._database}.lock" if self._database else store.path / ".mlflow.lock"
         self._lock = FileLock(lock, timeout=LOCK_SECONDS)
+
+    @property
+    def failures(self) -> list[TrackingFailure]:
+        """What `failed` holds, in order."""
+        return list(self.failed.values())
 
     def log(self, record: Record) -> Outcome:
         """Log one record of the store unless MLflow has it; never raises, but notes the failure in `failures`."""
-        if self._unanswered >= GIVE_UP_AFTER:
-            reason = f"not tried, after {GIVE_UP_AFTER} failures to reach {public(self.uri)}"
-            return self._failed(record, reason)
         try:
-            return self._log(record)
+            outcome = self._log(record)
         except Exception as error:
             # MLflow, databases and networks raise anything, and the record is safe on disk.
             # Forget what was opened: the next record begins by finding out whether MLflow is there.
-            self._client = None
-            self._experiments.clear()
+            self._forget()
             first_line = str(error).partition("\n")[0]
-            return self._failed(record, public(f"{type(error).__name__}: {first_line}")[:500])
+            reason = first_line if isinstance(error, ClarenaError) else f"{type(error).__name__}: {first_line}"
+            self.failed[record.cell.id] = TrackingFailure(record.cell.label, public(reason)[:500])
+            return "failed"
+        self.failed.pop(record.cell.id, None)
+        self.steps += 1
+        return outcome
 
-    def _failed(self, record: Record, reason: str) -> Outcome:
-        self.failures.append(TrackingFailure(record.cell.label, reason))
-        return "failed"
+    def _forget(self) -> None:
+        self._client = None
+        self._experiments.clear()
+        self._complete.clear()
 
     def _log(self, record: Record) -> Outcome:
         folder = self.store.folder(record.cell)
         exact = (folder / RECORD).read_bytes()
         sha256 = hashlib.sha256(exact).hexdigest()
-        self._unanswered += 1  # until it answers, in the next lines
-        if database := database_file(self.uri):
-            database.parent.mkdir(parents=True, exist_ok=True)
-        with self._lock:
-            experiment = self._experiment(record.cell.track)
-        self._unanswered = 0
-        # An experiment that was deleted for good and made anew is another one, whatever its number.
-        identity = f"{experiment.experiment_id}@{experiment.creation_time}"
-        tracked = _read_tracked(folder / TRACKED)
-        entry = tracked.get(public(self.uri), {})
-        if (entry.get("experiment"), entry.get("record_sha256")) == (identity, sha256):
+        if self._database and self._file != _identity(self._database):
+            self._forget()  # it was removed or replaced: what was opened is not what others see
+            self._file = _identity(self._database)
+        track = record.cell.track
+        if sha256 in self._held(track):
             return "already"
         with tempfile.TemporaryDirectory() as artifacts:
             content.write_artifacts(record, exact, folder / PREDICTIONS, Path(artifacts))
-            with self._lock:
-                run_id, outcome = self._place(record, sha256, experiment.experiment_id, artifacts)
-        tracked[public(self.uri)] = {"experiment": identity, "run_id": run_id, "record_sha256": sha256}
-        write_atomic(folder / TRACKED, json.dumps(tracked, indent=1).encode())
+            with self._opened():
+                experiment = self._experiment(track).experiment_id
+                outcome = self._place(record, sha256, experiment, artifacts)
+        self._held(track).add(sha256)
         return outcome
+
+    @contextmanager
+    def _opened(self) -> Iterator[None]:
+        """Hold the lock of an MLflow that is there; `answers` is False where it is not."""
+        self.answers = False
+        if self._database:
+            self._database.parent.mkdir(parents=True, exist_ok=True)
+        with self._lock:
+            if self._client is None:
+                self._client = connect(self.uri)
+                self._file = _identity(self._database) if self._database else None
+            self.steps += 1
+            yield
+
+    def _held(self, track: Track) -> set[str]:
+        """The SHA-256 of the track's records that MLflow holds whole: asked once, and kept up by `log`."""
+        if track.digest not in self._complete:
+            if self._database:
+                self._complete[track.digest] = complete_in_file(self._database, experiment_name(track))
+            else:
+                with self._opened():
+                    experiment = self._experiment(track).experiment_id
+                for found in complete_on_server(self._client, experiment):
+                    self._complete[track.digest] = found
+                    self.steps += 1
+        return self._complete[track.digest]
 
     def _experiment(self, track: Track) -> Any:
         """The experiment of a track, made where there is none yet."""
         if track.digest not in self._experiments:
-            self._client = self._client or _connect(self.uri)
-            name = f"{track.label} [{track.digest[:12]}]"
+            name = experiment_name(track)
             found = self._client.get_experiment_by_name(name)
             if found is None:
                 self._create_experiment(name, track)
@@ -152,6 +150,7 @@ class Tracker:
             elif found.lifecycle_stage == "deleted":
                 self._client.restore_experiment(found.experiment_id)
             self._experiments[track.digest] = found
+            self.answers = True
         return self._experiments[track.digest]
 
     def _create_experiment(self, name: str, track: Track) -> None:
@@ -173,10 +172,11 @@ class Tracker:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another machine was quicker
                 raise
 
-    def _place(self, record: Record, sha256: str, experiment: str, artifacts: str) -> tuple[str, Outcome]:
-        """Make the record's run the only one of its cell, under its row; its id, and whether it is new."""
+    def _place(self, record: Record, sha256: str, experiment: str, artifacts: str) -> Outcome:
+        """Make the record's run the only one of its cell, under its row; says whether it is new."""
         client, cell = self._client, record.cell
         runs = self._runs(experiment, cell.row)
+        self.answers = True
         rows = [run for run in runs if run.data.tags["clarena.kind"] == "row"]
         cells = [run for run in runs if run.data.tags["clarena.kind"] == "cell"]
         mine = [run for run in cells if run.data.tags["clarena.cell"] == cell.id]
@@ -195,7 +195,7 @@ class Tracker:
         others = [run for run in cells if run.data.tags["clarena.cell"] != cell.id]
         finished = [run.data.metrics for run in others if _is_finished(run)]
         self._summarise_row(row, finished + [record.metrics] * (record.status == "finished"))
-        return run_id, "already" if same else "logged"
+        return "already" if same else "logged"
 
     def _runs(self, experiment: str, row: str) -> list[Any]:
         """The runs of a row, oldest first."""
@@ -272,59 +272,22 @@ class Tracker:
             self._client.log_batch(run_id, some_points, some_entries, synchronous=True)
 
 
-class BackgroundTracker:
-    """A `Tracker` on its own thread, so that no run waits for MLflow; it starts with the first record."""
-
-    def __init__(self, store: Store, uri: str | None = None) -> None:
-        self._tracker = Tracker(store, uri)
-        self._queue: SimpleQueue[Record | None] = SimpleQueue()
-        # A daemon: whoever leaves without `close` is not held up; `sync` makes anew what is cut short.
-        self._thread = Thread(target=self._work, name="clarena-tracking", daemon=True)
-
-    def submit(self, record: Record) -> None:
-        """Have a record of the store logged; returns at once."""
-        self._queue.put(record)
-        if self._thread.ident is None:
-            self._thread.start()
-
-    def close(self) -> list[TrackingFailure]:
-        """Wait until all is logged; the failures."""
-        if self._thread.ident is not None:
-            self._queue.put(None)
-            self._thread.join()
-        return self._tracker.failures
-
-    def _work(self) -> None:
-        while (record := self._queue.get()) is not None:
-            self._tracker.log(record)
-
-
-def _connect(uri: str) -> Any:
-    """A client beside whatever MLflow the process uses otherwise; creates the tables of a fresh database."""
-    for name, value in ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    from mlflow import MlflowClient
-
-    if uri.startswith(DATABASES):
-        from sqlalchemy import create_engine, inspect
-
-        engine = create_engine(uri)  # MLflow would retry for two minutes what fails at once here
-        inspect(engine).get_table_names()
-        engine.dispose()
-    return MlflowClient(tracking_uri=uri)
+def experiment_name(track: Track) -> str:
+    """What the experiment of a track is called: it must say which, and be no other's."""
+    return f"{track.label} [{track.digest[:12]}]"
 
 
 def _is_finished(run: Any) -> bool:
     return run.data.tags["clarena.status"] == "finished" and "clarena.complete" in run.data.tags
 
 
-def _read_tracked(path: Path) -> dict[str, Any]:
-    """Where a cell was logged, by tracking URI; empty where no file says so, for MLflow then is searched."""
+def _identity(file: Path) -> tuple[int, int] | None:
+    """Which file of which device it is; None where there is none."""
     try:
-        tracked = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return tracked if isinstance(tracked, dict) else {}
+        status = file.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _milliseconds(moment: datetime) -> int:
