@@ -18,6 +18,7 @@ from clarena.plugins.host import Host, PluginSources
 from clarena.plugins.identity import source_hash
 from clarena.record.record import RETRIED, Cell, Record
 from clarena.record.store import Store
+from clarena.run.data import require_unchanged
 from clarena.run.environment import device_named
 from clarena.run.realisation import CellClasses
 from clarena.run.runner import Progress, Run
@@ -51,7 +52,7 @@ def run_work(work: Work, progress: Progress) -> Record | str:
     """Run a cell unless its record is there already; `BUSY` where another process is running it.
 
     Raises:
-        ClarenaError: when the store cannot be used.
+        ClarenaError: when the store cannot be used, or code or data are no longer those of the cell.
         KeyboardInterrupt: after a record of the interruption was written.
     """
     store = Store(work.store)
@@ -61,9 +62,11 @@ def run_work(work: Work, progress: Progress) -> Record | str:
         existing = store.find(work.cell)
         if existing and not (work.retry and existing.status in RETRIED):
             return existing
+        parts = look_up(work)
+        require_unchanged(parts.benchmark, work.cell.track.benchmark)
         run = Run(
             work.cell,
-            look_up(work),
+            parts,
             device_named(work.device),
             store,
             command=work.command,
