@@ -199,7 +199,7 @@ class Benchmark(ABC):
         """The class for an argument, for one registered as `family:PLACEHOLDER`; the same one every time."""
         raise UsageError(f"The benchmark {cls.name} takes no argument.")
 
-    def files(self) -> Iterable[Path]:
+    def source_files(self) -> Iterable[Path]:
         """The files and folders that `data` reads, for these options, where what they hold may change.
 
         Data are read once in a process, and again when one of these has changed. None, the default, is right for what

@@ -100,7 +100,7 @@ def load(benchmark: type[Benchmark], options: Mapping[str, Any]) -> Loaded:
     try:
         values = parse(benchmark, options, benchmark.name)
         made = benchmark(**values)
-        files = file_stamps(made.files())
+        files = file_stamps(made.source_files())
         key = (benchmark, repr(values), files)
         if key not in _kept:
             data = made.data()
@@ -137,7 +137,7 @@ def loaded_from_files(benchmark: type[Benchmark]) -> Loaded | None:
     Raises:
         ClarenaError: as `load`, and where an option has no default.
     """
-    paths = list(benchmark(**parse(benchmark, {}, benchmark.name)).files())
+    paths = list(benchmark(**parse(benchmark, {}, benchmark.name)).source_files())
     return load(benchmark, {}) if paths and all(path.exists() for path in paths) else None
 
 

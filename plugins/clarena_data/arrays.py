@@ -134,7 +134,7 @@ class Arrays(Pixels, Standardised):
         """Whether arrays [n, a, b] are taken for images, where it may be otherwise, and whether numbers are large."""
         shape, images = list(data.x_train.shape[1:]), self.inputs(data.x_train[:1]).ndim == 4
         notes = []
-        if len(shape) == 2 and not images:
+        if len(shape) == 2 and not images and self.channels == "auto":
             notes.append(
                 f"Inputs {shape} are read as numbers, not as images. For images: --set benchmark.channels=grey."
             )

@@ -46,7 +46,7 @@ class Own(Benchmark):
 
     paths: ClassVar[tuple[Path, ...]] = ()
 
-    def files(self) -> Iterable[Path]:
+    def source_files(self) -> Iterable[Path]:
         """The paths."""
         return self.paths
 
@@ -215,12 +215,12 @@ def joined(parts: list[Data], paths: tuple[Path, ...]) -> Data:
             shapes = [f"{p.x_train.dtype} {tuple(p.x_train.shape[1:])}" for p in (part, first)]
             raise DataError(f"{path} has inputs {shapes[0]}, {paths[0]} has {shapes[1]}. They must be alike.")
 
-    known: dict[str, str] = {}
+    known: dict[str, Path] = {}
     notes = []
     for part, path in zip(parts, paths):
-        other = known.setdefault(part.fingerprint(), path.stem)
-        if other != path.stem:
-            notes.append(f"{other} and {path.stem} hold the same samples.")
+        other = known.setdefault(part.fingerprint(), path)
+        if other != path:
+            notes.append(f"{other.name} and {path.name} hold the same samples.")
 
     def domains(sizes: list[int]) -> Tensor:
         return torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))

@@ -128,7 +128,7 @@ def test_domains_must_have_the_same_columns(tmp_path: Path) -> None:
             data(f"{a},{other}", DomainsOwn)
     copy = saved(tmp_path / "copy.csv", lines(","))
     assert data(f"{a},{copy}", DomainsOwn).domain_names == ("a", "copy")
-    assert any("a and copy hold the same samples" in note for note in data(f"{a},{copy}", DomainsOwn).notes)
+    assert any("a.csv and copy.csv hold the same samples" in note for note in data(f"{a},{copy}", DomainsOwn).notes)
     (tmp_path / "link.csv").symlink_to(a)
     for twice in (a, tmp_path / "link.csv"):
         with pytest.raises(UsageError, match="two are the same"):

@@ -87,7 +87,7 @@ def test_what_has_not_changed_is_read_once() -> None:
         reads: ClassVar[list[int]] = []
         watched: ClassVar[tuple[Path, ...]] = ()
 
-        def files(self) -> Iterable[Path]:
+        def source_files(self) -> Iterable[Path]:
             return self.watched
 
         def data(self) -> Data:
