@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from clarena.contract.backbone import Backbone, Head, Model
     from clarena.contract.benchmark import (
         Benchmark,
-        Data,
         Split,
         Stream,
         same_classes,
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
         split_by_domain,
         split_by_groups,
     )
+    from clarena.contract.data import Data
     from clarena.contract.experience import Batch, Experience, cross_entropy
     from clarena.contract.strategy import Context, Strategy
     from clarena.contract.training import GradientStrategy
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from clarena.run.evaluation import Results, evaluate
     from clarena.toolbox.buffer import ReplayBuffer
     from clarena.toolbox.downloads import data_root, fetch
+    from clarena.toolbox.files import file_stamps, require_file
     from clarena.toolbox.gradients import fisher_diagonal, output_norm_sensitivity
     from clarena.toolbox.modules import BatchNorm, Frozen, evaluating
 
@@ -51,7 +52,7 @@ _LAZY = {
     "BatchNorm": "clarena.toolbox.modules",
     "Benchmark": "clarena.contract.benchmark",
     "Context": "clarena.contract.strategy",
-    "Data": "clarena.contract.benchmark",
+    "Data": "clarena.contract.data",
     "Experience": "clarena.contract.experience",
     "Frozen": "clarena.toolbox.modules",
     "GradientStrategy": "clarena.contract.training",
@@ -73,8 +74,10 @@ _LAZY = {
     "evaluating": "clarena.toolbox.modules",
     "family_member": "clarena.plugins.registry",
     "fetch": "clarena.toolbox.downloads",
+    "file_stamps": "clarena.toolbox.files",
     "fisher_diagonal": "clarena.toolbox.gradients",
     "output_norm_sensitivity": "clarena.toolbox.gradients",
+    "require_file": "clarena.toolbox.files",
     "same_classes": "clarena.contract.benchmark",
     "split_by_domain": "clarena.contract.benchmark",
     "split_by_groups": "clarena.contract.benchmark",
@@ -116,9 +119,11 @@ __all__ = [
     "evaluating",
     "family_member",
     "fetch",
+    "file_stamps",
     "fisher_diagonal",
     "hookimpl",
     "output_norm_sensitivity",
+    "require_file",
     "same_classes",
     "split_by_class",
     "split_by_domain",

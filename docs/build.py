@@ -46,6 +46,8 @@ PUBLIC: dict[str, list[str]] = {
         "same_classes",
         "data_root",
         "fetch",
+        "file_stamps",
+        "require_file",
     ],
     "To run, and read what came out": ["evaluate", "Results", "Record", "Store"],
     "What is held equal": ["Scenario", "Protocol", "Track"],

@@ -11,7 +11,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from clarena.contract.backbone import Backbone
-from clarena.contract.benchmark import Benchmark, Data, Split, Stream
+from clarena.contract.benchmark import Benchmark, Split, Stream
+from clarena.contract.data import Data
 from clarena.contract.strategy import Strategy
 from clarena.protocol.protocol import NamedPart, Protocol, Scenario, Track
 

@@ -4,6 +4,7 @@ import inspect
 import shlex
 import sys
 import textwrap
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
@@ -35,9 +36,10 @@ def describe(
 ) -> None:
     """Show a strategy, backbone or benchmark with all its options.
 
-    For a strategy also its paper, where it differs from it, what it needs and carries, and how to switch it off.
+    For a strategy also its paper, where it differs from it, what it needs and carries, and how to switch it off. For a
+    benchmark of your own data, such as `split:photos`, also what those data are.
     """
-    pages = [_facts(registry, entry) for registry, entry in find(discover(plugin, plugins_dir, no_plugins), name)]
+    pages = [_facts(registry, entry, name) for registry, entry in find(discover(plugin, plugins_dir, no_plugins), name)]
     if as_json:
         typer.echo(to_json(pages))
     else:
@@ -62,8 +64,12 @@ def find(host: "Host", name: str) -> list[tuple["Registry", "Offer"]]:
     return found
 
 
-def _facts(registry: "Registry", entry: "Offer") -> dict[str, Any]:
-    """A page as plain data."""
+def _facts(registry: "Registry", entry: "Offer", given: str) -> dict[str, Any]:
+    """A page as plain data; `given` is the name that was asked for."""
+    argument = given.partition(":")[2] if entry.placeholder else ""
+    made = argument not in ("", entry.placeholder)
+    if made:
+        entry = replace(entry, name=given)
     facts: dict[str, Any] = {
         "kind": registry.kind.word,
         "name": entry.name,
@@ -74,6 +80,8 @@ def _facts(registry: "Registry", entry: "Offer") -> dict[str, Any]:
     }
     try:
         cls = registry.load(entry.qualified)
+        if made:
+            cls = registry.resolve(f"{entry.qualified.partition(':')[0]}:{argument}")
         parameters = _parameters(cls)
     except PluginError as error:
         return facts | {"problem": str(error)}
@@ -81,6 +89,7 @@ def _facts(registry: "Registry", entry: "Offer") -> dict[str, Any]:
     if registry.kind.word == "strategy":
         facts |= _strategy(cls)
     elif registry.kind.word == "benchmark":
+        facts |= _data(cls) if made else {}
         facts |= {"scenarios": list(cls.scenarios), "variations": _variations()}
     return facts | {
         "identity": _identity(cls),
@@ -112,6 +121,14 @@ def _identity(cls: type[Any]) -> str:
     from clarena.plugins.identity import code_identity
 
     return code_identity(cls)
+
+
+def _data(cls: Any) -> dict[str, Any]:
+    """What the data of a benchmark of files are."""
+    from clarena.run.data import loaded_from_files
+
+    loaded = loaded_from_files(cls)
+    return {} if loaded is None else {"data": loaded.report, "data_summary": loaded.summary}
 
 
 def _parameters(cls: type[Any]) -> list[dict[str, Any]]:
@@ -188,6 +205,10 @@ def _print(facts: dict[str, Any]) -> None:
         console.print(facts["problem"], style="red", soft_wrap=True)
         return
     put(console, _short_facts(facts))
+    if "data" in facts:
+        console.print("\nData", style="bold")
+        for line in (facts["data_summary"], *facts["data"]["notes"]):
+            console.print(Text(f"  {line}"), soft_wrap=True)
     if facts["parameters"] or facts["kind"] == "strategy":
         console.print("\nHyper-parameters" if facts["kind"] == "strategy" else "\nOptions", style="bold")
         grid = _parameter_table(facts["parameters"], console.width)

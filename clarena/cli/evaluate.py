@@ -109,6 +109,8 @@ def evaluate(
             chosen=choice.chosen,
         )
         choice.check_track(plan.track)
+        if plan.loaded and plan.loaded.from_files and not as_json:
+            typer.echo(plan.loaded.summary, err=True)
         results = None if dry_run else run(plan, store, jobs, tracking_uri, not no_tracking, quiet=as_json)
     if results is None:
         _announce(plan, as_json)

@@ -4,10 +4,10 @@ A benchmark answers two questions: `data()` — which arrays, the same for every
 make up each experience, under a scenario and a seed. Everything else (batches, masks, budgets, devices) is the host's.
 """
 
-import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import ClassVar, Literal, Self
 
 import numpy as np
@@ -15,106 +15,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from clarena.contract.data import Data
 from clarena.errors import DataError, UsageError
 from clarena.protocol.protocol import Scenario
 from clarena.toolbox.gradients import IGNORED
 
 Order = Literal["seed", "natural"]
 Transform = Callable[[Tensor], Tensor]
-
-
-@dataclass(frozen=True, eq=False)
-class Data:
-    """The source arrays of a benchmark, on the CPU, as they are stored (uint8 images stay uint8).
-
-    Attributes:
-        x_train, x_test: inputs [n, …], of one dtype and shape.
-        y_train, y_test: source classes, int64 [n], in 0 … classes − 1; or [n, time], one for each token of inputs
-            [n, time], where −100 is ignored.
-        class_names: a name for each class.
-        domain_train, domain_test: the domain of each sample, int64 [n], where samples come from several.
-        domain_names: a name for each domain.
-        class_bytes: how many bytes of text each class stands for, where classes are the tokens of a language model;
-            likelihoods are then measured beside accuracies.
-    """
-
-    x_train: Tensor
-    y_train: Tensor
-    x_test: Tensor
-    y_test: Tensor
-    class_names: tuple[str, ...]
-    domain_train: Tensor | None = None
-    domain_test: Tensor | None = None
-    domain_names: tuple[str, ...] = ()
-    class_bytes: tuple[int, ...] = ()
-
-    @property
-    def per_token(self) -> bool:
-        """Whether every token of an input has a label of its own."""
-        return self.y_train.ndim > 1
-
-    @property
-    def classes(self) -> int:
-        """The number of source classes."""
-        return len(self.class_names)
-
-    def without_test(self) -> "Data":
-        """The training data alone, standing where the test data stood: what a tuning run is given."""
-        return replace(self, x_test=self.x_train, y_test=self.y_train, domain_test=self.domain_train)
-
-    def validate(self) -> None:
-        """Raise `DataError` where no benchmark could use the arrays: empty, non-finite, labels outside the range."""
-        for part, x, y in (("training", self.x_train, self.y_train), ("test", self.x_test, self.y_test)):
-            if len(x) == 0:
-                raise DataError(f"The {part} set is empty. Give at least one sample of each class.")
-            if len(x) != len(y):
-                raise DataError(f"The {part} set has {len(x)} inputs but {len(y)} labels. Give one label per input.")
-            if x.is_floating_point() and not bool(torch.isfinite(x).all()):
-                bad = int((~torch.isfinite(x.flatten(1))).any(1).nonzero()[0])
-                raise DataError(f"The {part} set holds NaN or infinity, first in sample {bad}. Clean the data.")
-            if self.per_token:
-                _validate_sequences(part, x, y)
-            counted = y[y != IGNORED] if self.per_token else y
-            low, high = int(counted.min()), int(counted.max())
-            if low < 0 or high >= self.classes:
-                raise DataError(
-                    f"The {part} labels run from {low} to {high}, but there are {self.classes} classes: "
-                    f"labels must lie in 0 … {self.classes - 1}."
-                )
-        if self.x_train.shape[1:] != self.x_test.shape[1:]:
-            raise DataError(
-                f"Training inputs have shape {tuple(self.x_train.shape[1:])}, "
-                f"test inputs {tuple(self.x_test.shape[1:])}. They must be alike."
-            )
-        if self.class_bytes and (len(self.class_bytes) != self.classes or min(self.class_bytes) < 0):
-            raise DataError(f"Give a number of bytes, 0 or more, for each of the {self.classes} classes, or for none.")
-
-    def fingerprint(self) -> str:
-        """SHA-256 over names, shapes, dtypes and bytes: the identity of the source data in a track's digest."""
-        digest = hashlib.sha256("\0".join(self.class_names).encode())
-        tensors = [self.x_train, self.y_train, self.x_test, self.y_test]
-        if self.domain_train is not None and self.domain_test is not None:
-            digest.update("\0".join(("", *self.domain_names)).encode())
-            tensors += [self.domain_train, self.domain_test]
-        if self.class_bytes:
-            digest.update(repr(self.class_bytes).encode())
-        for tensor in tensors:
-            digest.update(f"{tuple(tensor.shape)}{tensor.dtype}".encode())
-            digest.update(tensor.contiguous().numpy().data)
-        return digest.hexdigest()
-
-
-def _validate_sequences(part: str, x: Tensor, y: Tensor) -> None:
-    if y.shape != x.shape[:2]:
-        raise DataError(
-            f"The {part} set has labels of shape {tuple(y.shape)} for inputs {tuple(x.shape)}. "
-            "Give one label per input, or one for each of its tokens."
-        )
-    without = (y == IGNORED).all(1)
-    if bool(without.any()):
-        raise DataError(
-            f"The {part} set has a sequence without any label, first number {int(without.nonzero()[0])}. Remove it."
-        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -277,17 +184,28 @@ class Benchmark(ABC):
         scenarios: the scenarios in which it makes sense; the first is the default.
         revision: raised by the author when the same options and seed give another stream; part of a track's digest.
         vocabulary: how many tokens there are, where inputs are tokens (int64 [n, time]); None where they are numbers.
+        added: options that came after the benchmark, whose default is what was done before: a track names them only
+            where they are set to something else, so that its digest is what it was.
     """
 
     name: ClassVar[str]
     scenarios: ClassVar[tuple[Scenario, ...]]
     revision: ClassVar[int] = 1
+    added: ClassVar[frozenset[str]] = frozenset()
     vocabulary: int | None = None
 
     @classmethod
     def of(cls, argument: str) -> type[Self]:
         """The class for an argument, for one registered as `family:PLACEHOLDER`; the same one every time."""
         raise UsageError(f"The benchmark {cls.name} takes no argument.")
+
+    def source_files(self) -> Iterable[Path]:
+        """The files and folders that `data` reads, for these options, where what they hold may change.
+
+        Data are read once in a process, and again when one of these has changed. None, the default, is right for what
+        is computed, and for archives whose digest is checked.
+        """
+        return ()
 
     @abstractmethod
     def data(self) -> Data:
@@ -313,7 +231,8 @@ def split_by_class(
     if not 1 <= experiences <= data.classes:
         raise UsageError(
             f"Cannot split {data.classes} classes into {experiences} experiences. "
-            f"Choose between 1 and {data.classes}: --set benchmark.experiences=N."
+            f"Choose between 1 and {data.classes}, so that each brings a class or more: "
+            f"--set benchmark.experiences={max(1, min(experiences, data.classes))}."
         )
     classes = np.arange(data.classes) if order == "natural" else generator.permutation(data.classes)
     return split_by_groups(data, scenario, np.array_split(classes, experiences))

@@ -2,6 +2,7 @@
 
 runs/identities.jsonl                                      earlier code that is proven to be later code: `aliases`
 runs/<track>/track.json
+            /data.json      what the data were when they were read: for people, no part of any identity
 runs/<track>/<strategy>-seed<seed>-<cell>/record.json      written last, in one move: what exists is complete
                                          /predictions.npz
                                          /checkpoint.pt    while the run is under way
@@ -14,7 +15,7 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,10 +26,12 @@ from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
 from clarena.errors import StoreError
+from clarena.protocol.protocol import Track
 from clarena.record.aliases import Aliases, read_aliases
 from clarena.record.record import SCHEMA_VERSION, Cell, Predictions, Record
 
 RECORD, PREDICTIONS, CHECKPOINT = "record.json", "predictions.npz", "checkpoint.pt"
+REPORT = "data.json"
 
 
 @dataclass(frozen=True)
@@ -105,6 +108,11 @@ class Store:
             write_atomic(track, record.cell.track.model_dump_json(indent=2).encode())
         write_atomic(folder / RECORD, record.model_dump_json(indent=1).encode())
         return record
+
+    def keep_report(self, track: Track, report: Mapping[str, Any]) -> None:
+        """Write what is known of a track's data beside its records."""
+        content = json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False).encode()
+        write_atomic(self.path / track.digest[:12] / REPORT, content)
 
     def predictions(self, record: Record) -> Predictions:
         """The predictions of a record; raises `StoreError` where they are absent or altered."""

@@ -148,6 +148,8 @@ def carry_out(
     place = Store(store)
     if plan.missing:
         place.prepare()
+        if plan.loaded:
+            place.keep_report(plan.track, plan.loaded.report)
     records = dict(plan.done)
     kept = [work for work in plan.works if work.cell.id in records and place.holds(work.cell)]
     errors = {work.cell.label: plan.damaged[work.cell.id] for work in plan.works if work.cell.id in plan.damaged}

@@ -1,13 +1,12 @@
 """Plan which cells a request means: check it as a whole before anything runs, and look up what is there already."""
 
-import json
 import os
 import shlex
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache
 from operator import index
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,7 +17,7 @@ from pydantic import Field
 from clarena.contract.backbone import Backbone
 from clarena.contract.benchmark import Benchmark
 from clarena.contract.strategy import NEEDS, Strategy, is_reference
-from clarena.errors import ClarenaError, DataError, UsageError, unknown_name
+from clarena.errors import ClarenaError, ClarenaWarning, UsageError, unknown_name
 from clarena.plugins.composite import Composite, part_names
 from clarena.plugins.host import Host
 from clarena.plugins.identity import code_identity, source_hash
@@ -28,9 +27,10 @@ from clarena.protocol.protocol import SCENARIOS, NamedPart, Scenario, Track, pro
 from clarena.record.record import FIRST_TUNING_SEED, RETRIED, Cell, Record, StrategyInfo
 from clarena.record.store import Store
 from clarena.run.boundaries import admit
+from clarena.run.data import Loaded, blamed, load, stated
 from clarena.run.deadline import NO_LIMITS, Limits, TimedOut, limited
 from clarena.run.environment import device_named, working_directory
-from clarena.run.realisation import CellClasses, Realisation, load_data
+from clarena.run.realisation import CellClasses, Realisation
 from clarena.run.worker import Work
 from clarena.toolbox.seeding import forked
 
@@ -48,12 +48,14 @@ class Plan:
         works: all cells, strategy by strategy.
         done: records that are there already, by cell id.
         damaged: why a record cannot be read, by cell id; such a cell is not run.
+        loaded: the data, for a report of them; None where they were not read for it.
     """
 
     track: Track
     works: list[Work]
     done: dict[str, Record]
     damaged: dict[str, str]
+    loaded: Loaded | None = None
 
     @property
     def missing(self) -> list[Work]:
@@ -100,12 +102,15 @@ def make_plan(
     backbone_class: type[Backbone] = host.backbones.resolve(backbone)
     options = parse(benchmark_class, settings.get("benchmark", {}), "benchmark")
     backbone_options = parse(backbone_class, settings.get("backbone", {}), "backbone")
+    loaded = load(benchmark_class, options)
+    for note in loaded.data.notes:
+        warnings.warn(note, ClarenaWarning, stacklevel=2)
     track = Track(
         benchmark=NamedPart(
             name=benchmark_class.name,
-            options=options,
+            options=stated(benchmark_class, options),
             revision=benchmark_class.revision,
-            fingerprint=_fingerprint(benchmark_class, json.dumps(options, sort_keys=True)),
+            fingerprint=loaded.fingerprint,
             identity=part_identity(host.benchmarks, benchmark),
         ),
         scenario=_scenario(scenario, benchmark_class),
@@ -152,7 +157,7 @@ def make_plan(
             continue
         if record and not (retry and record.status in RETRIED):
             done[work.cell.id] = record
-    return Plan(track, works, done, damaged)
+    return Plan(track, works, done, damaged, loaded)
 
 
 def _try_out(parts: CellClasses, info: StrategyInfo, track: Track, seed: int) -> None:
@@ -164,11 +169,8 @@ def _try_out(parts: CellClasses, info: StrategyInfo, track: Track, seed: int) ->
     with forked(seed):
         try:
             realised = Realisation(track, parts, seed, torch.device("cpu"))
-        except ClarenaError:
-            raise
         except Exception as error:  # whatever a plugin's benchmark raises
-            message = f"The benchmark {track.benchmark.name} is faulty: {type(error).__name__}: {error}"
-            raise DataError(message) from error
+            raise blamed(error, track.benchmark.name) from error
         try:
             realised.set_up(parts.strategy(**info.hyperparameters), info.learning_rate)
         except UsageError:
@@ -310,16 +312,6 @@ def _checked_seeds(seeds: Sequence[int], tuning: bool) -> list[int]:
     if repeated:
         raise UsageError(f"Seeds must not repeat: {', '.join(map(str, repeated))}.")
     return seeds
-
-
-@lru_cache(maxsize=8)
-def _fingerprint(benchmark: type[Benchmark], options: str) -> str:
-    try:
-        return load_data(benchmark, options).fingerprint()
-    except ClarenaError:
-        raise
-    except Exception as error:  # whatever a plugin's benchmark raises
-        raise DataError(f"The benchmark {benchmark.name} is faulty: {type(error).__name__}: {error}") from error
 
 
 def _check_owners(settings: Settings, names: list[str]) -> None:

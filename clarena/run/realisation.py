@@ -1,8 +1,7 @@
 """What one run is made of: the stream realised on the device, what a strategy is granted, and what it is tested on."""
 
-import json
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache, partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -10,13 +9,14 @@ from torch import Tensor
 
 from clarena.contract.augmentation import require_backbone, require_images
 from clarena.contract.backbone import Backbone
-from clarena.contract.benchmark import Benchmark, Data, Split, limited, with_validation
+from clarena.contract.benchmark import Benchmark, Split, limited, with_validation
 from clarena.contract.experience import Experience, OutputSpace
 from clarena.contract.strategy import Context, Strategy
 from clarena.errors import UsageError
 from clarena.plugins.parameters import parse
 from clarena.protocol.protocol import Track, Variation
 from clarena.record.record import ExperienceInfo
+from clarena.run.data import load
 from clarena.run.testset import TestSet
 from clarena.run.variation import varied
 from clarena.toolbox.seeding import BEFORE_LEARNING, Seeds
@@ -29,14 +29,6 @@ class CellClasses:
     strategy: type[Strategy]
     benchmark: type[Benchmark]
     backbone: type[Backbone]
-
-
-@lru_cache(maxsize=2)
-def load_data(benchmark: type[Benchmark], options: str) -> Data:
-    """The validated data of a benchmark (options as JSON), kept for the next run of the same process."""
-    data = benchmark(**parse(benchmark, json.loads(options), benchmark.name)).data()
-    data.validate()
-    return data
 
 
 class Realisation:
@@ -54,7 +46,7 @@ class Realisation:
         self.track, self.parts, self.device, self.protocol = track, parts, device, track.protocol
         options = track.benchmark.options
         self.benchmark = parts.benchmark(**parse(parts.benchmark, options, track.benchmark.name))
-        self.data = load_data(parts.benchmark, json.dumps(options, sort_keys=True))
+        self.data = load(parts.benchmark, options).data
         if self.data.per_token and track.scenario != "domain":
             raise UsageError(
                 f"{track.benchmark.name} has a label for every token, so its experiences share their outputs: "

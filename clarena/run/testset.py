@@ -7,7 +7,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from clarena.contract.benchmark import Benchmark, Data, Stream
+from clarena.contract.benchmark import Benchmark, Stream
+from clarena.contract.data import Data
 from clarena.contract.experience import OutputSpace
 from clarena.contract.strategy import Strategy
 from clarena.errors import DivergedError, PluginError

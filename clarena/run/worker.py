@@ -18,6 +18,7 @@ from clarena.plugins.host import Host, PluginSources
 from clarena.plugins.identity import code_identity
 from clarena.record.record import RETRIED, Cell, Record
 from clarena.record.store import Store
+from clarena.run.data import require_unchanged
 from clarena.run.deadline import NO_LIMITS, Deadline, Limits, Tell
 from clarena.run.environment import device_named
 from clarena.run.realisation import CellClasses
@@ -57,7 +58,7 @@ def run_work(work: Work, progress: Progress, tell: Tell = lambda seconds, reason
     """Run a cell unless its record is there already; `BUSY` where another process is running it.
 
     Raises:
-        ClarenaError: when the store cannot be used.
+        ClarenaError: when the store cannot be used, or code or data are no longer those of the cell.
         KeyboardInterrupt: after a record of the interruption was written.
     """
     store = Store(work.store)
@@ -67,9 +68,11 @@ def run_work(work: Work, progress: Progress, tell: Tell = lambda seconds, reason
         existing = store.find(work.cell)
         if existing and not (work.retry and existing.status in RETRIED):
             return existing
+        parts = look_up(work)
+        require_unchanged(parts.benchmark, work.cell.track.benchmark)
         run = Run(
             work.cell,
-            look_up(work),
+            parts,
             device_named(work.device),
             store,
             command=work.command,

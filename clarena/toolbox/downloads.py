@@ -10,6 +10,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from clarena.errors import DataError
+from clarena.toolbox.files import require_file
 
 TIMEOUT = 60
 """Seconds without an answer after which a download is given up."""
@@ -52,7 +53,7 @@ def fetch(path: str, url: str, digest: str) -> Path:
 
 def _is_whole(target: Path, digest: str) -> bool:
     """Whether the file is there; raises `DataError` where it is there and is another one."""
-    if not target.exists():
+    if not require_file(target).exists():
         return False
     kind, found = _digest_of(target, digest)
     if found != digest:

@@ -6,18 +6,20 @@ its own, unless `avalanche_seed` names one. Inputs are normalised as there; the 
 out.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
 from clarena_native.benchmarks.families import Permutation
 from clarena_native.benchmarks.mnist import FashionMnist, Mnist
-from clarena_vision.torchvision_sets import load
+from clarena_vision.torchvision_sets import load, own_files
 from pydantic import Field
 from torch import Tensor
 
-from clarena import Benchmark, Data, Scenario, Stream, UsageError, data_root, same_classes, split_by_groups
+from clarena import Benchmark, Data, Scenario, Stream, UsageError, data_root, file_stamps, same_classes, split_by_groups
 
 Seed = Annotated[
     int | None,
@@ -146,13 +148,17 @@ class Cifar(NewClasses):
     dataset: ClassVar[str]
     statistics: ClassVar[tuple[tuple[float, ...], tuple[float, ...]]]
 
+    def source_files(self) -> Iterable[Path]:
+        """The file of one's own that stands for the archive, where there is one."""
+        return own_files(self.dataset)
+
     def data(self) -> Data:
         """Images uint8 [n, 3, 32, 32], loaded once for each process.
 
         Raises:
             DataError: when the archive is missing or damaged and cannot be downloaded.
         """
-        return load(self.dataset, None, data_root())
+        return load(self.dataset, None, data_root(), file_stamps(self.source_files()))
 
     def inputs(self, x: Tensor) -> Tensor:
         """Normalised pixels."""

@@ -1,4 +1,4 @@
-"""Your own data as benchmarks: folders of images, arrays, and tables of text, without writing a plugin."""
+"""Your own data as benchmarks: folders of images, arrays, and tables of texts or numbers, without writing a plugin."""
 
 from clarena import hookimpl
 from clarena.hookspecs import Register
@@ -6,7 +6,7 @@ from clarena.hookspecs import Register
 BENCHMARKS = {
     "split:PATH": (
         "own:SplitOwn",
-        "The classes of your own data, a few at a time: a folder of images, an .npz, or a table of text",
+        "The classes of your own data, a few at a time: a folder of images, an .npz, or a table of texts or numbers",
     ),
     "domain:PATHS": (
         "own:DomainsOwn",

@@ -1,10 +1,7 @@
 """Text and its encoding: tables of text and label, and tokens without a vocabulary that looks ahead."""
 
-import csv
-import json
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -15,12 +12,10 @@ from torch import Tensor
 from clarena import Benchmark, Data, DataError
 
 from .images import held_out_rows
+from .tables import SPLIT, TEXT_COLUMNS, Table, coalesced, labels_of, parts_of, text_columns
 
 WORD = re.compile(r"\w+|[^\w\s]")
 """A word, or a mark of punctuation."""
-
-TEXT_COLUMNS = ("text", "sentence", "utterance", "review", "x")
-LABEL_COLUMNS = ("label", "class", "category", "intent", "y")
 
 Row = tuple[str, str, str]
 """Text, label, and `train`, `test` or nothing."""
@@ -78,93 +73,85 @@ def tokenise(texts: Sequence[str], words: int, length: int) -> Tensor:
                 break
             word = match.group()
             if word not in number:
-                number[word] = murmurhash3_32(word, positive=True) % words + 1
+                # As UTF-8, also for halves of surrogate pairs, which JSON may hold and UTF-8 proper does not.
+                number[word] = murmurhash3_32(word.encode(errors="surrogatepass"), positive=True) % words + 1
             tokens[row, column] = number[word]
     return torch.from_numpy(tokens)
 
 
-def encode(rows: Sequence[Row], words: int, length: int, test_share: float, what: str) -> Data:
+def encode(
+    rows: Sequence[Row], words: int, length: int, test_share: float, what: str, notes: Sequence[str] = ()
+) -> Data:
     """Arrays of texts; where no row says that it is for testing, a share of each class is held out.
 
     Raises:
-        DataError: for fewer than two classes, a class that is tested and never trained, or one too small to divide.
+        DataError: as `dealt`.
     """
-    names = sorted({label for _, label, _ in rows})
+    texts, labels, parts = (list(column) for column in zip(*rows)) if rows else ([], [], [])
+    names = sorted(set(labels))
+    y, out = dealt(labels, parts, names, test_share, what)
+    tokens = tokenise(texts, words, length)
+    return Data(tokens[~out], y[~out], tokens[out], y[out], tuple(names), notes=tuple(notes))
+
+
+def dealt(
+    labels: Sequence[str], parts: Sequence[str], names: Sequence[str], test_share: float, what: str
+) -> tuple[Tensor, Tensor]:
+    """The number of each label, int64 [n], and which rows are for testing, bool [n]; see `encode`.
+
+    Args:
+        parts: `test` for a row that is; where there is none, a share of each class is held out.
+        names: of the classes, in the order of their numbers.
+        what: what messages call the data.
+
+    Raises:
+        DataError: for fewer than two classes, a class that is tested and never trained, labels that are all different,
+            or too few rows to divide.
+    """
     if len(names) < 2:
         raise DataError(f"{what} must have two classes or more; it has {', '.join(names) or 'none'}.")
     label = {name: number for number, name in enumerate(names)}
-    y = np.array([label[name] for _, name, _ in rows])
-    testing = np.array([part == "test" for *_, part in rows])
-    if not testing.any():
+    y = np.array([label[name] for name in labels])
+    testing = np.array([part == "test" for part in parts])
+    told = bool(testing.any())
+    if not told:
+        require_repeated(len(names), len(labels), what)
         for number in range(len(names)):
             mine = np.flatnonzero(y == number)
             testing[mine] = held_out_rows(len(mine), test_share)
     for number, name in enumerate(names):
         if not (~testing[y == number]).any():
-            raise DataError(f"{what} has no training sample of the class {name!r}.")
+            raise DataError(
+                f"{what} has no training sample of the class {name!r}. Give it one, or take the class out of the test "
+                "rows."
+                if told
+                else f"{what} has no training sample of the class {name!r} left: set a smaller benchmark.test_share."
+            )
     if not testing.any():
         raise DataError(f"{what} is too small to hold out a share of {test_share} for testing.")
-    tokens = tokenise([text for text, *_ in rows], words, length)
-    labels, out = torch.from_numpy(y), torch.from_numpy(testing)
-    return Data(tokens[~out], labels[~out], tokens[out], labels[out], tuple(names))
+    return torch.from_numpy(y), torch.from_numpy(testing)
 
 
-def read_table(path: Path) -> list[Row]:
-    """The rows of a CSV, TSV or JSONL file with a column of texts and one of labels, and perhaps one named `split`.
+def require_repeated(classes: int, samples: int, what: str) -> None:
+    """Raise `DataError` where every label is different: no such labels are classes."""
+    if classes == samples:
+        raise DataError(
+            f"{what} has {samples} samples and as many different labels, so there is nothing to learn of any class. "
+            "Labels must be classes, each with several samples; numbers to be predicted (regression) are none."
+        )
+
+
+def text_rows(table: Table) -> tuple[list[Row], list[str]]:
+    """Text, label and part of each row, and what is to be said of the table.
 
     Raises:
-        DataError: for a wrong encoding, a line that cannot be parsed, an empty text, or columns that are not found.
+        DataError: for an empty text or label, or columns that are not found.
     """
-    try:
-        content = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read as UTF-8 text: {error}. Save it as UTF-8.") from error
-    lines = _json_lines(path, content) if path.suffix.lower() == ".jsonl" else _delimited(path, content)
-    rows = []
-    for number, line in lines:
-        text = _column(path, number, line, TEXT_COLUMNS)
-        label = _column(path, number, line, LABEL_COLUMNS)
-        if not text.strip() or not label.strip():
-            raise DataError(
-                f"{path}, line {number}: the {'label' if text.strip() else 'text'} is empty. Remove the line."
-            )
-        part = str(line.get("split") or "").strip().lower()
-        rows.append((text, label.strip(), part))
-    return rows
-
-
-def _json_lines(path: Path, content: str) -> list[tuple[int, dict[str, Any]]]:
-    rows = []
-    for number, line in enumerate(content.splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise DataError(f"{path}, line {number} is not JSON: {error}.") from error
-        if not isinstance(row, dict):
-            raise DataError(f"{path}, line {number} must be an object with a text and a label, not {line[:40]!r}.")
-        rows.append((number, row))
-    return rows
-
-
-def _delimited(path: Path, content: str) -> list[tuple[int, dict[str, Any]]]:
-    reader = csv.DictReader(
-        content.splitlines(keepends=True), delimiter="\t" if path.suffix == ".tsv" else ",", strict=True
-    )
-    rows = []
-    try:
-        for row in reader:
-            if None in row or None in row.values():
-                raise DataError(f"{path}, line {reader.line_num} has not as many fields as the first line.")
-            rows.append((reader.line_num, {key.strip().lower(): value for key, value in row.items()}))
-    except csv.Error as error:
-        raise DataError(f"{path}, line {reader.line_num} cannot be parsed: {error}.") from error
-    return rows
-
-
-def _column(path: Path, number: int, line: dict[str, Any], names: tuple[str, ...]) -> str:
-    for name in names:
-        if line.get(name) is not None:
-            return str(line[name])
-    raise DataError(f"{path}, line {number} has no column {' or '.join(names)}; it has: {', '.join(line)}.")
+    texts, taken = coalesced(table, text_columns(table) or TEXT_COLUMNS, "text")
+    labels, used = labels_of(table)
+    for row, text in enumerate(texts):
+        if not str(text).strip():
+            raise DataError(f"{table.where(row)}: the text is empty. Remove the line.")
+    left = [name or "(no name)" for name in table.columns if name not in {*taken, *used, SPLIT}]
+    notes = [f"{table.path.name}: ignored columns: {', '.join(left)}."] if left else []
+    return list(zip(map(str, texts), labels, parts_of(table))), [*table.notes, *notes]

@@ -9,6 +9,7 @@ import gzip
 import io
 import json
 import re
+import sys
 import tarfile
 import zipfile
 import zlib
@@ -17,6 +18,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Literal
+
+from clarena_data.tables import wide_fields
 
 from clarena import DataError, data_root, fetch
 
@@ -69,8 +72,17 @@ class Corpus:
 
     def _place(self) -> Path:
         """The unpacked folder where there is one, the archive otherwise."""
-        folder = data_root() / "text" / self.archive.split(".")[0]
+        folder = self._unpacked()
         return folder if folder.is_dir() else fetch(f"text/{self.archive}", self.url, self.sha256)
+
+    def _unpacked(self) -> Path:
+        return data_root() / "text" / self.archive.split(".")[0]
+
+    def places(self, files: Files) -> list[Path]:
+        """What is read as it is, its digest unknown, where it is there: an unpacked folder, or O-LoRA's files."""
+        if files == "published":
+            return [self._unpacked()] if self._unpacked().is_dir() else []
+        return [file for part in PARTS if (file := self._olora_file(part)) is not None]
 
     def _olora_file(self, part: Part) -> Path | None:
         folder = data_root() / "text" / "olora_cl_benchmark" / self.olora
@@ -133,7 +145,7 @@ class Csv(Corpus):
 
     def _published(self, part: Part) -> Iterator[Labelled]:
         place = self._place()
-        with opened(place, f"{part}.csv") as lines:
+        with opened(place, f"{part}.csv") as lines, wide_fields(sys.maxsize):
             reader = csv.reader(lines, strict=True)
             for row in reader:
                 where = f"{place}, {part}.csv, line {reader.line_num}"

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
@@ -61,6 +62,13 @@ class Corpora(Subwords):
     def chosen(self) -> list[str]:
         """The names of the data sets taken, in their natural order."""
         return [name for name in self.sources if self.datasets is None or name in self.datasets]
+
+    def source_files(self) -> Iterable[Path]:
+        """What is read of the data sets where no digest is known, and the folder of a tokenizer."""
+        return [
+            *super().source_files(),
+            *(place for name in self.chosen for place in self.sources[name][0].places(self.files)),
+        ]
 
     def data(self) -> Data:
         """The texts as tokens; each data set is a domain.

@@ -1,18 +1,30 @@
 """Streams of text for language models: one corpus after another, each token predicted from those before it."""
 
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
 import torch
+from clarena_data.names import readable_name
 from clarena_native.benchmarks.families import Order
 from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
-from clarena import Benchmark, Data, DataError, Scenario, Stream, UsageError, family_member, fetch, split_by_domain
+from clarena import (
+    Benchmark,
+    Data,
+    DataError,
+    Scenario,
+    Stream,
+    UsageError,
+    family_member,
+    fetch,
+    require_file,
+    split_by_domain,
+)
 
 IGNORED = -100
 """The label of a place where no text is left."""
@@ -195,19 +207,23 @@ class OwnTexts(Language):
     def of(cls, argument: str) -> type[Self]:
         """The benchmark of several text files, separated by commas, each a domain."""
         paths = tuple(Path(path).expanduser().absolute() for path in argument.split(","))
-        if len(set(paths)) < max(2, len(paths)):
+        if len({path.resolve() for path in paths}) < max(2, len(paths)):
             raise UsageError(f"language:{argument} needs two different files or more: language:PATH,PATH.")
-        return family_member(cls, ",".join(path.stem for path in paths), paths=paths)
+        return family_member(cls, ",".join(readable_name(path.stem) for path in paths), paths=paths)
+
+    def source_files(self) -> Iterable[Path]:
+        """The files."""
+        return self.paths
 
     def texts(self) -> list[Text]:
         """A domain for each file, named after it."""
-        return [self.held_out(path.name, read_text(path)) for path in self.paths]
+        return [self.held_out(readable_name(path.name), read_text(path)) for path in self.paths]
 
 
 def read_text(path: Path) -> str:
     """A file's text; raises `DataError` where there is none, or it is not UTF-8."""
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        text = require_file(path).read_bytes().decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read as UTF-8 text: {error}. Save it as UTF-8.") from error
     if not text.strip():

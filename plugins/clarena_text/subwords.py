@@ -1,6 +1,7 @@
 """Texts as hashed words, or as the subwords of a model's own tokenizer."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import torch
@@ -34,6 +35,10 @@ class Subwords(Words):
                 raise UsageError(f"The tokenizer {tokenizer} gives tokens: add --set benchmark.encode=tokens.")
             self._subwords = loaded(tokenizer)
             self.vocabulary = len(self._subwords)
+
+    def source_files(self) -> Iterable[Path]:
+        """The folder of the tokenizer, where that is one."""
+        return [] if self.tokenizer is None else [Path(self.tokenizer)] * Path(self.tokenizer).is_dir()
 
     def tokens(self, texts: Sequence[str]) -> Tensor:
         """The tokens of each text, int32 [n, length]; 0 where it has ended, whatever 0 is to the tokenizer."""

@@ -51,8 +51,8 @@ def read_cifar(source: Any) -> Data:
     Raises:
         DataError: when the archive is damaged, or absent and not to be had.
     """
-    local = data_root() / f"{source.__name__.lower()}.npz"
-    if local.exists() and not (data_root() / source.filename).exists():
+    local = local_file(source)
+    if local is not None:
         return read_local(local, source.__name__)
     contents = unpickled(fetch(source.filename, source.url, source.tgz_md5))
     x_train, y_train, x_test, y_test = (
@@ -60,6 +60,12 @@ def read_cifar(source: Any) -> Data:
     )
     names = contents[source.meta["filename"]][source.meta["key"].encode()]
     return Data(x_train, y_train, x_test, y_test, tuple(name.decode() for name in names))
+
+
+def local_file(source: Any) -> Path | None:
+    """The `.npz` that stands for the archive, where it does."""
+    local = data_root() / f"{source.__name__.lower()}.npz"
+    return local if local.exists() and not (data_root() / source.filename).exists() else None
 
 
 def unpickled(archive: Path) -> dict[str, dict[bytes, Any]]:

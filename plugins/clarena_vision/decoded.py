@@ -1,10 +1,10 @@
 """Images that are decoded once: arrays in a folder under the data root, whole or not at all, and mapped into memory."""
 
 import hashlib
+import math
 import os
 import shutil
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, Literal, Protocol
 import numpy as np
 import torch
 from clarena_data.arrays import channels_last
-from clarena_data.images import held_out_rows
+from clarena_data.images import held_out_rows, require_memory
 from filelock import FileLock
 from numpy.typing import NDArray
 from PIL import Image
@@ -205,6 +205,8 @@ def write_images(
         width, height = _opened(images, 0)[0].size
         shape = (height, width)
     height, width = shape
+    together = min(CHUNK, len(images)) * height * width * (3 if mode == "RGB" else 1)
+    require_memory(together * (os.cpu_count() or 1), f"{CHUNK} images of {height}×{width} for each processor")
 
     def chunk(start: int) -> tuple[NDArray[np.uint8], list[int]]:
         stop = min(start + CHUNK, len(images))
@@ -234,7 +236,17 @@ def write_images(
 
 
 def open_images(file: Path, shape: tuple[int, ...]) -> BinaryIO:
-    """A new `.npy` of bytes, open for the values of an array of that shape to be written one after another."""
+    """A new `.npy` of bytes, open for the values of an array of that shape to be written one after another.
+
+    Raises:
+        DataError: where the disk has no room for them.
+    """
+    size, free = math.prod(shape), shutil.disk_usage(file.parent).free
+    if size > free:
+        raise DataError(
+            f"{shape[0]} images of {shape[1]}×{shape[2]} take {size / 2**30:.1f} GiB, and the disk of {file.parent} "
+            f"has {free / 2**30:.1f} left. Set a smaller benchmark.size, or CLARENA_DATA to another disk."
+        )
     out = file.open("wb")
     np.lib.format.write_array_header_1_0(out, {"descr": "|u1", "fortran_order": False, "shape": shape})
     return out
@@ -253,5 +265,7 @@ def resized(x: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
 def _opened(images: Labelled, row: int) -> tuple[Image.Image, int]:
     try:
         return images[row]
-    except (OSError, ValueError, SyntaxError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+    except DataError:
+        raise
+    except Exception as error:  # what is damaged breaks zip, Pillow and its codecs in any way
         raise DataError(f"Image {row} of {len(images)} cannot be decoded: {error}.") from error

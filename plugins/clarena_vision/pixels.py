@@ -2,8 +2,7 @@
 
 from typing import Annotated, Any, ClassVar
 
-import torch
-from clarena_data.arrays import channels_last
+from clarena_data.arrays import Deviations, channels_last, normalised
 from pydantic import Field
 from torch import Tensor
 
@@ -27,7 +26,7 @@ class Images(Benchmark):
             Field(description="Subtracted from each channel, pixels being in 0 … 1; none takes that of the data set."),
         ] = None,
         std: Annotated[
-            tuple[float, ...] | None,
+            Deviations | None,
             Field(description="What each channel is divided by; none takes that of the data set."),
         ] = None,
         **options: Any,
@@ -40,7 +39,6 @@ class Images(Benchmark):
         """Normalised pixels [n, channels, height, width]."""
         x = x.unsqueeze(1) if x.ndim == 3 else x.movedim(-1, 1) if channels_last(x) else x
         mean, std = (
-            torch.tensor(published if given is None else given, device=x.device).view(-1, 1, 1)
-            for given, published in zip((self.mean, self.std), self.statistics)
+            published if given is None else given for given, published in zip((self.mean, self.std), self.statistics)
         )
-        return x.float().div_(255).sub_(mean).div_(std)
+        return normalised(x.float().div_(255), mean, std)

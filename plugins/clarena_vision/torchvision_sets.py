@@ -5,12 +5,14 @@ and kept as arrays under the data root. Archives are looked for where torchvisio
 downloaded goes to a folder of its own there and is used when all of it has been unpacked.
 """
 
+import hashlib
 import pickle
 import tarfile
 import zipfile
 import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import lru_cache, partial
 from http.client import HTTPException
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
@@ -21,9 +23,9 @@ from clarena_native.benchmarks.mnist import load as read_mnist
 from clarena_native.torchvision_cpu import import_torchvision
 from pydantic import Field
 
-from clarena import Data, DataError, UsageError, data_root, family_member, unknown_name
+from clarena import Data, DataError, UsageError, data_root, family_member, file_stamps, unknown_name
 
-from .cifar import read_cifar
+from .cifar import local_file, read_cifar
 from .decoded import Chained, Labelled, Mode, Rows, cached, made_once, write_data
 from .omniglot import write_omniglot
 from .pixels import Images
@@ -123,22 +125,38 @@ class TorchvisionImages(Images):
         super().__init__(**options)
         self.size = size
 
+    def source_files(self) -> Iterable[Path]:
+        """The file of one's own that stands for an archive, where there is one."""
+        return own_files(self.dataset)
+
     def data(self) -> Data:
         """Images as uint8, loaded once for each process.
 
         Raises:
             DataError: when they are missing or damaged and cannot be downloaded, or without torchvision.
         """
-        return load(self.dataset, self.size, data_root())
+        return load(self.dataset, self.size, data_root(), file_stamps(own_files(self.dataset)))
 
 
-@cache
-def load(name: str, size: int | None, root: Path) -> Data:
-    """The data set of that name from `root`, which is the data root, images brought to `size` where one is given."""
+def own_files(name: str) -> list[Path]:
+    """The file of one's own that stands for the archive of a data set, whose digest would tell that it is right."""
+    local = local_file(getattr(import_torchvision().datasets, name)) if name in CIFAR else None
+    return [] if local is None else [local]
+
+
+@lru_cache(maxsize=4)
+def load(name: str, size: int | None, root: Path, stamps: tuple[Any, ...]) -> Data:
+    """The data set of that name, images brought to `size` where one is given, kept for as long as it is the same.
+
+    Args:
+        root: the data root.
+        stamps: of `own_files`.
+    """
     if size is None and name in IDX + CIFAR:
         data = read_archive(name)
     else:
-        data = cached(f"{name}-{size or 'full'}", partial(write, name, size))
+        own = "".join(f"-{hashlib.sha256(file.read_bytes()).hexdigest()[:12]}" for file in own_files(name))
+        data = cached(f"{name}-{size or 'full'}{own}", partial(write, name, size))
     warn_of_overlap(data, name)
     return data
 

@@ -155,3 +155,22 @@ def test_numbered_takes_the_items_without_their_numbers():
 
 def test_prose_leaves_out_sections_on_attributes():
     assert prose("A sentence.\n\nMore.\n\nAttributes:\n    x: a number.") == "A sentence.\n\nMore."
+
+
+def test_a_benchmark_of_ones_own_data_shows_them_and_the_options_of_their_kind(tmp_path):
+    rows = "".join(f"{i},{i * 2},red,{'abc'[i % 3]}\n" for i in range(30))
+    (tmp_path / "mine.csv").write_text("x,y,colour,label\n" + rows)
+    page = clarena("describe", f"split:{tmp_path / 'mine.csv'}").out
+    for said in (
+        "24 training and 6 test samples of 3 classes (8 training samples each); 2 float32 from 0 to 58",
+        "the column 'colour' is ignored: 'red' in line 2 is no number",
+        "standardise",
+        f"--benchmark split:{tmp_path / 'mine.csv'}",
+    ):
+        assert said in page
+    (facts,) = clarena("describe", f"split:{tmp_path / 'mine.csv'}", "--json").data
+    assert facts["data"]["train"]["labels_by_class"] == [8, 8, 8]
+    assert "data" not in clarena("describe", "split:PATH", "--json").data[0]
+    refused = clarena("describe", f"split:{tmp_path / 'nix.csv'}")
+    assert refused.code == 1
+    assert f"There is nothing at {tmp_path / 'nix.csv'}" in refused.err

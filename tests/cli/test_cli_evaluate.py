@@ -6,7 +6,7 @@ import pytest
 from cli_command import clarena, smoke
 
 from clarena.cli.options import MOST_SEEDS, parse_seeds, parse_settings
-from clarena.errors import UsageError
+from clarena.errors import ClarenaWarning, UsageError
 
 
 @pytest.mark.parametrize(
@@ -133,3 +133,20 @@ def test_settings_are_read_by_owner_and_keep_what_follows_the_first_equals_sign(
         "native/ewc": {"mode": "online"},
         "x": {"text": "a=b"},
     }
+
+
+def test_what_ones_own_data_are_is_said_before_they_are_learned_from(tmp_path):
+    rows = "".join(f"{i},{i * 2},red,{'abc'[i % 3]}\n" for i in range(30))
+    (tmp_path / "mine.csv").write_text("x,y,colour,label\n" + rows)
+    chosen = ("finetune", "--benchmark", f"split:{tmp_path / 'mine.csv'}", "--seeds", 1)
+    with pytest.warns(ClarenaWarning):
+        few = smoke(tmp_path / "runs", *chosen)
+    assert few.code == 2
+    assert "Cannot split 3 classes into 5 experiences. Choose between 1 and 3" in few.err
+    assert "--set benchmark.experiences=3." in few.err
+    with pytest.warns(ClarenaWarning, match="the column 'colour' is ignored"):
+        done = smoke(tmp_path / "runs", *chosen, "--set", "benchmark.experiences=3")
+    assert done.code == 0, done.err
+    assert "split:mine: 24 training and 6 test samples of 3 classes (8 training samples each)" in done.err
+    (report,) = (tmp_path / "runs").glob("*/data.json")
+    assert "'colour'" in report.read_text()

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import clarena
-from clarena import Benchmark, ClarenaWarning, DataError, UsageError
+from clarena import Benchmark, DataError, UsageError
 from clarena.toolbox.seeding import Seeds
 
 
@@ -108,8 +108,7 @@ def test_a_truncated_archive(tmp_path: Path) -> None:
 def test_samples_in_both_training_and_test_are_counted(tmp_path: Path) -> None:
     x = np.random.default_rng(0).normal(size=(40, 7))
     path = arrays(tmp_path / "a.npz", x_train=x, x_test=np.concatenate([x[:3], x[:5] + 1]))
-    with pytest.warns(ClarenaWarning, match="3 of the 8 test samples of split:a are in its training set as well"):
-        benchmark(path).data()
+    assert "3 of the 8 test samples are in the training set as well." in benchmark(path).data().notes
 
 
 # ---- Images ----
@@ -244,7 +243,8 @@ def test_tokens_are_within_the_vocabulary_and_depend_on_their_text_alone(
         (b"title,label\na,1\n", r"no column text or sentence.*; it has: title, label"),
         (b"text,label\na\xe9,1\n", "cannot be read as UTF-8"),
         (b"text,label\na,1\nb,1\n", "two classes or more; it has 1"),
-        (b"text,label\na,1\nb,2\n", "too small to hold out|no training sample"),
+        (b"text,label\na,1\nb,2\n", "2 samples and as many different labels.*regression"),
+        (b"text,label\na,1\nb,2\nc,2\n", "too small to hold out a share of 0.2 for testing"),
         (b"text,label,split\na,1,train\nb,2,test\n", "no training sample of the class '2'"),
         (b"", "two classes or more; it has none"),
     ],

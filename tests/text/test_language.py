@@ -16,6 +16,7 @@ from tiny_language import SMALL, own, write
 
 from clarena import DataError, UsageError, evaluate
 from clarena.contract.benchmark import limited, split_by_domain, with_validation
+from clarena.run.data import load
 from clarena.toolbox.gradients import IGNORED
 from clarena.toolbox.seeding import Seeds
 
@@ -141,6 +142,22 @@ def test_texts_that_cannot_be_used(tmp_path: Path) -> None:
         OwnTexts.of(f"{tmp_path / 'good.txt'},{tmp_path / 'good.txt'}")
     with pytest.raises(DataError, match="cannot be read as UTF-8 text"):
         OwnTexts.of(f"{tmp_path / 'good.txt'},{tmp_path / 'absent.txt'}")().data()
+    (tmp_path / "link.txt").symlink_to(tmp_path / "good.txt")
+    with pytest.raises(UsageError, match="needs two different files or more"):
+        OwnTexts.of(f"{tmp_path / 'good.txt'},{tmp_path / 'link.txt'}")
+    os.mkfifo(tmp_path / "pipe.txt")
+    with pytest.raises(DataError, match=r"pipe.txt is neither a file nor a folder"):
+        OwnTexts.of(f"{tmp_path / 'good.txt'},{tmp_path / 'pipe.txt'}")().data()
+
+
+def test_a_text_that_was_overwritten_is_read_again(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.txt").write_text(f"{name} text " * 90)
+    family = OwnTexts.of(f"{tmp_path / 'a.txt'},{tmp_path / 'b.txt'}")
+    first = load(family, {"context": 8})
+    assert load(family, {"context": 8}) is first
+    (tmp_path / "b.txt").write_text("another words " * 90)
+    assert load(family, {"context": 8}).fingerprint != first.fingerprint
 
 
 def test_a_backbone_of_numbers_does_not_fit(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 import clarena
 from clarena import ClarenaWarning, DataError, PluginError, UsageError
 from clarena.plugins.parameters import parse
+from clarena.run.data import load
 from clarena.toolbox.seeding import Seeds
 
 FIVE = FiveTexts.sources
@@ -298,6 +299,21 @@ def test_tables_that_cannot_be_used(published: Path, content: bytes, message: st
     (published / "ag_news_csv" / "train.csv").write_bytes(content)
     with pytest.raises(DataError, match=message):
         five(datasets=("agnews",)).data()
+
+
+def test_a_long_text_is_no_fault(published: Path) -> None:
+    file = published / "ag_news_csv" / "train.csv"
+    file.write_text(line(1, "word " * 40_000) + file.read_text())
+    assert len(five(datasets=("agnews",)).data().x_train) == 28
+
+
+def test_an_unpacked_folder_that_has_changed_is_read_again(published: Path) -> None:
+    chosen = {"datasets": ("agnews",), "train": 28, "test": 14, "length": 6}
+    first = load(FiveTexts, chosen)
+    assert load(FiveTexts, chosen) is first
+    file = published / "ag_news_csv" / "train.csv"
+    file.write_text(line(1, "something else") + file.read_text())
+    assert load(FiveTexts, chosen).fingerprint != first.fingerprint
 
 
 def test_archives_that_cannot_be_used(published: Path) -> None:

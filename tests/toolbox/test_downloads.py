@@ -2,6 +2,7 @@
 
 import hashlib
 import http.server
+import os
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -109,3 +110,12 @@ def test_a_root_that_is_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("CLARENA_DATA", str(tmp_path / "data"))
     with pytest.raises(DataError, match="Set CLARENA_DATA to a folder you can write to"):
         fetch("set/file.bin", "http://127.0.0.1:9/file", DIGEST)
+
+
+def test_a_pipe_in_the_place_of_a_file_is_refused_and_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CLARENA_DATA", str(tmp_path))
+    os.mkfifo(tmp_path / "set.zip")
+    with pytest.raises(DataError, match=r"set.zip is neither a file nor a folder"):
+        fetch("set.zip", "http://127.0.0.1:9/set.zip", DIGEST)

@@ -13,7 +13,8 @@ from pydantic import ValidationError
 from tunable import Hopeless, Moody, Peaked, tuned, tuning
 
 from clarena import DataError, Split, Store, Stream, UsageError, evaluate
-from clarena.contract.benchmark import Data, same_classes, with_validation
+from clarena.contract.benchmark import same_classes, with_validation
+from clarena.contract.data import Data
 from clarena.record.record import FIRST_TUNING_SEED, Cell
 from clarena.tuning import ROUND, Choice, Range, Trial, Tuned
 from clarena.tuning import __name__ as tuning_module

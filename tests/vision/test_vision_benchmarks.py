@@ -102,6 +102,27 @@ def test_cifar100_as_one_npz_where_the_archive_is_not(root: Path) -> None:
         SplitCifar10().data()
 
 
+@pytest.mark.parametrize("size", [None, 16])
+def test_an_npz_that_was_overwritten_is_read_again(root: Path, size: int | None) -> None:
+    labels = {"y_train": np.arange(200) % 100, "y_test": np.arange(100)}
+    found = []
+    for seed in (0, 2, 2):
+        if len(found) < 2:
+            x = {"x_train": noise(seed, 200, 32, 32, 3), "x_test": noise(seed + 1, 100, 32, 32, 3)}
+            np.savez(root / "cifar100.npz", **x, **labels)
+        found.append(SplitCifar100(size=size).data())
+    assert found[0].fingerprint() != found[1].fingerprint()
+    assert found[1].fingerprint() == found[2].fingerprint()
+    assert list(SplitCifar100().source_files()) == [root / "cifar100.npz"]
+
+
+@pytest.mark.parametrize("option", ["mean", "std"])
+def test_means_and_deviations_are_one_or_one_for_each_channel(cifar100: object, option: str) -> None:
+    made = SplitCifar100(**{option: (0.5, 0.5)})
+    with pytest.raises(UsageError, match=rf"benchmark.{option} has 2 numbers, and inputs .* have 3 channels"):
+        made.inputs(made.data().x_train[:1])
+
+
 def test_a_damaged_archive_is_not_read(cifar100: object, root: Path) -> None:
     archive = root / "cifar-100-python.tar.gz"
     whole = archive.read_bytes()

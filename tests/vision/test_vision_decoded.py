@@ -13,6 +13,7 @@ import torch
 from clarena_native.torchvision_cpu import import_torchvision
 from clarena_vision import decoded
 from clarena_vision.torchvision_sets import SplitTorchvision, load
+from PIL import Image
 from published import md5, noise, offline, png, stream
 
 from clarena import DataError
@@ -146,6 +147,22 @@ def test_images_of_several_sizes(root: Path) -> None:
         SplitTorchvision.of("Imagenette")().data()
     assert not (root / "decoded" / "Imagenette-full").exists()
     assert SplitTorchvision.of("Imagenette")(size=8).data().x_train.shape == (15, 8, 8, 3)
+
+
+def test_more_pixels_than_there_is_room_for(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    imagenette(root)
+    with pytest.raises(DataError, match=r"images of 1000000×1000000 for each processor take .*benchmark.size=32"):
+        SplitTorchvision.of("Imagenette")(size=1_000_000).data()
+    monkeypatch.setattr("clarena_vision.decoded.require_memory", lambda size, what: None)
+    with pytest.raises(DataError, match=r"15 images of 1000000×1000000 take 41\d+.\d GiB, and the disk of .* left"):
+        SplitTorchvision.of("Imagenette")(size=1_000_000).data()
+
+
+def test_a_decompression_bomb(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    imagenette(root)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(DataError, match=r"Image 0 of 15 cannot be decoded: .*decompression bomb"):
+        SplitTorchvision.of("Imagenette")().data()
 
 
 def test_an_image_that_is_damaged(root: Path) -> None:

@@ -1,0 +1,172 @@
+"""The source arrays of a benchmark: what they must be, and their identity."""
+
+import hashlib
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from clarena.errors import DataError
+from clarena.toolbox.gradients import IGNORED
+
+INPUTS = (
+    torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.bool,
+    torch.float16, torch.float32, torch.float64,
+)  # fmt: skip
+"""What inputs may be stored as."""
+
+
+@dataclass(frozen=True, eq=False)
+class Data:
+    """The source arrays of a benchmark, on the CPU, as they are stored (uint8 images stay uint8).
+
+    Attributes:
+        x_train, x_test: inputs [n, …], of one dtype and shape.
+        y_train, y_test: source classes, int64 [n], in 0 … classes − 1; or [n, time], one for each token of inputs
+            [n, time], where −100 is ignored.
+        class_names: a name for each class.
+        domain_train, domain_test: the domain of each sample, int64 [n], where samples come from several.
+        domain_names: a name for each domain.
+        class_bytes: how many bytes of text each class stands for, where classes are the tokens of a language model;
+            likelihoods are then measured beside accuracies.
+        notes: what reading left out or changed, and what a person should know of the data, a sentence each; no part of
+            the fingerprint.
+    """
+
+    x_train: Tensor
+    y_train: Tensor
+    x_test: Tensor
+    y_test: Tensor
+    class_names: tuple[str, ...]
+    domain_train: Tensor | None = None
+    domain_test: Tensor | None = None
+    domain_names: tuple[str, ...] = ()
+    class_bytes: tuple[int, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def per_token(self) -> bool:
+        """Whether every token of an input has a label of its own."""
+        return self.y_train.ndim > 1
+
+    @property
+    def classes(self) -> int:
+        """The number of source classes."""
+        return len(self.class_names)
+
+    def without_test(self) -> "Data":
+        """The training data alone, standing where the test data stood: what a tuning run is given."""
+        return replace(self, x_test=self.x_train, y_test=self.y_train, domain_test=self.domain_train)
+
+    def validate(self) -> None:
+        """Raise `DataError` where no benchmark could use the arrays: of a wrong type or shape, empty, out of range."""
+        for name in ("x_train", "y_train", "x_test", "y_test"):
+            if not isinstance(tensor := getattr(self, name), Tensor):
+                raise DataError(f"{name} must be a torch.Tensor, not {_kind(tensor)}: torch.from_numpy(…).")
+        for part, x, y in (("training", self.x_train, self.y_train), ("test", self.x_test, self.y_test)):
+            _validate_inputs(part, x)
+            _validate_labels(part, x, y)
+            counted = y[y != IGNORED] if self.per_token else y
+            low, high = int(counted.min()), int(counted.max())
+            if low < 0 or high >= self.classes:
+                raise DataError(
+                    f"The {part} labels run from {low} to {high}, but there are {self.classes} classes: "
+                    f"labels must lie in 0 … {self.classes - 1}."
+                )
+        form, other = ((tuple(x.shape[1:]), x.dtype) for x in (self.x_train, self.x_test))
+        if form != other:
+            raise DataError(
+                f"Training inputs have shape {form[0]} and are {_name(form[1])}, test inputs have shape {other[0]} and "
+                f"are {_name(other[1])}. They must be alike."
+            )
+        if self.class_bytes and (len(self.class_bytes) != self.classes or min(self.class_bytes) < 0):
+            raise DataError(f"Give a number of bytes, 0 or more, for each of the {self.classes} classes, or for none.")
+        for kind, names in (("class", self.class_names), ("domain", self.domain_names)):
+            _validate_names(kind, names)
+        self._validate_domains()
+
+    def _validate_domains(self) -> None:
+        for part, domain, y in (
+            ("training", self.domain_train, self.y_train),
+            ("test", self.domain_test, self.y_test),
+        ):
+            if domain is None:
+                continue
+            count = len(self.domain_names)
+            if not isinstance(domain, Tensor) or domain.dtype != torch.int64 or domain.shape != y.shape[:1]:
+                raise DataError(
+                    f"The {part} domains must be whole numbers, torch.int64 [{len(y)}], one for each sample."
+                )
+            if int(domain.min()) < 0 or int(domain.max()) >= count:
+                raise DataError(f"The {part} domains must lie in 0 … {count - 1}: there are {count} names of domains.")
+
+    def fingerprint(self) -> str:
+        """SHA-256 over names, shapes, dtypes and bytes: the identity of the source data in a track's digest."""
+        digest = hashlib.sha256("\0".join(self.class_names).encode())
+        tensors = [self.x_train, self.y_train, self.x_test, self.y_test]
+        if self.domain_train is not None and self.domain_test is not None:
+            digest.update("\0".join(("", *self.domain_names)).encode())
+            tensors += [self.domain_train, self.domain_test]
+        if self.class_bytes:
+            digest.update(repr(self.class_bytes).encode())
+        for tensor in tensors:
+            digest.update(f"{tuple(tensor.shape)}{tensor.dtype}".encode())
+            digest.update(tensor.contiguous().numpy().data)
+        return digest.hexdigest()
+
+
+def _validate_inputs(part: str, x: Tensor) -> None:
+    if x.dtype not in INPUTS:
+        known = ", ".join(map(_name, INPUTS))
+        raise DataError(f"The {part} inputs are {_name(x.dtype)}. Give them as one of: {known}.")
+    if x.ndim < 2:
+        raise DataError(
+            f"The {part} inputs have the shape {tuple(x.shape)}. Give a row of numbers for each sample: [n, …]."
+        )
+    if not x.numel():
+        raise DataError(f"The {part} set is empty. Give at least one sample of each class.")
+    if x.is_floating_point() and not bool(torch.isfinite(x).all()):
+        bad = int((~torch.isfinite(x.flatten(1))).any(1).nonzero()[0])
+        raise DataError(f"The {part} set holds NaN or infinity, first in sample {bad}. Clean the data.")
+
+
+def _validate_labels(part: str, x: Tensor, y: Tensor) -> None:
+    if len(x) != len(y):
+        raise DataError(f"The {part} set has {len(x)} inputs but {len(y)} labels. Give one label per input.")
+    tokens = x.ndim == 2 and not x.is_floating_point() and x.dtype != torch.bool
+    per_token = tokens and y.ndim == 2 and y.shape == x.shape
+    what = f"The {part} labels are {_name(y.dtype)} {list(y.shape)}, the inputs {_name(x.dtype)} {list(x.shape)}."
+    if y.ndim == 2 and not per_token and bool(((y != 0).sum(1) == 1).all() and (y.sum(1) == 1).all()):
+        raise DataError(f"{what} Each row has a single 1: give the number of the class in its place, y.argmax(1).")
+    if y.ndim != 1 and not per_token:
+        raise DataError(
+            f"{what} Give one label per input, int64 [n], or one for each token of inputs that are tokens, both "
+            "[n, time]."
+        )
+    if y.dtype != torch.int64:
+        raise DataError(f"{what} Labels must be the numbers of classes, int64 [n]; where they are: y.long().")
+    without = (y == IGNORED).all(1) if per_token else torch.zeros(1, dtype=torch.bool)
+    if bool(without.any()):
+        raise DataError(
+            f"The {part} set has a sequence without any label, first number {int(without.nonzero()[0])}. Remove it."
+        )
+
+
+def _validate_names(kind: str, names: tuple[str, ...]) -> None:
+    for name in names:
+        if not isinstance(name, str):
+            raise DataError(f"The name of a {kind} must be text, not {_kind(name)} ({name!r}).")
+        try:
+            name.encode()
+        except UnicodeEncodeError as error:
+            raise DataError(f"The name of a {kind}, {name!r}, cannot be written as UTF-8. Rename it.") from error
+
+
+def _kind(value: Any) -> str:
+    dtype = getattr(value, "dtype", None)
+    return type(value).__name__ + (f" of {dtype}" if dtype is not None else "")
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -1,0 +1,164 @@
+"""The data of a benchmark: read once in a process, again when its files have changed, and what a person sees of it."""
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from clarena.contract.benchmark import Benchmark
+from clarena.contract.data import Data
+from clarena.errors import ClarenaError, DataError
+from clarena.plugins.parameters import parameters, parse
+from clarena.protocol.protocol import NamedPart
+from clarena.toolbox.files import Stamp, file_stamps
+from clarena.toolbox.gradients import IGNORED
+
+KEPT = 2
+"""Data that are kept for the next run of the same process."""
+
+Report = dict[str, Any]
+"""What is known of data, as JSON; see `Loaded.report`."""
+
+
+@dataclass(frozen=True, eq=False)
+class Loaded:
+    """Validated data, and the facts that are computed of them once.
+
+    Attributes:
+        name: the benchmark's.
+        input_shape: of what a model is given of one sample, before the transform of an experience.
+        from_files: whether the benchmark names files that they were read from.
+    """
+
+    name: str
+    data: Data
+    input_shape: tuple[int, ...]
+    from_files: bool
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of the data."""
+        return self.data.fingerprint()
+
+    @cached_property
+    def report(self) -> Report:
+        """Counts by part and class, range, samples that occur twice, and the notes of whoever read the data."""
+        data = self.data
+        train, test = _hashes(data.x_train), _hashes(data.x_test)
+        known, inputs = set(train), (data.x_train, data.x_test)
+        return {
+            "benchmark": self.name,
+            "fingerprint": self.fingerprint,
+            "inputs": {
+                "shape": list(data.x_train.shape[1:]),
+                "type": str(data.x_train.dtype).removeprefix("torch."),
+                "lowest": min(x.min().item() for x in inputs),
+                "highest": max(x.max().item() for x in inputs),
+                "given_to_the_model": list(self.input_shape),
+            },
+            "classes": list(data.class_names),
+            "domains": list(data.domain_names),
+            "train": {"samples": len(train), "labels_by_class": _counts(data.y_train, data.classes)},
+            "test": {"samples": len(test), "labels_by_class": _counts(data.y_test, data.classes)},
+            "twice": {
+                "within_train": len(train) - len(known),
+                "within_test": len(test) - len(set(test)),
+                "test_samples_in_train": sum(row in known for row in test),
+            },
+            "notes": list(data.notes),
+        }
+
+    @property
+    def summary(self) -> str:
+        """The report in one line."""
+        report = self.report
+        inputs, train, test, twice = (report[key] for key in ("inputs", "train", "test", "twice"))
+        counts = train["labels_by_class"]
+        each = f"{min(counts)}" if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
+        shape, given = (" × ".join(map(str, inputs[key])) for key in ("shape", "given_to_the_model"))
+        line = (
+            f"{self.name}: {train['samples']} training and {test['samples']} test samples of {len(counts)} classes "
+            f"({each} training samples each); {shape} {inputs['type']} from {inputs['lowest']:g} to "
+            f"{inputs['highest']:g}" + (f", given to the model as {given}" if given != shape else "")
+        )
+        return f"{line}; {twice['within_train']} training samples occur twice." if twice["within_train"] else f"{line}."
+
+
+_kept: OrderedDict[tuple[type[Benchmark], str, tuple[Stamp, ...]], Loaded] = OrderedDict()
+
+
+def load(benchmark: type[Benchmark], options: Mapping[str, Any]) -> Loaded:
+    """The validated data of a benchmark, kept for the next run of the same process until one of its files changes.
+
+    Raises:
+        DataError: when they are absent, cannot be used, or do not fit into memory.
+    """
+    try:
+        values = parse(benchmark, options, benchmark.name)
+        made = benchmark(**values)
+        files = file_stamps(made.source_files())
+        key = (benchmark, repr(values), files)
+        if key not in _kept:
+            data = made.data()
+            data.validate()
+            input_shape = tuple(made.inputs(data.x_train[:1]).shape[1:])
+            _kept[key] = Loaded(benchmark.name, data, input_shape, bool(files))
+            while len(_kept) > KEPT:
+                _kept.popitem(last=False)
+    except Exception as error:  # whatever a plugin's benchmark raises
+        raise blamed(error, benchmark.name) from error
+    _kept.move_to_end(key)
+    return _kept[key]
+
+
+def blamed(error: Exception, name: str) -> ClarenaError:
+    """What a benchmark raised as an error that says whose fault it is: that of the request, the data, or the benchmark.
+
+    Args:
+        name: of the benchmark.
+    """
+    if isinstance(error, ClarenaError):
+        return error
+    if isinstance(error, MemoryError):
+        return DataError(
+            f"The data of {name} do not fit into memory ({error}). Take fewer or smaller samples; its options are in: "
+            f"clarena describe {name}"
+        )
+    return DataError(f"The benchmark {name} is faulty: {type(error).__name__}: {error}")
+
+
+def loaded_from_files(benchmark: type[Benchmark]) -> Loaded | None:
+    """The data that a benchmark reads from files that are there, by its default options; None where it names none.
+
+    Raises:
+        ClarenaError: as `load`, and where an option has no default.
+    """
+    paths = list(benchmark(**parse(benchmark, {}, benchmark.name)).source_files())
+    return load(benchmark, {}) if paths and all(path.exists() for path in paths) else None
+
+
+def require_unchanged(benchmark: type[Benchmark], part: NamedPart) -> None:
+    """Raise `DataError` where the data are no longer those that a track is made of."""
+    if part.fingerprint is not None and load(benchmark, part.options).fingerprint != part.fingerprint:
+        raise DataError(f"The data of {part.name} have changed since the evaluation was planned. Start it again.")
+
+
+def stated(benchmark: type[Benchmark], options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that a track names: all, but for those that came later and are at their default."""
+    known = parameters(benchmark)
+    return {
+        name: value for name, value in options.items() if name not in benchmark.added or value != known[name].default
+    }
+
+
+def _hashes(x: Tensor) -> list[int]:
+    return [hash(row.tobytes()) for row in x.flatten(1).numpy()]
+
+
+def _counts(y: Tensor, classes: int) -> list[int]:
+    counts: list[int] = torch.bincount(y[y != IGNORED], minlength=classes).tolist()
+    return counts
