@@ -12,7 +12,7 @@ That this is wide enough is tested as well: initial weights that are off by ten 
 That it is narrow enough, too: another seed, another learning rate by one part in a hundred, or one batch more fail,
 and no native passes for finetune. (To the bit, two versions are compared by `perf/same_bits.py`.)
 
-Four files are of long runs of the host's procedure; the others, one for each native, are of short ones
+Four files are of long runs of the host's procedure; the others, one for each native and a composite, are of short ones
 at the strategy's defaults. Write one with `PYTHONPATH=tests python tests/run/test_golden.py NAME`.
 """
 
@@ -52,7 +52,7 @@ LONG = {
 }
 LONG_RUN = {"epochs": 2, "batch_size": 32, "learning_rate": 0.001, "buffer_size": 50}
 
-SHORT = [e.name for e in HOST.strategies if e.plugin == "native" and e.name not in LONG]
+SHORT = [e.name for e in HOST.strategies if e.plugin == "native" and e.name not in LONG] + ["ewc+lwf+gem"]
 SHORT_RUN = {"limit": 64, "epochs": 3, "batch_size": 16, "learning_rate": 0.005, "buffer_size": 50}
 # At the first step of a distillation old and new scores are the same, and their gradient is what rounding leaves of 0.
 # Adam makes a full step of it, in a random direction; plain SGD a step of nothing.
@@ -69,9 +69,9 @@ CASES = [
     (name, scenario) for name, make in STRATEGIES.items() for scenario in SCENARIOS if scenario in make().scenarios
 ]
 MOVED = (
-    "The results moved. If the host's procedure was meant to change, raise clarena.protocol.protocol.REVISION and write "
-    "all files anew; if this strategy was, write its file anew, and say in the changelog that its earlier rows are of "
-    "another version: PYTHONPATH=tests python tests/run/test_golden.py {}. If neither, undo what moved them."
+    "The results moved. If the host's procedure was meant to change, raise REVISION (clarena.protocol.protocol) and "
+    "write all files anew; if this strategy was, write its file anew, and say in the changelog that its earlier rows "
+    "are of another version: PYTHONPATH=tests python tests/run/test_golden.py {}. If neither, undo what moved them."
 )
 
 

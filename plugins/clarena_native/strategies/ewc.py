@@ -70,6 +70,9 @@ class EWC(GradientStrategy):
     def backward_penalty(self) -> None:
         self.consolidated.add_gradient(self.model, self.strength * self.weight)
 
+    def stiffness(self) -> Tensor:
+        return self.strength * self.weight * self.consolidated.importance
+
     @property
     def weight(self) -> float:
         """What the penalty carries besides λ: γ when online, as in Progress & Compress."""

@@ -59,6 +59,9 @@ class MAS(GradientStrategy):
     def backward_penalty(self) -> None:
         self.consolidated.add_gradient(self.model, 2 * self.strength)
 
+    def stiffness(self) -> Tensor:
+        return 2 * self.strength * self.consolidated.importance
+
     @torch.no_grad()
     def after_experience(self, experience: Experience) -> None:
         fresh = self._batched(experience) if self.estimator == "batched" else self._per_sample(experience)
