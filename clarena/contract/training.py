@@ -94,6 +94,14 @@ class GradientStrategy(Strategy):
         if penalty is not None:
             penalty.backward()
 
+    def stiffness(self) -> Tensor | None:
+        """The second derivative of a quadratic penalty by each parameter that it holds [parameters], from the first on.
+
+        A composite that steps by plain SGD asks once, as an experience begins, so as not to step too far. None: there
+        is no such penalty.
+        """
+        return None
+
     def adjust_gradients(self, batch: Batch) -> None:
         """The last word on `p.grad` before the optimiser."""
 

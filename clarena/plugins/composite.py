@@ -8,6 +8,14 @@ adjusted once; each part consolidates once, in the order in which the parts are 
 At most one part may have a task loss of its own, and at most one may adjust gradients. A part that replaces the loop,
 the step or the prediction cannot share it with others. There is one optimiser: a part that sets a learning rate sets it
 for all. What a part sees of the loss's gradient (SI) has the distillation terms in it.
+
+Where a part needs plain SGD, its rate η was not chosen with the penalties of the others in view, and the adaptive
+optimiser that theirs were chosen for is gone. A quadratic penalty with the second derivative aᵢ = Σ λΩᵢ by parameter i
+multiplies the distance to its anchor by 1 − ηaᵢ in each step, which diverges unless |1 − ηaᵢ| < 1. So there each
+parameter has the rate ηᵢ = min(η, 1/aᵢ): no step overshoots an anchor, whatever λ is. Then, for a loss whose gradient
+has a Lipschitz constant L ≤ 1/η, as SGD without a penalty needs, loss and penalties together cannot rise: their
+curvature is at most L + aᵢ along parameter i, and 1/ηᵢ = max(1/η, aᵢ) ≥ (L + aᵢ) / 2. Minima stay where they are, and
+where ηaᵢ ≤ 1 for all i, every bit is that of SGD. What is projected is this step.
 """
 
 import re
@@ -16,6 +24,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Annotated, Any, ClassVar, Self
 
+import torch
 from pydantic import Field
 from torch import Tensor
 
@@ -94,6 +103,26 @@ class Composite(GradientStrategy):
         for part in self.running:
             part.experience = experience
             part.before_experience(experience)
+        self._slowed = self._rates()
+
+    @torch.no_grad()
+    def _rates(self) -> list[Tensor]:
+        """ηᵢ/η of the parameters that penalties hold, one tensor for each in order; none unless by plain SGD."""
+        held = [a for a in (part.stiffness() for part in self.running) if a is not None and len(a)]
+        if not (self.context.plain_sgd and held):
+            return []
+        total = torch.zeros_like(max(held, key=len))
+        for a in held:
+            total[: len(a)] += a
+        slowed = (self.context.learning_rate * total).clamp(min=1).reciprocal()
+        shapes, sizes = [], 0
+        for p in self.model.parameters():
+            if sizes == len(slowed):
+                break
+            shapes.append(p.shape)
+            sizes += p.numel()
+        parts = slowed.split([shape.numel() for shape in shapes])
+        return [part.view(shape) for part, shape in zip(parts, shapes)]
 
     def replay(self, batch: Batch) -> Batch:
         for part in self.running:
@@ -123,6 +152,9 @@ class Composite(GradientStrategy):
             part.backward_penalty()
 
     def adjust_gradients(self, batch: Batch) -> None:
+        for p, slowed in zip(self.model.parameters(), self._slowed):
+            if p.grad is not None:
+                p.grad.mul_(slowed)
         for part in self.running:
             part.adjust_gradients(batch)
 
@@ -134,6 +166,7 @@ class Composite(GradientStrategy):
         for part in self.running:
             part.after_experience(experience)
             part.experience = None  # type: ignore[assignment]
+        del self._slowed
 
     def __reduce__(self) -> tuple[Any, ...]:
         # The class was made on the fly: a copy makes it again from its parts.

@@ -14,6 +14,11 @@ class QuadraticPenalty(nn.Module):
     Both are flat vectors over `model.parameters()` in order. A head grows by new parameters at the end, so the
     vectors stay aligned and new outputs are free of the penalty.
 
+    A step of plain SGD at rate η multiplies the distance to an anchor by 1 − η · strength · importance: it diverges
+    unless |1 − η · strength · importance| < 1. A difference from the papers: beside a strategy that needs plain SGD the
+    composite bounds the rate of each parameter by 1 / (strength · importance) (see `clarena.plugins.composite`).
+    Adam divides by the size of the gradient and needs no bound.
+
     Attributes:
         importance: [parameters at the last consolidation], not negative.
         anchor: the same shape.

@@ -117,6 +117,21 @@ def test_batched_takes_the_absolute_value_last():
             assert ours.strategy.consolidated.importance.sum() < 0.9 * exact.sum()
 
 
+def test_the_gradient_of_all_samples_is_added_up_in_parts():
+    """Without `estimator_batch` all are one batch, but no forward pass is larger than one of the test."""
+    sizes = []
+
+    def estimate(eval_batch_size):
+        ours = walk(MAS(estimator="batched"), backbone=Smooth, eval_batch_size=eval_batch_size, **DOUBLE)
+        experience = begin(ours, 0)
+        ours.strategy.model.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+        end(ours, experience)
+        return ours.strategy.consolidated.importance
+
+    torch.testing.assert_close(estimate(4), estimate(512))
+    assert sizes == [4] * 8 + [1, 33]
+
+
 def test_batched_looks_at_the_outputs_in_play_only():
     ours = walk(MAS(estimator="batched"), "task", backbone=Flat, **DOUBLE)
     ours.step(0)

@@ -278,6 +278,77 @@ def test_exemplars_of_er_are_not_distilled_and_do_not_reach_si():
     assert len(ours.predict()) == len(ours.realised.test.labels)
 
 
+# --- sums of anything train
+
+
+@pytest.mark.parametrize("projection", ["gem", "agem"])
+@pytest.mark.parametrize("strength", [1e3, 1e6, 1e12])
+@pytest.mark.parametrize("penalty", ["ewc", "mas", "si", "l2"])
+def test_beside_plain_sgd_no_penalty_is_too_stiff(penalty, strength, projection):
+    """The loss of each experience stays near that without a penalty, where one may only keep it from falling."""
+    classes = [host().strategies.load(name) for name in (penalty, "lwf", projection)]
+    for scenario in SCENARIOS:
+        ours = walk(make(*classes, **{penalty: {"strength": strength}}), scenario, **NORM)
+        assert all(ours.step(position).meter.mean_loss < 10 for position in range(3))
+
+
+def test_a_bounded_step_never_overshoots_an_anchor_and_moves_no_bit_where_it_is_not_needed():
+    ours = walk(make(EWC, L2, GEM, ewc={"strength": 1000.0}, l2={"strength": 5.0}), "task")
+    ours.step(0)
+    begin(ours, 1)
+    composite, model = ours.strategy, ours.strategy.model
+    rate = composite.context.learning_rate
+    ewc, l2, _ = composite.running
+    held = flat(model.parameters())[: len(l2.consolidated.anchor)]
+    a = 1000.0 * ewc.consolidated.importance + 5.0
+    slowed = flat(composite._slowed)
+    torch.testing.assert_close(slowed, torch.minimum(torch.tensor(1.0), 1 / (rate * a)))
+    assert (rate * a > 2).any()  # these would diverge
+    assert (rate * a < 1).any()  # and these need nothing
+    assert (1 - rate * slowed * a).abs().max() < 1
+    assert (slowed[rate * a < 1] == 1).all()
+    assert len(held) == len(slowed) < len(flat(model.parameters()))  # new outputs are free
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_soft_penalties_take_plain_steps(scenario):
+    """Bit for bit as if nobody had said how stiff they are."""
+
+    class Unsaid(EWC):
+        """Says nothing of it."""
+
+        def stiffness(self):
+            return None
+
+    said, unsaid = (make(cls, GEM, ewc={"strength": 5.0}) for cls in (EWC, Unsaid))
+    assert same(
+        walk(said, scenario, **NORM).finish().parameters(), walk(unsaid, scenario, **NORM).finish().parameters()
+    )
+
+
+def test_an_adaptive_optimiser_is_left_to_its_own_rates():
+    ours = walk(make(EWC, L2, ewc={"strength": 1e6}), "task", optimizer="adam")
+    ours.step(0)
+    begin(ours, 1)
+    assert ours.strategy._slowed == []
+
+
+COMPOSABLE = ["finetune", "ewc", "mas", "si", "l2", "lwf", "er", "der", "der++", "gem", "agem", "frozen"]
+PAIRS = [pair for pair in permutations(COMPOSABLE, 2) if {"gem", "agem", "frozen"} & set(pair)]
+
+
+@pytest.mark.parametrize("pair", PAIRS, ids="+".join)
+def test_every_pair_with_a_projection_or_a_frozen_backbone_trains(pair):
+    """In either order: what one part does as an experience begins must not surprise the other."""
+    try:
+        cls = host().strategy("+".join(pair))
+    except UsageError:
+        assert set(pair) == {"gem", "agem"}
+        return
+    ours = walk(cls, "task")
+    assert all(ours.step(position).meter.mean_loss < 10 for position in range(3))
+
+
 # --- copies, and the state
 
 

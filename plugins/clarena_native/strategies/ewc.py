@@ -70,6 +70,9 @@ class EWC(GradientStrategy):
     def backward_penalty(self) -> None:
         self.consolidated.add_gradient(self.model, self.strength * self.weight)
 
+    def stiffness(self) -> Tensor:
+        return self.strength * self.weight * self.consolidated.importance
+
     @property
     def weight(self) -> float:
         """What the penalty carries besides λ: γ when online, as in Progress & Compress."""
@@ -105,10 +108,11 @@ class EWC(GradientStrategy):
     def _batched(self, experience: Experience) -> Tensor:
         """The mean over batches of the squared gradient of the batch's mean loss."""
         parameters = [p for p in self.model.parameters() if p.requires_grad]
-        squares: list[Tensor] = []
+        total, batches = torch.zeros_like(flat(self.model), requires_grad=False), 0
         with evaluating(self.model):
             for batch in experience.scan(self.context.protocol.batch_size):
                 loss = cross_entropy(self.model(batch.x), batch.y, batch.mask)
                 gradients = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
-                squares.append(spread(self.model, gradients).square())
-        return torch.stack(squares).mean(dim=0)
+                total += spread(self.model, gradients).square()
+                batches += 1
+        return total / batches

@@ -94,13 +94,13 @@ class GEM(GradientStrategy):
             rows = stored["experience"] == position
             mask = self.context.space.exemplar_mask(stored["task"][rows][:1] if "task" in stored else None)
             self.past.append((stored["x"][rows], stored["y"][rows], mask))
-        parameters = trained(self.model)
-        self.rows = parameters[0].new_empty(len(self.past), sum(p.numel() for p in parameters))
 
     def adjust_gradients(self, batch: Batch) -> None:
         if not self.past:
             return
         parameters = trained(self.model)
+        if not len(self.rows):  # not before: another part may have frozen some as the experience began
+            self.rows = parameters[0].new_empty(len(self.past), sum(p.numel() for p in parameters))
         with evaluating(self.model):
             for row, memory in zip(self.rows, self.past):
                 loss_gradient(self.model, parameters, *memory, out=row)

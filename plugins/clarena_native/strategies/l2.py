@@ -41,6 +41,9 @@ class L2(GradientStrategy):
     def backward_penalty(self) -> None:
         self.consolidated.add_gradient(self.model, self.strength)
 
+    def stiffness(self) -> Tensor:
+        return self.strength * self.consolidated.importance
+
     @torch.no_grad()
     def after_experience(self, experience: Experience) -> None:
         theta = flat(self.model)

@@ -59,6 +59,9 @@ class MAS(GradientStrategy):
     def backward_penalty(self) -> None:
         self.consolidated.add_gradient(self.model, 2 * self.strength)
 
+    def stiffness(self) -> Tensor:
+        return 2 * self.strength * self.consolidated.importance
+
     @torch.no_grad()
     def after_experience(self, experience: Experience) -> None:
         fresh = self._batched(experience) if self.estimator == "batched" else self._per_sample(experience)
@@ -74,12 +77,13 @@ class MAS(GradientStrategy):
         parameters = [p for p in self.model.parameters() if p.requires_grad]
         total = torch.zeros_like(flat(self.model), requires_grad=False)
         with evaluating(self.model):
-            for batch in experience.scan(self.estimator_batch or len(experience)):
+            for batch in experience.scan(self.estimator_batch):  # the gradient of all samples is added up in parts
                 scores = self.model(batch.x)
                 if batch.mask is not None:
                     scores = scores * batch.mask
                 gradients = torch.autograd.grad(
                     scores.square().sum(), parameters, allow_unused=True, materialize_grads=True
                 )
-                total += spread(self.model, gradients).abs()
-        return total / len(experience)
+                gradient = spread(self.model, gradients)
+                total += gradient if self.estimator_batch is None else gradient.abs()
+        return total.abs() / len(experience)

@@ -63,6 +63,9 @@ class SI(GradientStrategy):
     def backward_penalty(self) -> None:
         self.consolidated.add_gradient(self.model, 2 * self.strength)
 
+    def stiffness(self) -> Tensor:
+        return 2 * self.strength * self.consolidated.importance
+
     @torch.no_grad()
     def after_step(self, batch: Batch) -> None:
         self.path.addcmul_(self.task_gradient, flat(self.model) - self.before, value=-1)
