@@ -1,10 +1,11 @@
 """A record: everything that one run (one cell) produced. It is the truth; all else is derived from it."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from pydantic import (
     AwareDatetime,
     BeforeValidator,
@@ -16,7 +17,7 @@ from pydantic import (
 )
 
 from clarena.protocol.protocol import FrozenModel, Track, digest
-from clarena.record import likelihoods, metrics
+from clarena.record import curves, likelihoods, metrics
 
 SCHEMA_VERSION = 1
 
@@ -160,8 +161,8 @@ class Record(FrozenModel):
         experiences: what each of them held.
         accuracy_matrix: [T+1][T]; row 0 is before any learning; null is undefined.
         bits_per_byte: the same of language models' bits per byte; absent where classes are not tokens of text.
-        metrics: all of `clarena.record.metrics.METRICS`; with bits per byte, of
-            `clarena.record.likelihoods.LANGUAGE_METRICS` too.
+        metrics: all of `clarena.record.metrics.METRICS`; with a curve, of `clarena.record.curves.CURVE_METRICS`, and
+            with bits per byte, of `clarena.record.likelihoods.LANGUAGE_METRICS` too.
         costs: one entry for each experience learned.
         curve: accuracy within experiences, where the protocol asks for it.
         class_report, confusion_matrix: of the last row, per class; absent beyond `metrics.MOST_REPORTED` classes.
@@ -275,10 +276,11 @@ class Predictions(FrozenModel):
             return None
         return likelihoods.bits_per_byte(self.log_probability, self.text_bytes, self.experience, self.experiences)
 
-    def summary(self, output_names: list[str]) -> dict[str, Any]:
-        """The fields of a record that follow from predictions alone."""
+    def summary(self, output_names: list[str], curve: Sequence[CurvePoint] = ()) -> dict[str, Any]:
+        """The fields of a record that follow from predictions, and for some of the metrics from the curve."""
         matrix = self.accuracy_matrix()
-        summary: dict[str, Any] = {"accuracy_matrix": matrix.tolist(), "metrics": metrics.summarise(matrix)}
+        summary: dict[str, Any] = {"accuracy_matrix": matrix.tolist()}
+        summary["metrics"] = metrics.summarise(matrix) | curve_metrics(matrix, curve)
         bits = self.bits_per_byte()
         if bits is not None:
             summary["bits_per_byte"] = bits.tolist()
@@ -288,6 +290,12 @@ class Predictions(FrozenModel):
             confusion = metrics.confusion_matrix(self.labels, self.predicted[-1], len(output_names))
             summary["confusion_matrix"] = confusion.tolist()
         return summary
+
+
+def curve_metrics(matrix: ArrayLike, curve: Sequence[CurvePoint]) -> dict[str, float]:
+    """The metrics of a run's curve, by name; none where it has none. Raises ValueError for one that does not fit."""
+    points = [point.position for point in curve], [point.accuracy for point in curve]
+    return curves.summarise(matrix, *points) if curve else {}
 
 
 def now() -> datetime:

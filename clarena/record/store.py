@@ -24,7 +24,7 @@ from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
 from clarena.errors import StoreError
-from clarena.record.record import SCHEMA_VERSION, Cell, Predictions, Record
+from clarena.record.record import SCHEMA_VERSION, Cell, Predictions, Record, curve_metrics
 
 RECORD, PREDICTIONS, CHECKPOINT, TRACKED = "record.json", "predictions.npz", "checkpoint.pt", "tracked.json"
 
@@ -136,7 +136,11 @@ def read_record(path: Path) -> Record:
         ) from error
     if (record.cell_id, record.track_digest) != (record.cell.id, record.cell.track.digest):
         raise StoreError(f"The record {path} was altered: its cell does not match its digest. Move its folder away.")
-    return record
+    try:
+        found = curve_metrics(record.matrix, record.curve)  # which older records do not hold
+    except ValueError as error:
+        raise StoreError(f"The record {path} is not valid (curve: {error}). Move its folder away.") from error
+    return record.model_copy(update={"metrics": record.metrics | found}) if found else record
 
 
 def read_predictions(path: Path, record: Record) -> Predictions:
