@@ -83,7 +83,7 @@ def make_plan(
         tuning: plan tuning runs: on validation data, under seeds that are kept for them.
     """
     if not strategies:
-        raise UsageError(f"Name at least one strategy. Known: {', '.join(host.strategies.names())}.")
+        raise UsageError("Name at least one strategy, such as finetune or ewc. clarena list names all.")
     seeds = _checked_seeds(seeds, tuning)
     device_named(device)
     changes = dict(settings.get("protocol", {})) | ({"limit": limit} if limit is not None else {})
@@ -232,7 +232,7 @@ def _strategy_info(cls: type[Strategy], values: Mapping[str, Any], track: Track,
             f"{cls.name} takes the learning rate of its part {owner}. Set that one: "
             f"--set {cls.name}.{owner}.learning_rate={values['learning_rate']}"
         )
-    hyperparameters = parse(cls, values, cls.name)
+    hyperparameters = parse(cls, values, cls.name, also=["learning_rate"] if owner is None else [])
     if owner is not None:
         own = hyperparameters if owner == cls.name else hyperparameters["parts"][owner]
         rate = own["learning_rate"]
@@ -309,7 +309,7 @@ def _fingerprint(benchmark: type[Benchmark], options: str) -> str:
 def _check_owners(settings: Settings, names: list[str]) -> None:
     for owner in settings:
         if owner not in (*OWNERS, *names):
-            raise unknown_name("owner of a --set value in this evaluation", owner, [*OWNERS, *names])
+            raise unknown_name("strategy or part of this track", owner, [*OWNERS, *names])
 
 
 def _plugin(host: Host, given: str | type[Any]) -> str:
