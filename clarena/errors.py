@@ -3,8 +3,9 @@
 Every message says what happened, what exists, and what to do next.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
+from textwrap import wrap
 
 
 class ClarenaError(Exception):
@@ -43,20 +44,40 @@ class ClarenaWarning(UserWarning):
     """Something that a user should know of and that stops nothing; the command line prints it on one line."""
 
 
-def unknown_name(
-    kind: str, name: str, known: Iterable[str], broken: Mapping[str, str] | None = None
-) -> UnknownNameError:
-    """The error for a name that nobody registered: the closest match, what exists, and which plugins failed to load.
+MOST_LISTED = 12
+"""So many names a message lists; of more it says where to see them."""
 
-    `broken` maps the name of each plugin that failed to load to its one-line reason: the missing name may be in it.
+
+def unknown_name(
+    kind: str, name: str, known: Iterable[str], broken: Mapping[str, str] | None = None, see: str = ""
+) -> UnknownNameError:
+    """The error for a name that nobody registered: the closest few, what exists, and which plugins failed to load.
+
+    Args:
+        kind: what it should have named: `strategy`.
+        known: what exists.
+        broken: the name of each plugin that failed to load and its one-line reason: the missing name may be in it.
+        see: the command that names all of them, such as `clarena list`; without one they are all listed.
     """
     known = sorted(known)
     lines = [f"There is no {kind} named {name!r}."]
     by_lower = {one.lower(): one for one in known}
-    close = get_close_matches(name.lower(), by_lower, n=1, cutoff=0.5)
+    close = [repr(by_lower[each]) for each in get_close_matches(name.lower(), by_lower, n=4, cutoff=0.5)]
     if close:
-        lines.append(f"Did you mean {by_lower[close[0]]!r}?")
-    lines.append(f"Known: {', '.join(known) or 'none'}.")
+        also = f" Also close: {', '.join(close[1:])}." if close[1:] and len(known) > MOST_LISTED else ""
+        lines.append(f"Did you mean {close[0]}?{also}")
+    if see and len(known) > MOST_LISTED:
+        lines.append(f"{see} names all {len(known)}.")
+    else:
+        lines.append(listed(known))
     for plugin, reason in sorted((broken or {}).items()):
         lines.append(f"Plugin {plugin!r} failed to load and may have held it: {reason}")
     return UnknownNameError("\n".join(lines))
+
+
+def listed(known: Sequence[str]) -> str:
+    """`Known: a, b.` on lines that a terminal has room for."""
+    names = f"{', '.join(known) or 'none'}."
+    return "\n".join(
+        wrap(f"Known: {names}", 78, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+    )

@@ -24,7 +24,7 @@ from clarena.plugins.host import Host, PluginSources
 from clarena.plugins.parameters import parameters
 from clarena.plugins.registry import Registry, first_sentence
 from clarena.protocol.protocol import PRESETS, Protocol
-from clarena.record import likelihoods, metrics
+from clarena.record import curves, likelihoods, metrics
 
 HERE = Path(__file__).parent
 NOTE = "<!-- Built from the code by docs/build.py; edits here are lost. -->\n"
@@ -240,14 +240,21 @@ def metric_page() -> str:
     parts = ["# Metrics\n", inspect.cleandoc(metrics.__doc__ or "") + "\n"]
     rows = [
         [f"`{m.name}`", first_sentence(m.function.__doc__), m.unit, "higher" if m.higher_is_better else "lower"]
-        for m in (*metrics.METRICS.values(), *likelihoods.LANGUAGE_METRICS.values())
+        for m in (*curves.ACCURACY_METRICS.values(), *likelihoods.LANGUAGE_METRICS.values())
     ]
     parts.append(table(["metric", "", "unit", "better"], rows))
-    others = [metrics.forgetting_per_experience, metrics.min_accuracy, metrics.accuracy_matrix]
-    others += [metrics.class_report, metrics.confusion_matrix]
+    others = [
+        metrics.forgetting_per_experience,
+        metrics.accuracy_matrix,
+        metrics.class_report,
+        metrics.confusion_matrix,
+    ]
     others += [*(m.function for m in likelihoods.LANGUAGE_METRICS.values()), likelihoods.bits_per_byte]
     for function in [*(m.function for m in metrics.METRICS.values()), *others]:
         parts += [f"## `{function.__name__}`\n", code(stub(function))]
+    parts += ["## Within experiences\n", inspect.cleandoc(curves.__doc__ or "") + "\n"]
+    for function in [*(m.function for m in curves.CURVE_METRICS.values()), curves.evaluations]:
+        parts += [f"### `{function.__name__}`\n", code(stub(function))]
     return "\n".join(parts)
 
 

@@ -60,7 +60,7 @@ def find(host: "Host", name: str) -> list[tuple["Registry", "Offer"]]:
     if not found:
         known = [entry.name for registry in registries(host).values() for entry in registry]
         broken = {f"{each.plugin} ({each.origin})": each.reason for each in host.broken}
-        raise unknown_name("strategy, backbone or benchmark", name, known, broken)
+        raise unknown_name("strategy, backbone or benchmark", name, known, broken, see="clarena list")
     return found
 
 

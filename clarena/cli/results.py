@@ -156,15 +156,15 @@ def _field(value: Any) -> Any:
 
 def _chosen(held: list["Record"], track: str | None, strategies: list[str], store: Path) -> list["Record"]:
     """The records that were asked for; raises `UnknownNameError` where a name matches none."""
-    chosen = held
+    chosen, see = held, f"clarena results --store {store}"
     if track is not None and held:
         chosen = [r for r in chosen if r.track_digest.startswith(track) or track in r.cell.track.label]
         if not chosen:
-            raise unknown_name(f"track in {store}", track, {r.cell.track.label for r in held})
+            raise unknown_name(f"track in {store}", track, {r.cell.track.label for r in held}, see=see)
     for name in strategies if held else ():
         names = {record.cell.strategy.name for record in chosen}
         if name not in names:
-            raise unknown_name(f"strategy among these records of {store}", name, names)
+            raise unknown_name(f"strategy among these records of {store}", name, names, see=see)
     return [record for record in chosen if not strategies or record.cell.strategy.name in strategies]
 
 

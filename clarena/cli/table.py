@@ -11,6 +11,7 @@ from rich.text import Text
 from clarena.cli.text import page, put
 from clarena.protocol.protocol import Track
 from clarena.record.aliases import Aliases
+from clarena.record.curves import SHORT
 from clarena.record.record import Record
 from clarena.record.statistics import Interval
 from clarena.record.summary import Row, by_track, row_labels, rows
@@ -55,6 +56,7 @@ def print_table(track: Track, table: list[Row], console: Console | None = None) 
             end_section=last_reference,
         )
     put(console, grid)
+    _print_curves(track, table, labels, console)
     legend = "Mean ± half-width of the 95 % Student-t interval over n seeds."
     if any(row.info.reference for row in table):
         legend += " References come first; they are never ranked."
@@ -70,6 +72,22 @@ def print_table(track: Track, table: list[Row], console: Console | None = None) 
             "of metering, and otherwise.",
             style="dim",
         )
+
+
+def _print_curves(track: Track, table: list[Row], labels: list[str], console: Console) -> None:
+    """What was measured within experiences, where anything was: a table of its own, which 80 columns have room for."""
+    if not any(row.interval(name) for row in table for name in SHORT):
+        return
+    every = track.protocol.eval_every
+    console.print(f"\nWithin experiences, tested every {f'{every} steps' if every > 1 else 'step'}", style="bold")
+    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    grid.add_column("strategy", overflow="fold", min_width=12)
+    for title in SHORT.values():
+        grid.add_column(f"{title} %", justify="right", no_wrap=True)
+    for label, row in zip(labels, table):
+        values = [percent(row.interval(name)) for name in SHORT]
+        grid.add_row(Text(label), *values, style="dim" if row.info.reference else None)
+    put(console, grid)
 
 
 def percent(interval: Interval | None) -> str:

@@ -9,7 +9,7 @@ import inspect
 import json
 import math
 import types
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -74,13 +74,14 @@ def defaults(cls: type[Any]) -> dict[str, Any]:
     return {name: p.default for name, p in parameters(cls).items() if p.default is not inspect.Parameter.empty}
 
 
-def parse(cls: type[Any], values: Mapping[str, Any], owner: str) -> dict[str, Any]:
+def parse(cls: type[Any], values: Mapping[str, Any], owner: str, also: Sequence[str] = ()) -> dict[str, Any]:
     """Check the given values against the signature and return all hyper-parameters, defaults filled in.
 
     Args:
         cls: whose `__init__` declares the parameters.
         values: given values; strings (from the command line) are read as JSON where the type asks for it.
-        owner: what to call the class in messages (`ewc`, `benchmark split-digits`).
+        owner: what to call the class in messages (`ewc`, `benchmark`).
+        also: what can be set besides, and is not among the values.
 
     Raises:
         UsageError: for an unknown parameter, a wrong type or a value out of range, naming the parameter, its type
@@ -89,7 +90,8 @@ def parse(cls: type[Any], values: Mapping[str, Any], owner: str) -> dict[str, An
     known = parameters(cls)
     for name in values:
         if name not in known:
-            raise unknown_name(f"hyper-parameter of {owner}", name, known)
+            kind = "option of the" if owner in ("benchmark", "backbone") else "hyper-parameter of"
+            raise unknown_name(f"{kind} {owner}", name, [*known, *also])
     parsed = {}
     for name, parameter in known.items():
         value = values.get(name, parameter.default)

@@ -192,7 +192,7 @@ class Registry:
             if colon and entry.placeholder and known.partition(":")[0] == family:
                 return entry
         broken = {f"{each.plugin} ({each.origin})": each.reason for each in self._broken}
-        raise unknown_name(self.kind.word, name, self._entries, broken)
+        raise unknown_name(self.kind.word, name, self._entries, broken, see="clarena list")
 
     def load(self, name: str) -> type[Any]:
         """Import the class behind a name.

@@ -10,7 +10,8 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import ArrayLike
 
-from clarena.record.metrics import METRICS, Floats, Metric
+from clarena.record.curves import ACCURACY_METRICS
+from clarena.record.metrics import Floats, Metric, mean
 
 
 def bits_per_byte(log_probability: ArrayLike, text_bytes: ArrayLike, experience: ArrayLike, experiences: int) -> Floats:
@@ -60,7 +61,7 @@ def final_bits_per_byte(matrix: ArrayLike) -> float:
 
     Source: this project, of the matrix of bits per byte as `final_average_accuracy` is of accuracies.
     """
-    return _mean(_after(matrix)[-1])
+    return mean(_after(matrix)[-1])
 
 
 def bits_per_byte_forgetting(matrix: ArrayLike) -> float:
@@ -72,7 +73,7 @@ def bits_per_byte_forgetting(matrix: ArrayLike) -> float:
     """
     after = _after(matrix)
     fewest: Floats = np.fmin.reduce(after[:-1, :-1], axis=0, initial=np.nan)
-    return _mean(after[-1, :-1] - fewest)
+    return mean(after[-1, :-1] - fewest)
 
 
 LANGUAGE_METRICS: Mapping[str, Metric] = MappingProxyType(
@@ -86,7 +87,7 @@ LANGUAGE_METRICS: Mapping[str, Metric] = MappingProxyType(
 )
 """The metrics of the matrix of bits per byte by name: of language models, beside those of `METRICS`."""
 
-ALL_METRICS = (*METRICS, *LANGUAGE_METRICS)
+ALL_METRICS = (*ACCURACY_METRICS, *LANGUAGE_METRICS)
 """The names of all metrics that a record may hold."""
 
 
@@ -98,8 +99,3 @@ def _after(matrix: ArrayLike) -> Floats:
     if np.any(cells < 0):
         raise ValueError("Bits per byte are 0 or more, or NaN where undefined.")
     return cells[1:]
-
-
-def _mean(values: Floats) -> float:
-    """The mean, NaN when there is nothing to take it of (where numpy would warn)."""
-    return float(values.mean()) if values.size else float("nan")

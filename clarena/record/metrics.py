@@ -1,4 +1,4 @@
-"""The numbers a run is judged by: pure functions of its accuracy matrix, predictions or accuracy curve.
+"""The numbers a run is judged by: pure functions of its accuracy matrix or predictions.
 
 The accuracy matrix R of a stream of T experiences has shape [T + 1, T] and holds fractions in [0, 1]:
 
@@ -43,7 +43,7 @@ def accuracy_matrix(predictions: ArrayLike, labels: ArrayLike, experience: Array
     Raises:
         ValueError: for shapes or values that do not fit, or a cell of which only some samples were predicted.
     """
-    predicted, truth, owner = _integers(predictions), _integers(labels), _integers(experience)
+    predicted, truth, owner = checked_integers(predictions), checked_integers(labels), checked_integers(experience)
     if predicted.shape != (experiences + 1, truth.size) or truth.ndim != 1 or owner.shape != truth.shape:
         raise ValueError(
             f"Predictions {predicted.shape}, labels {truth.shape} and experience {owner.shape} do not fit: "
@@ -79,7 +79,7 @@ def final_average_accuracy(matrix: ArrayLike) -> float:
     Source: Lopez-Paz & Ranzato 2017 (GEM), eq. 2.
     """
     _, after = _rows(matrix)
-    return _mean(after[-1])
+    return mean(after[-1])
 
 
 def average_incremental_accuracy(matrix: ArrayLike) -> float:
@@ -91,7 +91,7 @@ def average_incremental_accuracy(matrix: ArrayLike) -> float:
     experience, which is equal where experiences have test sets of one size.
     """
     _, after = _rows(matrix)
-    return _mean(np.array([row[:i].mean() for i, row in enumerate(after, start=1)]))
+    return mean(np.array([row[:i].mean() for i, row in enumerate(after, start=1)]))
 
 
 def learning_accuracy(matrix: ArrayLike) -> float:
@@ -102,7 +102,7 @@ def learning_accuracy(matrix: ArrayLike) -> float:
     Source: Riemer et al. 2019 (MER), section 5, "learning accuracy".
     """
     _, after = _rows(matrix)
-    return _mean(after.diagonal())
+    return mean(after.diagonal())
 
 
 def worst_experience_accuracy(matrix: ArrayLike) -> float:
@@ -124,7 +124,7 @@ def forgetting(matrix: ArrayLike) -> float:
     Source: Chaudhry et al. 2018 (Riemannian Walk), "forgetting measure" F_T. On 0.5, 0.8, 0.6 it is 0.2;
     first minus last would give -0.1. It is negative where experiences end better than they ever were.
     """
-    return _mean(forgetting_per_experience(matrix))
+    return mean(forgetting_per_experience(matrix))
 
 
 def forgetting_per_experience(matrix: ArrayLike) -> Floats:
@@ -150,7 +150,7 @@ def backward_transfer(matrix: ArrayLike) -> float:
     Source: Lopez-Paz & Ranzato 2017 (GEM), eq. 3. Their code divides by T.
     """
     _, after = _rows(matrix)
-    return _mean(after[-1, :-1] - after.diagonal()[:-1])
+    return mean(after[-1, :-1] - after.diagonal()[:-1])
 
 
 def forward_transfer(matrix: ArrayLike) -> float:
@@ -162,38 +162,12 @@ def forward_transfer(matrix: ArrayLike) -> float:
     undefined where classes that were not yet seen cannot be predicted, as in the class scenario.
     """
     before, after = _rows(matrix)
-    return _mean(after.diagonal(offset=1) - before[1:])
-
-
-def min_accuracy(curve_experience: ArrayLike, curve: ArrayLike) -> float:
-    """Mean over old experiences of the lowest accuracy each fell to once it was learned: the stability gap.
-
-    (1/(k-1)) sum_{j=1..k-1} min_{s: e_s > j} A[s, j],  k = max_s e_s
-
-    Args:
-        curve_experience: [S] e_s, the experience (counted from 1) being learned at evaluation s.
-        curve: [S, T] A[s, j], the accuracy on experience j at evaluation s.
-
-    Returns:
-        A fraction; NaN where nothing is evaluated after the first experience, or a cell in it is undefined.
-
-    Raises:
-        ValueError: for shapes that do not fit, or values out of range.
-
-    Source: De Lange, van de Ven & Tuytelaars 2023 (identifying the stability gap), "min-ACC".
-    """
-    learning, accuracy = _integers(curve_experience), _fractions(curve)
-    if accuracy.ndim != 2 or learning.shape != accuracy.shape[:1]:
-        raise ValueError(f"Curve {accuracy.shape} and experiences {learning.shape} are not [S, T] and [S].")
-    if np.any(learning < 1) or np.any(learning > accuracy.shape[1]):
-        raise ValueError(f"Each evaluation must name an experience in 1..{accuracy.shape[1]}.")
-    latest = int(learning.max(initial=1))
-    return _mean(np.array([accuracy[learning > j, j - 1].min() for j in range(1, latest)]))
+    return mean(after.diagonal(offset=1) - before[1:])
 
 
 @dataclass(frozen=True)
 class Metric:
-    """One metric of a matrix: what records, tables, documentation and the leaderboard show of it.
+    """One metric of a matrix, or of a curve: what records, tables, documentation and the leaderboard show of it.
 
     `unit` is "accuracy" for a fraction in [0, 1], "difference" for one of two such fractions, in [-1, 1], and "bits"
     for bits per byte, 0 or more.
@@ -203,7 +177,7 @@ class Metric:
     title: str
     unit: Literal["accuracy", "difference", "bits"]
     higher_is_better: bool
-    function: Callable[[ArrayLike], float]
+    function: Callable[..., float]
 
 
 METRICS: Mapping[str, Metric] = MappingProxyType(
@@ -288,20 +262,20 @@ def confusion_matrix(labels: ArrayLike, predictions: ArrayLike, classes: int) ->
 
 def _rows(matrix: ArrayLike) -> tuple[Floats, Floats]:
     """The checked matrix as row 0, [T], and the rows after learning, [T, T]: R[i, j] at [i - 1, j - 1]."""
-    cells = _fractions(matrix)
+    cells = checked_fractions(matrix)
     if cells.ndim != 2 or cells.shape[1] < 1 or cells.shape[0] != cells.shape[1] + 1:
         raise ValueError(f"An accuracy matrix has shape [T + 1, T] with T >= 1, not {list(cells.shape)}.")
     return cells[0], cells[1:]
 
 
-def _fractions(values: ArrayLike) -> Floats:
+def checked_fractions(values: ArrayLike) -> Floats:
     array = np.asarray(values, dtype=np.float64)
     if np.any((array < 0) | (array > 1)):
         raise ValueError("An accuracy is a fraction in [0, 1], or NaN where it is undefined.")
     return array
 
 
-def _integers(values: ArrayLike) -> Integers:
+def checked_integers(values: ArrayLike) -> Integers:
     array = np.asarray(values)
     if array.size and not np.issubdtype(array.dtype, np.integer):
         raise ValueError(f"Integers expected, not {array.dtype}.")
@@ -310,7 +284,7 @@ def _integers(values: ArrayLike) -> Integers:
 
 def _paired(labels: ArrayLike, predictions: ArrayLike, classes: int | None) -> tuple[Integers, Integers]:
     """Labels and predictions as [N] each, checked to be classes: 0 or more, and below `classes`."""
-    truth, predicted = _integers(labels), _integers(predictions)
+    truth, predicted = checked_integers(labels), checked_integers(predictions)
     if truth.ndim != 1 or predicted.shape != truth.shape:
         raise ValueError(f"Labels {truth.shape} and predictions {predicted.shape} are not [N] and [N].")
     both = np.concatenate([truth, predicted])
@@ -320,6 +294,6 @@ def _paired(labels: ArrayLike, predictions: ArrayLike, classes: int | None) -> t
     return truth, predicted
 
 
-def _mean(values: Floats) -> float:
+def mean(values: Floats) -> float:
     """The mean, NaN when there is nothing to take it of (where numpy would warn)."""
     return float(values.mean()) if values.size else float("nan")

@@ -1,11 +1,11 @@
 """A record: everything that one run (one cell) produced. It is the truth; all else is derived from it."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from pydantic import (
     AwareDatetime,
     BeforeValidator,
@@ -17,7 +17,7 @@ from pydantic import (
 )
 
 from clarena.protocol.protocol import FrozenModel, Track, digest
-from clarena.record import likelihoods, metrics
+from clarena.record import curves, likelihoods, metrics
 
 SCHEMA_VERSION = 1
 
@@ -171,8 +171,8 @@ class Record(FrozenModel):
         experiences: what each of them held.
         accuracy_matrix: [T+1][T]; row 0 is before any learning; null is undefined.
         bits_per_byte: the same of language models' bits per byte; absent where classes are not tokens of text.
-        metrics: all of `clarena.record.metrics.METRICS`; with bits per byte, of
-            `clarena.record.likelihoods.LANGUAGE_METRICS` too.
+        metrics: all of `clarena.record.metrics.METRICS`; with a curve, of `clarena.record.curves.CURVE_METRICS`, and
+            with bits per byte, of `clarena.record.likelihoods.LANGUAGE_METRICS` too.
         costs: one entry for each experience learned.
         curve: accuracy within experiences, where the protocol asks for it.
         class_report, confusion_matrix: of the last row, per class; absent beyond `metrics.MOST_REPORTED` classes.
@@ -290,10 +290,11 @@ class Predictions(FrozenModel):
             return None
         return likelihoods.bits_per_byte(self.log_probability, self.text_bytes, self.experience, self.experiences)
 
-    def summary(self, output_names: list[str]) -> dict[str, Any]:
-        """The fields of a record that follow from predictions alone."""
+    def summary(self, output_names: list[str], curve: Sequence[CurvePoint] = ()) -> dict[str, Any]:
+        """The fields of a record that follow from predictions, and for some of the metrics from the curve."""
         matrix = self.accuracy_matrix()
-        summary: dict[str, Any] = {"accuracy_matrix": matrix.tolist(), "metrics": metrics.summarise(matrix)}
+        summary: dict[str, Any] = {"accuracy_matrix": matrix.tolist()}
+        summary["metrics"] = metrics.summarise(matrix) | curve_metrics(matrix, curve)
         bits = self.bits_per_byte()
         if bits is not None:
             summary["bits_per_byte"] = bits.tolist()
@@ -309,6 +310,12 @@ def counted(cost: str, meterings: Iterable[int]) -> Callable[[int], bool]:
     """Whether a cost of a record of some metering may be averaged with those of the newest among `meterings`."""
     least = min(MEASURED_SINCE.get(cost, 1), max(meterings, default=1))
     return lambda metering: metering >= least
+
+
+def curve_metrics(matrix: ArrayLike, curve: Sequence[CurvePoint]) -> dict[str, float]:
+    """The metrics of a run's curve, by name; none where it has none. Raises ValueError for one that does not fit."""
+    points = [point.position for point in curve], [point.accuracy for point in curve]
+    return curves.summarise(matrix, *points) if curve else {}
 
 
 def now() -> datetime:

@@ -28,7 +28,7 @@ from pydantic import ValidationError
 from clarena.errors import StoreError
 from clarena.protocol.protocol import Track
 from clarena.record.aliases import Aliases, read_aliases
-from clarena.record.record import SCHEMA_VERSION, Cell, Predictions, Record
+from clarena.record.record import SCHEMA_VERSION, Cell, Predictions, Record, curve_metrics
 
 RECORD, PREDICTIONS, CHECKPOINT = "record.json", "predictions.npz", "checkpoint.pt"
 REPORT = "data.json"
@@ -163,7 +163,13 @@ def read_record(path: Path) -> Record:
         ) from error
     if (record.cell_id, record.track_digest) != (record.cell.id, record.cell.track.digest):
         raise StoreError(f"The record {path} was altered: its cell does not match its digest. Move its folder away.")
-    return record
+    if not record.curve:
+        return record
+    try:
+        found = curve_metrics(record.matrix, record.curve)  # which older records do not hold
+    except ValueError as error:
+        raise StoreError(f"The record {path} is not valid (curve: {error}). Move its folder away.") from error
+    return record.model_copy(update={"metrics": record.metrics | found})
 
 
 def read_predictions(path: Path, record: Record) -> Predictions:

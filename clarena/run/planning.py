@@ -90,7 +90,7 @@ def make_plan(
         limits: on the time of each run, and on that of trying the strategy out here.
     """
     if not strategies:
-        raise UsageError(f"Name at least one strategy. Known: {', '.join(host.strategies.names())}.")
+        raise UsageError("Name at least one strategy, such as finetune or ewc. clarena list names all.")
     seeds = _checked_seeds(seeds, tuning)
     store = os.path.join(working_directory(), store)
     device_named(device)
@@ -244,7 +244,7 @@ def _strategy_info(cls: type[Strategy], values: Mapping[str, Any], track: Track,
             f"{cls.name} takes the learning rate of its part {owner}. Set that one: "
             f"--set {cls.name}.{owner}.learning_rate={values['learning_rate']}"
         )
-    hyperparameters = parse(cls, values, cls.name)
+    hyperparameters = parse(cls, values, cls.name, also=["learning_rate"] if owner is None else [])
     if owner is not None:
         own = hyperparameters if owner == cls.name else hyperparameters["parts"][owner]
         rate = own["learning_rate"]
@@ -317,7 +317,7 @@ def _checked_seeds(seeds: Sequence[int], tuning: bool) -> list[int]:
 def _check_owners(settings: Settings, names: list[str]) -> None:
     for owner in settings:
         if owner not in (*OWNERS, *names):
-            raise unknown_name("owner of a --set value in this evaluation", owner, [*OWNERS, *names])
+            raise unknown_name("strategy or part of this track", owner, [*OWNERS, *names])
 
 
 def _plugin(host: Host, given: str | type[Any]) -> str:

@@ -329,7 +329,7 @@ class Run:
                     log_probability=None if test.text_bytes is None else np.stack(likely),
                     text_bytes=test.text_bytes,
                 )
-                realised |= predictions.summary(names)
+                realised |= predictions.summary(names, self.state.curve)
         record = Record(
             cell=self.cell,
             cell_id=self.cell.id,

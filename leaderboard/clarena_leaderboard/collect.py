@@ -12,7 +12,7 @@ from clarena.errors import StoreError
 from clarena.protocol.protocol import Track
 from clarena.record import metrics
 from clarena.record.likelihoods import LANGUAGE_METRICS
-from clarena.record.record import Predictions, Record, StrategyInfo
+from clarena.record.record import Predictions, Record, StrategyInfo, curve_metrics
 from clarena.record.store import PREDICTIONS, RECORD, read_predictions, read_record
 from clarena_leaderboard.contents import Run
 
@@ -96,7 +96,7 @@ def recompute(record: Record, predictions: Predictions | None) -> tuple[dict[str
                 flaws.append("its accuracy matrix is not what its predictions give")
             if record.confusion_matrix and not same(_confusion(predictions, record), record.confusion_matrix):
                 flaws.append("its confusion matrix is not what its predictions give")
-        values = metrics.summarise(matrix)
+        values = metrics.summarise(matrix) | curve_metrics(matrix, record.curve)
         bits = np.array(record.bits_per_byte, dtype=float)
         if predictions is not None:
             found = predictions.bits_per_byte()

@@ -136,14 +136,14 @@ def pairs(
     if not chosen:
         known = {table.label for table in tables}
         raise (
-            unknown_name(f"track in {source}", track or "", known)
+            unknown_name(f"track in {source}", track or "", known, see="clarena results")
             if known
             else UsageError(f"There is no readable run in {source}. Make some with clarena evaluate.")
         )
     matches = [(table, named(table, a), named(table, b)) for table in chosen]
     for name, place in ((a, 1), (b, 2)):
         if not any(match[place] for match in matches):
-            raise unknown_name("row", name, {entry.label for table in chosen for entry in table.entries})
+            raise unknown_name("row", name, {e.label for table in chosen for e in table.entries}, see="clarena results")
     found = []
     for table, first, second in matches:
         if first and second:
@@ -178,7 +178,7 @@ def duel(table: "Table", a: "Entry", b: "Entry") -> Duel:
     from clarena_leaderboard.ranking import claimed, values_of
 
     if a.id == b.id:
-        raise UsageError(f"{a.label} is one row, not two. Known on {table.label}:\n" + _known(table))
+        raise UsageError(f"{a.label} is one row, not two. clarena results lists those of {table.label}.")
     metric = table.sort_key
     seeds = tuple(seed for seed in table.seeds if all(np.isfinite(_value(entry, seed, metric)) for entry in (a, b)))
     if not seeds:
@@ -200,10 +200,6 @@ def _value(entry: "Entry", seed: int, metric: str) -> float:
     """The value of one seed; NaN where it did not finish."""
     finished = (run for run in entry.runs if run.seed == seed and run.status == "finished")
     return next((run.metrics[metric] for run in finished), float("nan"))
-
-
-def _known(table: "Table") -> str:
-    return "\n".join(f"  {entry.label!r}" for entry in table.entries)
 
 
 def _print(duel: Duel) -> None:

@@ -27,7 +27,7 @@ class Run:
         origin: where the record is: a folder of a store, or `mlflow:<run id>`.
         row, cell, track: digests.
         seed: the one seed of the run; hidden seeds are those of a season.
-        metrics: of `clarena.record.metrics.METRICS`; NaN where undefined.
+        metrics: of `clarena.record.metrics.METRICS` and, with a curve, `curves.CURVE_METRICS`; NaN where undefined.
         flaws: in words, what is wrong with the record, such as a logged number that is not what its predictions say.
         train_seconds, predict_seconds, peak_memory_bytes, state_bytes, parameters: costs of the whole run; NaN where
             they were not told.
@@ -149,7 +149,8 @@ class Entry:
         slug: name of its page, unique on the board: `ewc-1a2b3c4d`.
         label: what a reader calls it, unique in its table.
         runs: those on the table's seeds first, in the order of seeds, then others.
-        intervals: by metric, over the table's seeds; None where undefined.
+        intervals: by metric, over the table's seeds; None where undefined. Those of curves are there where the track's
+            protocol tests within experiences.
         standing, reason: whether it is ranked, and why not.
         badge: claimed, verified, or neither.
         chosen: how its hyper-parameters were chosen: `default`, `paper`, `tuned (50 trials)`, …

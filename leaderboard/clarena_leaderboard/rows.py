@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from clarena.protocol.protocol import Track
+from clarena.record.curves import ACCURACY_METRICS
 from clarena.record.metrics import METRICS
 from clarena.record.record import StrategyInfo
 from clarena.record.statistics import Interval, student_t_interval
@@ -86,6 +87,7 @@ def entries(
 ) -> list[Entry]:
     """The rows of a table as entries, unordered and not yet compared; `slugs` and `submissions` go by the row's id."""
     labels = unique_labels([(row.id, row.info) for row in rows])
+    shown = ACCURACY_METRICS if track.protocol.eval_every else METRICS
     made = []
     newest = max((run.metering for row in rows for run in row.runs.values() if run.status == "finished"), default=1)
     for row in rows:
@@ -100,7 +102,7 @@ def entries(
                 label=labels[row.id],
                 info=row.info,
                 runs=tuple(sorted(row.runs.values(), key=lambda run: (run.seed not in seeds, run.seed))),
-                intervals={name: _interval([run.metrics[name] for run in counted]) for name in METRICS},
+                intervals={name: _interval([run.metrics.get(name, math.nan) for run in counted]) for name in shown},
                 standing=standing,
                 reason=reason,
                 badge=submitted.badge,

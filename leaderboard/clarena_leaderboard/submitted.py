@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from clarena.record.metrics import METRICS
+from clarena.record.curves import ACCURACY_METRICS
 from clarena.submission.verdict import HiddenRow, HiddenRun, Verdict
 from clarena_leaderboard import ledger
 from clarena_leaderboard.contents import HiddenRuns, Run, Submitted
@@ -68,7 +68,9 @@ def _run(verdict: Verdict, row: HiddenRow, told: HiddenRun) -> Run:
         seed=told.number,
         status=told.status,
         reason="",
-        metrics={name: told.metrics.get(name, unknown) for name in METRICS} if told.status == "finished" else {},
+        metrics={name: told.metrics.get(name, unknown) for name in ACCURACY_METRICS}
+        if told.status == "finished"
+        else {},
         flaws=(),
         train_seconds=unknown,
         predict_seconds=unknown,

@@ -40,7 +40,7 @@ class TorchvisionModel(ImageNetwork):
         """The backbone of one of torchvision's classifiers."""
         known = models.list_models(module=models)
         if argument not in known:
-            raise unknown_name("torchvision classifier", argument, known)
+            raise unknown_name("torchvision classifier", argument, known, see="torchvision.models.list_models()")
         return family_member(cls, argument, network_name=argument)
 
     @classmethod

@@ -1,6 +1,5 @@
 """Timm's models of images as backbones."""
 
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Self
 
@@ -8,7 +7,7 @@ from clarena_native.torchvision_cpu import import_torchvision
 from clarena_transformers.hub import snapshot
 from torch import nn
 
-from clarena import UsageError, family_member
+from clarena import UsageError, family_member, unknown_name
 
 from .networks import OPTION, ImageNetwork
 
@@ -32,9 +31,7 @@ class TimmModel(ImageNetwork):
     def of(cls, argument: str) -> type[Self]:
         """The backbone of one of timm's models."""
         if not timm.is_model(argument):
-            close = get_close_matches(argument, timm.list_models(), n=3, cutoff=0.5)
-            hint = f" Did you mean {' or '.join(close)}?" if close else ""
-            raise UsageError(f"Timm has no model named {argument!r}.{hint} timm.list_models() names all.")
+            raise unknown_name("model of timm", argument, timm.list_models(), see="timm.list_models()")
         return family_member(cls, argument, network_name=argument)
 
     @classmethod

@@ -23,7 +23,7 @@ from clarena_native.benchmarks.mnist import load as read_mnist
 from clarena_native.torchvision_cpu import import_torchvision
 from pydantic import Field
 
-from clarena import Data, DataError, UsageError, data_root, family_member, file_stamps, unknown_name
+from clarena import Data, DataError, data_root, family_member, file_stamps, unknown_name
 
 from .cifar import local_file, read_cifar
 from .decoded import Chained, Labelled, Mode, Rows, cached, made_once, write_data
@@ -232,9 +232,8 @@ class SplitTorchvision(TorchvisionImages, SplitClasses):
             UsageError: when torchvision has no such set, or its samples are not images of one class each.
         """
         if argument not in NAMES:
-            if hasattr(import_torchvision().datasets, argument):
-                known = ", ".join(NAMES)
-                raise UsageError(f"torchvision's {argument} is not a set of images with a class each. Those: {known}.")
+            if isinstance(getattr(import_torchvision().datasets, argument, None), type):
+                raise unknown_name("torchvision data set of images with a class each", argument, NAMES)
             raise unknown_name("torchvision data set", argument, NAMES)
         return family_member(cls, argument, dataset=argument)
 

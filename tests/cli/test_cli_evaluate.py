@@ -12,7 +12,7 @@ from clarena.errors import ClarenaWarning, UsageError
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("finetne",), ["no strategy named 'finetne'", "Did you mean 'finetune'?", "Known: "]),
+        (("finetne",), ["no strategy named 'finetne'", "Did you mean 'finetune'?", "clarena list names all "]),
         (("ewc", "--benchmark", "split-digit"), ["no benchmark named", "Did you mean 'split-digits'?"]),
         (("ewc", "--backbone", "mlpp"), ["no backbone named", "Did you mean 'mlp'?"]),
         (("ewc", "--protocol", "smoky"), ["no protocol named", "Did you mean 'smoke'?"]),

@@ -20,7 +20,6 @@ from clarena.record.metrics import (
     forgetting,
     forgetting_per_experience,
     learning_accuracy,
-    min_accuracy,
     summarise,
     worst_experience_accuracy,
 )
@@ -278,44 +277,6 @@ def test_accuracy_matrix_is_the_mean_over_each_cell(data):
 def test_predictions_that_do_not_fit(predictions, labels, experience, complaint):
     with pytest.raises(ValueError, match=complaint):
         accuracy_matrix(predictions, labels, experience, 1)
-
-
-# --- the stability gap
-
-
-def test_min_accuracy_worked():
-    """Experience 1 falls to 0.2 while 2 is learned, 2 to 0.5 while 3 is: the matrix shows 0.8 and 0.6."""
-    learning = [1, 1, 2, 2, 3, 3]
-    curve = [
-        [0.1, 0.0, 0.0],  # still learning 1: does not count
-        [0.9, 0.0, 0.0],
-        [0.2, 0.3, 0.0],
-        [0.8, 0.9, 0.0],
-        [0.6, 0.5, 0.4],
-        [0.8, 0.6, 0.9],
-    ]
-    assert min_accuracy(learning, curve) == pytest.approx((0.2 + 0.5) / 2)
-    assert min_accuracy(learning[:4], curve[:4]) == pytest.approx(0.2)  # half way, one experience is old
-
-
-def test_min_accuracy_undefined():
-    assert math.isnan(min_accuracy([1, 1], [[0.5, NAN], [0.6, NAN]]))
-    assert math.isnan(min_accuracy([], np.empty((0, 2))))
-    assert math.isnan(min_accuracy([1, 2, 2], [[0.5, NAN], [NAN, 0.3], [0.4, 0.6]]))
-
-
-def test_min_accuracy_of_a_matrix():
-    """Evaluated after each experience only, the curve is the matrix without row 0."""
-    assert min_accuracy([1, 2, 3], WORKED[1:]) == pytest.approx((0.6 + 0.9) / 2)
-
-
-@pytest.mark.parametrize(
-    ("learning", "curve"),
-    [([1], [0.5]), ([1, 2], [[0.5, 0.5]]), ([0], [[0.5]]), ([2], [[0.5]]), ([1], [[5.0]])],
-)
-def test_curves_that_do_not_fit(learning, curve):
-    with pytest.raises(ValueError, match=r"Curve|name an experience|fraction"):
-        min_accuracy(learning, curve)
 
 
 # --- per class

@@ -19,7 +19,7 @@ def refused(store, strategies=trouble.Plain, **options):
 
 WRONG = {
     "strategy": ({"strategies": "ewk"}, "There is no strategy named 'ewk'.\nDid you mean 'ewc'?"),
-    "no strategy": ({"strategies": []}, "Name at least one strategy. Known: "),
+    "no strategy": ({"strategies": []}, "Name at least one strategy, such as finetune or ewc. clarena list names all."),
     "strategy twice": ({"strategies": ["er", "er"]}, "A strategy is named twice."),
     "no class of this kind": ({"strategies": [dict]}, "give a name or a subclass of"),
     "benchmark": ({"benchmark": "Split-Digits"}, "Did you mean 'split-digits'?"),

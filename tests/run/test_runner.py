@@ -12,6 +12,7 @@ import torch
 import troublemakers as trouble
 
 from clarena import Store, evaluate
+from clarena.record.curves import CURVE_METRICS
 from clarena.record.metrics import METRICS, summarise
 from clarena.record.record import Predictions, Record
 from clarena.record.summary import rows
@@ -143,6 +144,8 @@ def test_testing_within_an_experience_gives_a_curve_and_changes_nothing_else(tmp
     plain = run(tmp_path, "er")
     curved = run(tmp_path, "er", protocol={"eval_every": 3})
     assert plain.curve == []
+    assert set(curved.metrics) - set(plain.metrics) == set(CURVE_METRICS)
+    assert 0 <= curved.metrics["min_accuracy"] <= curved.metrics["final_average_accuracy"]
     assert plain.track_digest != curved.track_digest
     assert plain.predictions == curved.predictions
     assert [cost.mean_loss for cost in plain.costs] == [cost.mean_loss for cost in curved.costs]

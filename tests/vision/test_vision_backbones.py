@@ -271,5 +271,5 @@ class TestTimm:
         assert set(map(str, asked)) == {"('timm/test_resnet.r160_in1k', ['model.safetensors'])"}
 
     def test_an_unknown_name_gets_the_closest_ones(self):
-        with pytest.raises(UsageError, match=r"no model named 'resnet19'\. Did you mean resnet18"):
+        with pytest.raises(UsageError, match=r"no model of timm named 'resnet19'\.\nDid you mean 'resnet18'"):
             self.module.TimmModel.of("resnet19")

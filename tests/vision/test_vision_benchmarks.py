@@ -162,7 +162,7 @@ def test_names_that_lead_nowhere() -> None:
     ):
         SplitTorchvision.of("cifar1000")
     for name in ("CocoDetection", "CelebA", "Kinetics", "ImageFolder", "VisionDataset"):
-        with pytest.raises(UsageError, match=f"torchvision's {name} is not a set of images with a class each"):
+        with pytest.raises(UsageError, match=f"no torchvision data set of images with a class each named '{name}'"):
             SplitTorchvision.of(name)
     assert SplitTorchvision.of("SVHN") is SplitTorchvision.of("SVHN")
     assert SplitTorchvision.of("SVHN").name == "torchvision:SVHN"

@@ -8,7 +8,6 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from clarena.record.metrics import METRICS
 from clarena.record.summary import finite_or_none
 from clarena_leaderboard.contents import Comparison, Entry, Table
 from clarena_leaderboard.site.formatting import buffer_size, hyperparameters, size
@@ -26,7 +25,9 @@ _PAPER = re.compile(r"(?P<authors>[^\d,;]{2,80}?) (?P<year>(?:19|20)\d\d), (?P<t
 def row_data(entry: Entry) -> dict[str, Any]:
     """A row as plain data, one key for each column of a file; undefined numbers are None."""
     intervals = {
-        f"{name}{suffix}": finite_or_none(value) for name in METRICS for suffix, value in _numbers(entry, name).items()
+        f"{name}{suffix}": finite_or_none(value)
+        for name in entry.intervals
+        for suffix, value in _numbers(entry, name).items()
     }
     return {
         "row": entry.id,

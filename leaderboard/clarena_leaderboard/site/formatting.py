@@ -11,7 +11,7 @@ from typing import Any
 from markupsafe import Markup, escape
 
 from clarena.record import metrics
-from clarena.record.metrics import METRICS
+from clarena.record.curves import ACCURACY_METRICS
 from clarena.record.statistics import Interval
 from clarena_leaderboard.contents import Comparison, Entry
 
@@ -114,10 +114,10 @@ class MetricHelp:
 def metric_help() -> dict[str, MetricHelp]:
     """Every metric's definition, from the docstring of its function."""
     found = {}
-    for metric in METRICS.values():
+    for metric in ACCURACY_METRICS.values():
         summary, *blocks = _blocks(metric.function)
         for name in re.findall(r"`(\w+)`", " ".join(blocks)):  # what the equation is written with
-            if name not in METRICS and hasattr(metrics, name):
+            if name not in ACCURACY_METRICS and hasattr(metrics, name):
                 blocks += _blocks(getattr(metrics, name))
         kinds = tuple(("equation" if _is_equation(block) else "text", block) for block in blocks)
         found[metric.name] = MetricHelp(

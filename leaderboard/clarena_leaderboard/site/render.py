@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 import clarena
-from clarena.record import metrics, statistics
+from clarena.record import curves, metrics, statistics
 from clarena_leaderboard import contents
 from clarena_leaderboard.changes import manifest
 from clarena_leaderboard.contents import Board, Entry, Table
@@ -157,7 +157,7 @@ def _code() -> str:
     """Digest of the code that turns a board into pages: other code makes all pages anew."""
     digest = hashlib.sha256(clarena.__version__.encode())
     paths = [path for path in Path(__file__).parent.rglob("*") if path.suffix in (".py", ".html", ".css", ".js")]
-    paths += [Path(str(module.__file__)) for module in (metrics, statistics, contents)]
+    paths += [Path(str(module.__file__)) for module in (curves, metrics, statistics, contents)]
     for path in sorted(paths):
         digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()

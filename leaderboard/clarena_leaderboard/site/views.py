@@ -8,7 +8,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from clarena.record.metrics import METRICS
+from clarena.record import curves
 from clarena.record.statistics import Interval
 from clarena_leaderboard.contents import Board, Entry, Run, Table
 from clarena_leaderboard.site import charts, formatting
@@ -45,6 +45,11 @@ def families(board: Board) -> list[str]:
     """The families of the board, each at the index of its colour."""
     found = {entry.family for table in board.tables for entry in table.entries if entry.standing != "reference"}
     return [*KNOWN_FAMILIES, *sorted(found - set(KNOWN_FAMILIES))]
+
+
+def shown_metrics(table: Table) -> dict[str, str]:
+    """The columns of metrics that a track's table has, by metric."""
+    return SHOWN_METRICS | dict(curves.SHORT if table.track.protocol.eval_every else {})
 
 
 def level(value: float | None) -> str:
@@ -354,7 +359,7 @@ def compare_data(entry: Entry, table: Table, data: Mapping[str, Any]) -> dict[st
             "standing": entry.standing, "tier": entry.tier, "family": entry.family, "hyper-parameters": entry.chosen,
         },
         "metrics": {
-            name: [_short(whole[name]), _short(whole[f"{name}_half_width"])] for name in METRICS
+            name: [_short(whole[name]), _short(whole[f"{name}_half_width"])] for name in entry.intervals
         },
         "costs": {name: whole[name] for name in ("train_seconds", "state_bytes", "parameters", "buffer_size")},
         "settings": {name: formatting.setting(value) for name, value in formatting.hyperparameters(entry).items()},
