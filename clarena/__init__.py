@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from clarena.toolbox.gradients import fisher_diagonal, output_norm_sensitivity
     from clarena.toolbox.modules import BatchNorm, Frozen, evaluating
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _LAZY = {
     "Backbone": "clarena.contract.backbone",

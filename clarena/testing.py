@@ -55,7 +55,8 @@ def parametrize_with_checks(
     Args:
         strategies: the classes.
         scenarios: in which; None takes all that each declares.
-        backbone, options: on what; a tiny MLP if nothing is said.
+        backbone: on what; a tiny MLP if nothing is said.
+        options: of the backbone.
 
     Raises:
         UsageError: for a scenario that a strategy does not declare.

@@ -1,306 +1,99 @@
-"""Build the reference pages of this folder from the code: `python docs/build.py`; `--check` fails on drift.
+"""Build the documentation's site: `mkdocs build --strict`, which finds the hooks here through mkdocs.yml.
 
-Pages are generated whole, except that `protocol.md` is written by hand around one generated table.
+`python docs/build.py` writes the regions of pages that are made from the code and committed; `--check` fails on drift.
 """
 
-import ast
-import inspect
 import re
 import sys
-import textwrap
-from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-import typer
+sys.path.insert(0, str(Path(__file__).parent))
 
-import clarena
-from clarena import hookspecs
-from clarena.cli import app
-from clarena.cli import commands as every_command  # noqa: F401 - each adds itself to `app`
-from clarena.cli.text import prose, value
-from clarena.plugins.host import Host, PluginSources
-from clarena.plugins.parameters import parameters
-from clarena.plugins.registry import Registry, first_sentence
-from clarena.protocol.protocol import PRESETS, Protocol
-from clarena.record import curves, likelihoods, metrics
+from made import board, links, llms, notebook, regions
 
-HERE = Path(__file__).parent
-NOTE = "<!-- Built from the code by docs/build.py; edits here are lost. -->\n"
+ROOT = Path(__file__).parents[1]
+BESIDE = {"CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md", "SECURITY.md": "security.md",
+          "perf/README.md": "performance.md"}  # fmt: skip
+"""Pages of the repository that are pages of the site, too."""
 
-PUBLIC: dict[str, list[str]] = {
-    "To write a strategy": ["Strategy", "GradientStrategy", "Context", "Experience", "Batch", "NEEDS"],
-    "To build one from": [
-        *("ReplayBuffer", "Frozen", "evaluating", "cross_entropy", "fisher_diagonal", "output_norm_sensitivity"),
-    ],
-    "To write a backbone": ["Backbone", "BatchNorm", "Head", "Model"],
-    "To write a benchmark": [
-        "Benchmark",
-        "Data",
-        "Split",
-        "Stream",
-        "split_by_class",
-        "split_by_groups",
-        "split_by_domain",
-        "same_classes",
-        "data_root",
-        "fetch",
-        "file_stamps",
-        "require_file",
-    ],
-    "To run, and read what came out": ["evaluate", "Results", "Record", "Store"],
-    "What is held equal": ["Scenario", "Protocol", "Track"],
-    "To register, and to fail well": [
-        *("hookimpl", "ClarenaError", "UsageError", "PluginError", "DataError", "StoreError", "DivergedError"),
-        *("ClarenaWarning", "family_member", "unknown_name"),
-    ],
-}
-"""Every public name, in the order in which an author meets it."""
+_texts: dict[str, str] = {}
 
 
-def pages() -> dict[str, str]:
-    """The text of every page, by file name."""
-    host = Host.discover(PluginSources(third_party=False))
-    return {
-        "commands.md": NOTE + commands(),
-        "hooks.md": NOTE + hooks(),
-        "api.md": NOTE + api(),
-        "strategies.md": NOTE + catalogue("Strategies", host.strategies, strategy),
-        "backbones.md": NOTE + catalogue("Backbones", host.backbones, lambda cls: docstring(cls) + options(cls)),
-        "benchmarks.md": NOTE + catalogue("Benchmarks", host.benchmarks, benchmark),
-        "metrics.md": NOTE + metric_page(),
-        "protocol.md": between((HERE / "protocol.md").read_text(), "fields", protocol_fields()),
-    }
+def on_files(files: Any, config: Any) -> Any:
+    """Add what is made: the board, the notebook's page with its pictures, and the pages beside `docs/`."""
+    from mkdocs.structure.files import File
+
+    def add(name: str, **content: Any) -> None:
+        files.append(File.generated(config, name, **content))
+
+    for name, path in board.files().items():
+        add(f"board/{name}", abs_src_path=str(path))
+    for source, name in BESIDE.items():
+        add(name, content=(ROOT / source).read_text())
+    for path in sorted(Path(config.docs_dir).glob("*.ipynb")):
+        text, pictures = notebook.page(path)
+        add(f"{path.stem}.md", content=text)
+        for name, content in pictures.items():
+            add(name, content=content)
+    return files
 
 
-# ---- The command line ----
+def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
+    """Fill the regions, point links at the site's pages, and set lists apart, as Python-Markdown wants them."""
+    text = separated_lists(inside(regions.filled(markdown), page.file.src_uri))
+    _texts[page.file.src_uri] = text
+    return text
 
 
-def commands() -> str:
-    """Every command with its arguments and options."""
-    group = typer.main.get_command(app)
-    parts = ["# Commands\n", f"{group.help}\n"]
-    parts += [option_table(group)]
-    for name, command in group.commands.items():  # type: ignore[attr-defined]
-        parts += [f"## `clarena {name}`\n", f"{command.help}\n"]
-        if not hasattr(command, "commands"):
-            parts += [option_table(command)]
-            continue
-        for below, one in command.commands.items():
-            parts += [f"### `clarena {name} {below}`\n", f"{one.help}\n", option_table(one)]
-    return "\n".join(parts)
+def on_post_build(config: Any) -> None:
+    """Write what machines read, then hold every link to its promise."""
+    from mkdocs.exceptions import PluginError
+
+    site = Path(config.site_dir)
+    llms.write(site, config.nav, _texts, config.site_description)
+    if found := links.problems(site):
+        raise PluginError("\n".join(found))
 
 
-def option_table(command: Any) -> str:
-    """Arguments and options of one command."""
-    rows = []
-    for parameter in command.params:
-        spelled = ", ".join(f"`{name}`" for name in parameter.opts)
-        if parameter.param_type_name == "argument":
-            spelled = f"`{parameter.metavar or parameter.name.upper()}`"
-        elif parameter.metavar:
-            spelled += f" `{parameter.metavar}`"
-        default = parameter.default
-        shown = "" if default in (None, False) or callable(default) else f"`{default}`"
-        rows.append([spelled, parameter.help or "", shown])
-    return table(["", "", "default"], rows)
+def inside(text: str, name: str) -> str:
+    """The text of a page with its links to files of the repository as links within the site."""
+    sources = {page: source for source, page in BESIDE.items()}
+    folder = (ROOT / sources[name]).parent if name in sources else (ROOT / "docs" / name).parent
+
+    def moved(found: re.Match[str]) -> str:
+        target = (folder / found[1]).resolve()
+        if not target.is_relative_to(ROOT):
+            return found[0]
+        path = target.relative_to(ROOT).as_posix()
+        to = "README.md" if path in ("README.md", "docs") else BESIDE.get(path, path.removeprefix("docs/"))
+        to = to.removesuffix(".ipynb") + ".md" if to.endswith(".ipynb") else to
+        return f"]({'../' * name.count('/')}{to}{found[2]})"
+
+    return re.sub(r"\]\((?!https?:|#)([^)#\s]+)(#[^)\s]*|)\)", moved, text)
 
 
-# ---- Hooks and the public interface ----
-
-
-def hooks() -> str:
-    """The hook specifications, with exact signatures."""
-    functions = [value for value in vars(hookspecs).values() if hasattr(value, "clarena_spec")]
-    stubs = [code(stub(function)) for function in [*functions, hookspecs.Register]]
-    intro = "A plugin marks a function of one of these names with `@clarena.hookimpl`; see `plugins.md`.\n"
-    return "\n".join(["# Hooks\n", intro, *stubs])
-
-
-def api() -> str:
-    """Every public name with its exact signature and what is said of it."""
-    parts = [
-        "# The Python interface\n",
-        "Everything here is imported from `clarena`, but for `NEEDS`, which is in `clarena.contract.strategy`. "
-        "Code is shown as it stands in the source, without the bodies of functions.\n",
-    ]
-    for title, names in PUBLIC.items():
-        parts.append(f"## {title}\n")
-        for name in names:
-            parts += [f"### `{name}`\n", described(name)]
-    return "\n".join(parts)
-
-
-def described(name: str) -> str:
-    """One public name."""
-    if name == "hookimpl":
-        return "Marks a function as an implementation of the hook whose name it has; see `hooks.md`.\n"
-    if name == "NEEDS":
-        from clarena.contract.strategy import NEEDS
-
-        return table(["need", "meaning"], [[f"`{need}`", meaning] for need, meaning in NEEDS.items()])
-    if name == "Scenario":
-        return "One of `class`, `domain` and `task` (van de Ven & Tolias, 2019).\n"
-    return code(stub(getattr(clarena, name)))
-
-
-def stub(target: Any) -> str:
-    """The source of a class or function as it stands, without private members and without bodies."""
-    source = textwrap.dedent(inspect.getsource(target))
-    return "\n".join(outline(ast.parse(source).body[0], source.splitlines()))
-
-
-def outline(node: ast.stmt, lines: list[str]) -> Iterator[str]:
-    """The lines of a definition that a reader needs."""
-    if not isinstance(node, ast.FunctionDef | ast.ClassDef):
-        yield from lines[node.lineno - 1 : node.end_lineno]
-        return
-    shown = [decorator for decorator in node.decorator_list if "hookspec" not in ast.unparse(decorator)]
-    first = min([node.lineno, *(decorator.lineno for decorator in shown)])
-    told = node.body[0]
-    *head, last = lines[first - 1 : told.lineno - 1]
-    yield from head
-    if ast.get_docstring(node):
-        yield last
-        yield from lines[told.lineno - 1 : told.end_lineno]
-    else:
-        yield f"{last} ..."
-    if isinstance(node, ast.ClassDef):
-        before: type[ast.stmt] = ast.Expr
-        for member in filter(is_public, node.body):
-            if isinstance(member, ast.FunctionDef) or type(member) is not before:
-                yield ""
-            before = type(member)
-            yield from outline(member, lines)
-
-
-def is_public(member: ast.stmt) -> bool:
-    """Whether a member of a class belongs into its documentation."""
-    if isinstance(member, ast.FunctionDef):
-        return not member.name.startswith("_") or member.name in ("__init__", "__call__")
-    if isinstance(member, ast.AnnAssign):
-        return not ast.unparse(member.target).startswith("_")
-    return isinstance(member, ast.Assign) and ast.unparse(member.targets[0]) != "model_config"
-
-
-# ---- Strategies, backbones, benchmarks ----
-
-
-def catalogue(title: str, registry: Registry, describe: Any) -> str:
-    """What the built-in plugins offer of one kind: a list, then each in full."""
-    entries = [entry for entry in registry if entry.plugin != "avalanche"]  # it has a page of its own, see parity.py
-    parts = [f"# {title}\n", table(["name", ""], [[f"[`{e.name}`](#{e.name})", e.summary] for e in entries])]
-    for entry in entries:
-        parts += [f"## `{entry.name}`\n", describe(registry.load(entry.name))]
-    return "\n".join(parts)
-
-
-def strategy(cls: type[clarena.Strategy]) -> str:
-    """A strategy: what its file says, its facts, and its hyper-parameters."""
-    facts = {
-        "scenarios": ", ".join(sorted(cls.scenarios)),
-        "reference": cls.reference,
-        "family": cls.family,
-        "carries on": cls.carries,
-        "needs": ", ".join(sorted(cls.needs)),
-        "equals finetune at": ", ".join(f"`{key}={value}`" for key, value in (cls.off or {}).items()),
-    }
-    listed = "".join(f"* {name}: {value.rstrip('.')}.\n" for name, value in facts.items() if value)
-    return f"{inspect.cleandoc(module_of(cls).__doc__ or '')}\n\n{listed}{options(cls)}"
-
-
-def benchmark(cls: type[clarena.Benchmark]) -> str:
-    """A benchmark: its source, its family, its scenarios and its options."""
-    told = "\n\n".join(prose(docstring(base)) for base in cls.__bases__)
-    return f"{told}\n\n* scenarios: {', '.join(cls.scenarios)}; the first is the default.\n{options(cls)}"
-
-
-def options(cls: type) -> str:
-    """The keyword arguments of a class, as `--set` takes them."""
-    rows = [[f"`{p.name}`", p.type_name, f"`{value(p.default)}`", p.description] for p in parameters(cls).values()]
-    return "\n" + table(["option", "type", "default", ""], rows) if rows else ""
-
-
-def module_of(cls: type) -> ModuleType:
-    """The module that defines a class."""
-    return sys.modules[cls.__module__]
-
-
-def docstring(cls: type) -> str:
-    """The docstring of a class."""
-    return inspect.cleandoc(cls.__doc__ or "") + "\n"
-
-
-# ---- Metrics and protocol ----
-
-
-def metric_page() -> str:
-    """Every metric with its equation and source."""
-    parts = ["# Metrics\n", inspect.cleandoc(metrics.__doc__ or "") + "\n"]
-    rows = [
-        [f"`{m.name}`", first_sentence(m.function.__doc__), m.unit, "higher" if m.higher_is_better else "lower"]
-        for m in (*curves.ACCURACY_METRICS.values(), *likelihoods.LANGUAGE_METRICS.values())
-    ]
-    parts.append(table(["metric", "", "unit", "better"], rows))
-    others = [
-        metrics.forgetting_per_experience,
-        metrics.accuracy_matrix,
-        metrics.class_report,
-        metrics.confusion_matrix,
-    ]
-    others += [*(m.function for m in likelihoods.LANGUAGE_METRICS.values()), likelihoods.bits_per_byte]
-    for function in [*(m.function for m in metrics.METRICS.values()), *others]:
-        parts += [f"## `{function.__name__}`\n", code(stub(function))]
-    parts += ["## Within experiences\n", inspect.cleandoc(curves.__doc__ or "") + "\n"]
-    for function in [*(m.function for m in curves.CURVE_METRICS.values()), curves.evaluations]:
-        parts += [f"### `{function.__name__}`\n", code(stub(function))]
-    return "\n".join(parts)
-
-
-def protocol_fields() -> str:
-    """Every field of the protocol under every preset."""
-    rows = []
-    for name, field in Protocol.model_fields.items():
-        values = [f"`{value(getattr(preset, name))}`" for preset in PRESETS.values()]
-        rows.append([f"`{name}`", *values, field.description or ""])
-    return table(["field", *PRESETS, "meaning"], rows)
-
-
-# ---- Markdown ----
-
-
-def table(header: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table."""
-    lines = [header, ["---"] * len(header), *rows]
-    cells = [[" ".join(cell.split()).replace("|", "\\|") for cell in line] for line in lines]
-    return "".join(f"| {' | '.join(line)} |\n" for line in cells)
-
-
-def code(text: str) -> str:
-    """A block of Python."""
-    return f"```python\n{text.rstrip()}\n```\n"
-
-
-def between(page: str, name: str, content: str) -> str:
-    """The page with what stands between its two markers replaced."""
-    start, end = f"<!-- {name}: built by docs/build.py -->\n", f"<!-- end of {name} -->"
-    return re.sub(f"{re.escape(start)}.*?{re.escape(end)}", lambda _: start + content + end, page, flags=re.DOTALL)
-
-
-def drifted() -> list[str]:
-    """The pages on disk that are not what the code says."""
-    return [name for name, text in pages().items() if not (path := HERE / name).exists() or path.read_text() != text]
+def separated_lists(text: str) -> str:
+    """The text with an empty line before each list that follows a paragraph, outside blocks of code."""
+    lines, fenced, before = list[str](), False, ""
+    for line in text.split("\n"):
+        if line.lstrip().startswith("```"):
+            fenced = not fenced
+        item = re.match(r"(\*|-|1\.) ", line)
+        if item and not fenced and before.strip() and not re.match(r"(\*|-|\d+\.| ) ?", before):
+            lines.append("")
+        lines.append(line)
+        before = line
+    return "\n".join(lines)
 
 
 def main() -> None:
-    """Write the pages, or with `--check` say which have drifted."""
+    """Write the kept regions, or with `--check` say which have drifted."""
     if "--check" in sys.argv[1:]:
-        if names := drifted():
+        if names := regions.drifted():
             sys.exit(f"Out of date: {', '.join(names)}. Run: python docs/build.py")
         return
-    for name, text in pages().items():
-        (HERE / name).write_text(text)
+    regions.write()
 
 
 if __name__ == "__main__":

@@ -169,7 +169,7 @@ class Record(FrozenModel):
         status: `finished`, or why not; `reason` in one line, `traceback` where there is one.
         output_names: the class behind each output, in the order of the stream.
         experiences: what each of them held.
-        accuracy_matrix: [T+1][T]; row 0 is before any learning; null is undefined.
+        accuracy_matrix: [T + 1, T], as lists; row 0 is before any learning; null is undefined.
         bits_per_byte: the same of language models' bits per byte; absent where classes are not tokens of text.
         metrics: all of `clarena.record.metrics.METRICS`; with a curve, of `clarena.record.curves.CURVE_METRICS`, and
             with bits per byte, of `clarena.record.likelihoods.LANGUAGE_METRICS` too.

@@ -92,7 +92,8 @@ def evaluate(
 
     Args:
         strategies: names or classes.
-        benchmark, backbone: a name or a class.
+        benchmark: a name or a class.
+        backbone: a name or a class.
         scenario: `class`, `domain` or `task`; None takes the benchmark's first.
         protocol: a preset.
         seeds: how many (0, 1, …), or which.

@@ -7,12 +7,11 @@ from typing import Any
 
 import pytest
 import torch
+from needs import needs
 
 from clarena import ClarenaError, PluginError, UsageError
-from clarena.cli.listing import is_installed
 
-if not is_installed("avalanche-lib"):
-    pytest.skip("needs pip install 'clarena-bench[avalanche]'", allow_module_level=True)
+needs("avalanche")
 
 import clarena_avalanche
 from clarena_avalanche import strategies
@@ -61,6 +60,7 @@ def test_conformance(check: Any) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.matrix
 @parametrize_with_checks([strategy(name) for name in NAMES])
 def test_conformance_of_all(check: Any) -> None:
     check()

@@ -7,21 +7,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from needs import needs
 from published import noise, unpack_cifar100, write_cifar100
 
 from clarena import Backbone, Benchmark, Data, UsageError
-from clarena.cli.listing import is_installed
 
-if not is_installed("avalanche-lib"):
-    pytest.skip("needs pip install 'clarena-bench[avalanche]'", allow_module_level=True)
+needs("avalanche")
 
 from clarena_avalanche import BACKBONES, benchmarks
 from clarena_avalanche.library import import_avalanche
 
 import_avalanche()
 
-from avalanche.benchmarks import classic  # noqa: E402
-from clarena_avalanche import backbones  # noqa: E402
+from avalanche.benchmarks import classic
+from clarena_avalanche import backbones
 
 SEED = 1234
 IMAGES = 40

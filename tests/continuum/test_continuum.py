@@ -8,13 +8,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from needs import needs
 
 import clarena
 from clarena import Benchmark, Data, Stream, UsageError
-from clarena.cli.listing import is_installed
 
-if not is_installed("continuum"):
-    pytest.skip("needs pip install 'clarena-bench[continuum]'", allow_module_level=True)
+needs("continuum")
 
 from clarena_continuum import benchmarks as ours
 from clarena_continuum.benchmarks import (

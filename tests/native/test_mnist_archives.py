@@ -2,7 +2,6 @@
 
 import gzip
 import hashlib
-import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -152,7 +151,6 @@ def test_the_folder_is_set_by_the_environment(monkeypatch, tmp_path):
 
 
 @pytest.mark.data
-@pytest.mark.skipif(not os.environ.get("CLARENA_DATA"), reason="CLARENA_DATA is not set")
 @pytest.mark.parametrize(("split", "permuted", "rotated"), [MNIST, FASHION])
 def test_the_real_data(split, permuted, rotated):
     data = split().data()

@@ -1,7 +1,7 @@
 """Every native strategy through the whole conformance kit on both native backbones, with and without BatchNorm.
 
-A few combinations always run; all of them are the slow part. There the meta-learning line, which takes ten times as
-long as others, has one scenario for each backbone.
+A few combinations always run; all of them are a matrix, and the slow part. There the meta-learning line, which takes
+ten times as long as others, has one scenario for each backbone.
 """
 
 import pytest
@@ -53,6 +53,7 @@ def test_some_on_images_with_batch_norm(suite):
 
 
 @pytest.mark.slow
+@pytest.mark.matrix
 @pytest.mark.parametrize("suite", [suite for place in SEQUENTIAL for suite in suites(*place)], ids=label)
 def test_all_on_every_backbone(suite):
     keeps_every_rule(suite)

@@ -45,11 +45,13 @@ def test_conformance_of_sequential_ones(check):
 
 
 @pytest.mark.slow
+@pytest.mark.matrix
 @parametrize_with_checks(SEQUENTIAL, ["class", "domain"])
 def test_conformance_of_sequential_ones_elsewhere(check):
     check()
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("norm", ["none", "batch", "group", "layer"])
 @pytest.mark.parametrize("backbone", [Mlp, Cnn], ids=lambda cls: cls.name)
 @pytest.mark.parametrize(("cls", "scenario"), CASES, ids=name_of)

@@ -381,9 +381,9 @@ def test_register_is_documented_and_has_the_promised_signature() -> None:
         assert f"            {parameter}: " in (Register.__call__.__doc__ or "")
 
 
+@pytest.mark.needs("importlib_metadata")
 def test_the_backport_of_importlib_metadata_is_not_taken_for_the_plugin(site: Path) -> None:
     """Some packages import it, and from then on it is what finds distributions."""
-    pytest.importorskip("importlib_metadata")
     install(site, "nowhere", {"gone": "module_that_is_gone"})
     (broken,) = (each for each in Host.discover().broken if each.plugin == "gone")
     assert broken.reason == "ModuleNotFoundError: No module named 'module_that_is_gone'"

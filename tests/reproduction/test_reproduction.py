@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from needs import PUBLISHED
 from typer.testing import CliRunner
 
 from clarena import UsageError
@@ -65,11 +66,7 @@ def test_the_hsu_table_is_the_published_one() -> None:
     assert joint == {"task": 99.52, "domain": 98.59, "class": 97.53}
 
 
-PUBLISHED = Path(__file__).parents[3] / "shared" / "references" / "published"
-
-
-@pytest.mark.data
-@pytest.mark.skipif(not PUBLISHED.exists(), reason="the published numbers are not at hand")
+@pytest.mark.needs("published")
 @pytest.mark.parametrize("name", ["hsu2018-split-mnist", "agem2019-permuted-mnist"])
 def test_no_published_number_was_mistyped(name: str) -> None:
     lines = (PUBLISHED / f"{name.replace('-', '_')}.csv").read_text().splitlines()

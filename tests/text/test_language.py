@@ -1,6 +1,5 @@
 """Language streams: how text becomes sequences, and the corpora they are read from."""
 
-import os
 import sys
 import zipfile
 from pathlib import Path
@@ -53,8 +52,8 @@ def test_bytes_are_those_of_utf8() -> None:
     assert cut("aäb", None) == "aäb"
 
 
+@pytest.mark.needs("tokenizers")
 def test_subwords_write_any_text_and_know_their_bytes() -> None:
-    pytest.importorskip("tokenizers")
     text = "the cat and the dog and the bird " * 20
     tokens = learned_subwords(text, 270)
     assert 256 < len(tokens.names) <= 270
@@ -222,9 +221,6 @@ def test_corpora_are_read_in_their_own_encodings(small: Path) -> None:
 
 
 @pytest.mark.data
-@pytest.mark.skipif(
-    not (Path(os.environ.get("CLARENA_DATA", "nowhere")) / "lm").is_dir(), reason="CLARENA_DATA has no lm"
-)
 def test_the_real_corpora() -> None:
     names = language.Corpus.__args__  # type: ignore[attr-defined]
     texts = {t.name: t for t in LanguageStream(domains=names, test_share=0.1).texts()}

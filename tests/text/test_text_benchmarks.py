@@ -1,7 +1,6 @@
 """CLINC150 and BANKING77: the real reading of small files in the published layout, and of the real ones."""
 
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -77,7 +76,6 @@ def test_without_a_network_both_say_where_to_put_the_files(tmp_path: Path, monke
 
 
 @pytest.mark.data
-@pytest.mark.skipif("CLARENA_DATA" not in os.environ, reason="CLARENA_DATA is not set")
 def test_the_published_files_hold_what_their_papers_say(tmp_path: Path) -> None:
     clinc, banking = Clinc150(), Banking77()
     data = clinc.data()

@@ -3,7 +3,6 @@
 import gzip
 import io
 import json
-import os
 import sys
 import tarfile
 import zipfile
@@ -17,6 +16,7 @@ from clarena_text.corpora import STARS
 from clarena_text.datasets import FIVE_ORDERS, FiveTexts, SentimentDomains, shares
 from hypothesis import given
 from hypothesis import strategies as st
+from needs import needs
 
 import clarena
 from clarena import ClarenaWarning, DataError, PluginError, UsageError
@@ -348,7 +348,8 @@ def test_lines_of_glue_that_cannot_be_used(published: Path) -> None:
 
 def a_tokenizer(folder: Path) -> Path:
     """A tokenizer of words, saved as transformers saves its own."""
-    transformers = pytest.importorskip("transformers", reason="needs pip install transformers")
+    needs("transformers")
+    import transformers
     from tokenizers import Tokenizer, models, pre_tokenizers
 
     words = {"!": 0, "train": 1, "test": 2, "amazon_review_full_csv": 3, "f0": 4, "[UNK]": 5}
@@ -400,7 +401,6 @@ def test_a_run_over_classes_that_appear_again(published: Path, tmp_path: Path) -
 
 
 @pytest.mark.data
-@pytest.mark.skipif("CLARENA_DATA" not in os.environ, reason="CLARENA_DATA is not set")
 @pytest.mark.filterwarnings("ignore::clarena.ClarenaWarning")
 def test_the_files_of_olora_hold_what_is_asked_for() -> None:
     made = five(files="olora", datasets=("agnews", "yelp", "amazon", "dbpedia"), train=3500, test=1000, order=1)

@@ -434,7 +434,7 @@ def test_arguments_out_of_range_are_refused() -> None:
 # --- on a GPU
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.needs("gpu")
 @pytest.mark.parametrize("policy", POLICIES)
 def test_a_gpu_stores_the_same_samples_and_never_waits(policy: Policy) -> None:
     y = [i % 3 for i in range(40)]

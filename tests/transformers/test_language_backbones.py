@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 from clarena_native.torchvision_cpu import import_torchvision
+from needs import needs
 
 import_torchvision()  # which transformers imports
-transformers = pytest.importorskip("transformers", reason="needs the extra transformers")
-pytest.importorskip("peft", reason="needs the extra transformers")
+needs("transformers", "peft")
 
 import huggingface_hub  # noqa: E402
+import transformers  # noqa: E402
 from clarena_native.strategies.ewc import EWC  # noqa: E402
 from clarena_native.strategies.finetune import Finetune  # noqa: E402
 from clarena_native.strategies.frozen import FrozenFeatures  # noqa: E402

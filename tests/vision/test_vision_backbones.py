@@ -140,10 +140,12 @@ def test_a_spoiled_file_is_refused_with_the_reason(file, tmp_path, how, message)
         Small((3, 8, 8), weights=str(path))
 
 
+@pytest.mark.needs("safetensors")
 def test_safetensors_are_read_as_well(original, tmp_path):
-    safetensors = pytest.importorskip("safetensors.torch")
+    import safetensors.torch
+
     path = tmp_path / "small.safetensors"
-    safetensors.save_file(original.state_dict(), path)
+    safetensors.torch.save_file(original.state_dict(), path)
     assert torch.equal(Small((3, 8, 8), weights=str(path)).network.conv1[0].weight, original.conv1[0].weight)
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(UsageError, match="cannot be read"):
@@ -232,13 +234,16 @@ def test_both_are_listed_without_their_libraries():
     assert {"resnet18-imagenet", "torchvision:NAME", "timm:NAME"} <= set(listed)
 
 
+@pytest.mark.needs("timm")
 class TestTimm:
-    """Skipped where timm is not installed: it comes with the extra `timm`."""
+    """What comes with the extra `timm`."""
 
     @pytest.fixture(autouse=True)
     def _timm(self):
         import_torchvision()
-        self.timm = pytest.importorskip("timm", reason="needs the extra timm")
+        import timm
+
+        self.timm = timm
         from clarena_vision import timm_backbones
 
         self.module = timm_backbones

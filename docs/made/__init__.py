@@ -1,0 +1,1 @@
+"""What the documentation's site makes from the code and from the project's own rows."""
