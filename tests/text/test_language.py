@@ -1,5 +1,6 @@
 """Language streams: how text becomes sequences, and the corpora they are read from."""
 
+import os
 import sys
 import zipfile
 from pathlib import Path
