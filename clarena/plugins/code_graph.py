@@ -27,7 +27,7 @@ from importlib.machinery import ModuleSpec, PathFinder
 from importlib.util import find_spec, resolve_name
 from pathlib import Path
 
-from clarena.errors import PluginError
+from clarena.errors import PluginError, UsageError
 from clarena.plugins.normal_form import UnknownSyntaxError, executed, normal_form
 
 HOST = "clarena"
@@ -69,6 +69,7 @@ def code_hash(root: CodeFile) -> str:
 
     Raises:
         PluginError: a file cannot be read, or is no Python.
+        UsageError: a file was edited after this process imported it.
     """
     known = _HASHES.get(root)
     if known and all(_stamp(path) == stamp for path, stamp in known[0].items()):
@@ -83,6 +84,7 @@ def code_hash(root: CodeFile) -> str:
             stamps[here.path] = _stamp(here.path)
             text, references = _read(here, stamps)
             texts[here.path] = _sha(text)
+            _check_loaded(here, texts[here.path])
             arrows[here.path] = [each.path for each in references]
             waiting += references
     colours, told = texts, 0
@@ -92,6 +94,24 @@ def code_hash(root: CodeFile) -> str:
     result = _sha(colours[root.path], *sorted(colours.values()))
     _HASHES[root] = stamps, result
     return result
+
+
+_SEEN: dict[Path, tuple[ModuleSpec, str]] = {}
+"""Files whose modules this process has imported: from which import, and the hash of the text then."""
+
+
+def _check_loaded(file: CodeFile, text: str) -> None:
+    """Raise `UsageError` where a file was edited after its module was imported: what runs is still the old text."""
+    spec = getattr(sys.modules.get(file.module), "__spec__", None)
+    if file.beside or spec is None or spec.origin != str(file.path):  # helpers of one-file plugins are loaded anew
+        return
+    held, before = _SEEN.setdefault(file.path, (spec, text))
+    if held is spec and before != text:
+        raise UsageError(
+            f"{file.path} was edited after it was imported, and this process still runs what it was. Start Python "
+            f"again (a notebook: restart the kernel), or importlib.reload the module {file.module} and what imports it."
+        )
+    _SEEN[file.path] = spec, text
 
 
 def followed(module: str, file: Path | None, importer: str = "") -> bool:

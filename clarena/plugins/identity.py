@@ -32,7 +32,8 @@ def code_identity(cls: type[Any]) -> str:
     not among them.
 
     Raises:
-        UsageError: a class that was typed in names something whose content cannot be hashed.
+        UsageError: a class that was typed in names something whose content cannot be hashed; or a file was edited
+            after this process imported it.
         PluginError: a file cannot be read.
     """
     from clarena.plugins.live_values import Describer

@@ -5,9 +5,10 @@ those of its fields that can move a result. What is absent and what is empty are
 field that a newer Python adds changes nothing where it is not used. Not written are
 
 * comments, formatting, positions, and how a literal was typed (`0x10` is `16`, `'a' "b"` is `'ab'`);
-* docstrings, `pass`, and every other constant that stands alone as a statement;
-* annotations of variables (but for those of a class's body, which mean something) and of return values;
-* what only a type checker sees, under `if TYPE_CHECKING:`.
+* docstrings (but in a file that reads `__doc__`), `pass`, and every other constant that stands alone as a statement;
+* annotations of variables (but for those of a class's body, which mean something) and of return values, where they
+  name types and call nothing;
+* what only a type checker sees, under `if TYPE_CHECKING:` where that name is from `typing` and nowhere else.
 
 Annotations of parameters stay: they say how hyper-parameters are read. This module uses the standard library alone.
 """
@@ -20,8 +21,8 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "Module": ("body",),
     "Expression": ("body",),
     # Statements
-    "FunctionDef": ("decorator_list", "name", "type_params", "args", "body"),
-    "AsyncFunctionDef": ("decorator_list", "name", "type_params", "args", "body"),
+    "FunctionDef": ("decorator_list", "name", "type_params", "args", "returns", "body"),
+    "AsyncFunctionDef": ("decorator_list", "name", "type_params", "args", "returns", "body"),
     "ClassDef": ("decorator_list", "name", "type_params", "bases", "keywords", "body"),
     "Return": ("value",),
     "Delete": ("targets",),
@@ -119,6 +120,7 @@ def normal_form(tree: ast.AST, replaced: Mapping[ast.AST, str] | None = None) ->
     Raises:
         UnknownSyntaxError: for syntax that is newer than `FIELDS`.
     """
+    facts = _Facts(tree)
     pieces: list[str] = []
     waiting: list[_Item] = [(tree, False)]  # no recursion: a sum may have thousands of terms
     while waiting:
@@ -128,22 +130,83 @@ def normal_form(tree: ast.AST, replaced: Mapping[ast.AST, str] | None = None) ->
         elif replaced and item[0] in replaced:
             pieces.append(replaced[item[0]])
         else:
-            waiting += reversed(list(_node(*item)))
+            waiting += reversed(list(_node(*item, facts)))
     return "".join(pieces)
 
 
 def executed(tree: ast.AST) -> Iterator[ast.AST]:
     """All nodes of a tree but those that only a type checker sees."""
+    facts = _Facts(tree)
     waiting = [tree]
     while waiting:
         node = waiting.pop()
         yield node
-        children = node.orelse if _for_type_checkers(node) else ast.iter_child_nodes(node)  # type: ignore[attr-defined]
-        waiting += reversed(list(children))
+        hidden = isinstance(node, ast.If) and facts.hides(node)
+        waiting += reversed(node.orelse if hidden else list(ast.iter_child_nodes(node)))  # type: ignore[attr-defined]
 
 
-def _node(node: ast.AST, in_class: bool) -> Iterator[_Item]:
-    if isinstance(node, ast.AnnAssign) and not in_class and node.value is not None:
+class _Facts:
+    """What of a tree depends on the whole of it.
+
+    Attributes:
+        guards: the names that mean `typing.TYPE_CHECKING` and are bound by nothing else, as `TYPE_CHECKING` or
+            `typing.TYPE_CHECKING`.
+        reads_docstrings: whether it mentions `__doc__`.
+    """
+
+    def __init__(self, tree: ast.AST) -> None:
+        self.guards: set[str] = set()
+        self.reads_docstrings = False
+        others: set[str] = set()
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import):
+                for each in node.names:
+                    if each.name == "typing":
+                        self.guards.add(f"{each.asname or each.name}.TYPE_CHECKING")
+                    else:
+                        others.add(each.asname or each.name.partition(".")[0])
+            elif isinstance(node, ast.ImportFrom):
+                for each in node.names:
+                    if (node.module, node.level, each.name) == ("typing", 0, "TYPE_CHECKING"):
+                        self.guards.add(each.asname or each.name)
+                    else:
+                        others.add(each.asname or each.name)
+            elif isinstance(node, ast.Attribute):
+                self.reads_docstrings |= node.attr == "__doc__"
+                if node.attr == "TYPE_CHECKING" and not isinstance(node.ctx, ast.Load):
+                    others.add("*")
+            elif isinstance(node, ast.Name):
+                self.reads_docstrings |= node.id == "__doc__"
+                others |= set() if isinstance(node.ctx, ast.Load) else {node.id}
+            elif isinstance(node, ast.Constant):
+                self.reads_docstrings |= node.value == "__doc__"
+            elif not isinstance(node, ast.keyword | ast.alias):  # whatever else binds a name
+                names = [getattr(node, field, None) for field in ("name", "arg", "rest")]
+                others |= {name for name in names if isinstance(name, str)}
+        self.guards = {guard for guard in self.guards if guard.partition(".")[0] not in others and "*" not in others}
+
+    def hides(self, node: ast.If) -> bool:
+        """Whether only a type checker sees the body of this `if`."""
+        test = node.test
+        if isinstance(test, ast.Attribute) and isinstance(test.value, ast.Name):
+            return f"{test.value.id}.{test.attr}" in self.guards
+        return isinstance(test, ast.Name) and test.id in self.guards
+
+    def statements(self, body: list[ast.stmt]) -> list[ast.stmt]:
+        """Those that do something."""
+        kept: list[ast.stmt] = []
+        for statement in body:
+            if isinstance(statement, ast.If) and self.hides(statement):
+                kept += self.statements(statement.orelse)
+            elif isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
+                kept += [statement] if self.reads_docstrings and isinstance(statement.value.value, str) else []
+            elif not isinstance(statement, ast.Pass):
+                kept.append(statement)
+        return kept
+
+
+def _node(node: ast.AST, in_class: bool, facts: _Facts) -> Iterator[_Item]:
+    if isinstance(node, ast.AnnAssign) and not in_class and node.value is not None and _names_a_type(node.annotation):
         node = ast.Assign(targets=[node.target], value=node.value)
     kind = type(node).__name__
     if isinstance(node, ast.Constant | ast.MatchSingleton):
@@ -161,8 +224,8 @@ def _node(node: ast.AST, in_class: bool) -> Iterator[_Item]:
     yield f"({kind}"
     for name in FIELDS[kind]:
         value = getattr(node, name, None)
-        if isinstance(node, ast.AnnAssign) and name == "annotation" and not in_class:
-            continue
+        if name == "returns" or (isinstance(node, ast.AnnAssign) and name == "annotation" and not in_class):
+            value = None if _names_a_type(value) else value
         if isinstance(node, ast.FormattedValue) and name == "conversion" and value == -1:
             continue
         if isinstance(node, ast.JoinedStr):
@@ -170,9 +233,16 @@ def _node(node: ast.AST, in_class: bool) -> Iterator[_Item]:
         elif isinstance(value, ast.JoinedStr) and name == "format_spec" and not _joined(value):
             continue  # f"{x:}" is f"{x}"
         elif isinstance(value, list) and name in ("body", "orelse", "finalbody"):
-            value = _statements(value)
+            value = facts.statements(value)
         yield from _field(name, value, in_class)
     yield ")"
+
+
+def _names_a_type(annotation: ast.expr | None) -> bool:
+    """Whether an annotation does nothing: one that calls something is code that runs."""
+    kinds = (ast.Name, ast.Attribute, ast.Subscript, ast.Constant, ast.Tuple, ast.List, ast.BinOp, ast.UnaryOp)
+    rest = (ast.Starred, ast.operator, ast.unaryop, ast.expr_context)
+    return annotation is None or all(isinstance(node, kinds + rest) for node in ast.walk(annotation))
 
 
 def _field(name: str, value: object, in_class: bool) -> Iterator[_Item]:
@@ -196,26 +266,6 @@ def _value(value: object, in_class: bool) -> Iterator[_Item]:
         yield "~"
     else:
         yield constant(value)
-
-
-def _statements(body: list[ast.stmt]) -> list[ast.stmt]:
-    """Those that do something."""
-    kept: list[ast.stmt] = []
-    for statement in body:
-        if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
-            continue
-        if _for_type_checkers(statement):
-            kept += _statements(statement.orelse)  # type: ignore[attr-defined]
-        elif not isinstance(statement, ast.Pass):
-            kept.append(statement)
-    return kept
-
-
-def _for_type_checkers(node: ast.AST) -> bool:
-    return isinstance(node, ast.If) and (
-        (isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING")
-        or (isinstance(node.test, ast.Attribute) and node.test.attr == "TYPE_CHECKING")
-    )
 
 
 def _joined(node: ast.JoinedStr) -> list[ast.expr]:

@@ -8,7 +8,7 @@ from clarena_native.strategies.ewc import EWC
 from clarena_native.strategies.finetune import Finetune
 
 from clarena import GradientStrategy
-from clarena.errors import PluginError
+from clarena.errors import PluginError, UsageError
 from clarena.plugins.identity import code_identity
 
 FILES = {
@@ -170,11 +170,17 @@ def test_a_compiled_helper_counts_by_its_bytes(package):
     assert one != two
 
 
-def test_an_edit_within_the_session_is_noticed(package, tmp_path):
+def test_a_file_that_was_edited_after_it_was_imported_is_refused_until_it_is_imported_again(package, tmp_path):
     before = package()
     cls = sys.modules["pack.method"].Method
-    (tmp_path / "place-0" / "pack" / "v1.py").write_text("def loss():\n    return 100\n")
-    assert code_identity(cls) != before
+    helper = tmp_path / "place-0" / "pack" / "v1.py"
+    helper.write_text("# a comment\n" + FILES["pack/v1.py"])
+    assert code_identity(cls) == before
+    helper.write_text("def loss():\n    return 100\n")
+    with pytest.raises(UsageError, match=r"v1\.py was edited after it was imported.*restart the kernel"):
+        code_identity(cls)
+    importlib.reload(sys.modules["pack.v1"])
+    assert code_identity(importlib.reload(sys.modules["pack.method"]).Method) != before
 
 
 def test_two_classes_of_one_name_are_refused(package):

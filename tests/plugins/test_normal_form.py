@@ -14,7 +14,7 @@ from clarena.plugins.normal_form import FIELDS, UnknownSyntaxError, normal_form
 GRAMMAR = Path(__file__).parent / "grammar"
 
 HASHES = {
-    (3, 11): "53249cdcfe6bbec43932c5185be30d9db8b73bb5db994dffd989d162c387d719",
+    (3, 11): "bd0bf62ff3cf812725255cc6a3fd6ef0149af645c60817fe56a7bf8bbb954989",
     (3, 12): "74d3d6002e4569e763baecdb879647272f1872b18d3852310d092d755d24e9dc",
     (3, 13): "ac2737b8acafad232a43c60c256afd3ce5e79e7119db2f01e964d1bac9727745",
 }
@@ -71,9 +71,11 @@ ALIKE = [
     ("def f(a: int): return a", "def f(a: int) -> int: return a"),
     ("def f():\n    x = 1", "def f():\n    x: int = 1"),
     ("x = 1", "x: Final = 1"),
+    ("def f(): pass", "def f() -> dict[str, a.B | None] | tuple[int, ...]: pass"),
     ("f'a{x}'", "f'a' f'{x}'"),
     ("f'{x}'", "f'{x:}'"),
-    ("import a", "import a\nif TYPE_CHECKING:\n    import b"),
+    ("from typing import TYPE_CHECKING", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import b"),
+    ("import typing as t", "import typing as t\nif t.TYPE_CHECKING:\n    b\nelse:\n    pass"),
     ("x = (1,\n     2)", "x = 1, 2"),
 ]
 OTHER = [
@@ -120,6 +122,20 @@ OTHER = [
     ("match a:\n    case [b]: c", "match a:\n    case {'b': b}: c"),
     ("match a:\n    case None: c", "match a:\n    case 0: c"),
     ("global a\nb = 1", "global b\nb = 1"),
+    ("def f(): pass", "def f() -> g(): pass"),
+    ("x = 1", "x: f() = 1"),
+    ("def f():\n    'a'\n    exec(f.__doc__)", "def f():\n    'b'\n    exec(f.__doc__)"),
+    ("'a'\nexec(__doc__)", "'b'\nexec(__doc__)"),
+    ("import a", "import a\nif a.TYPE_CHECKING:\n    b"),
+    ("from a import TYPE_CHECKING", "from a import TYPE_CHECKING\nif TYPE_CHECKING:\n    b"),
+    *(
+        (
+            f"{start}\nfrom typing import TYPE_CHECKING",
+            f"{start}\nfrom typing import TYPE_CHECKING\nif TYPE_CHECKING: b",
+        )
+        for start in ("TYPE_CHECKING = 1", "from a import *", "def f(TYPE_CHECKING): pass", "class TYPE_CHECKING: pass")
+    ),
+    ("import typing\ntyping.TYPE_CHECKING = 1", "import typing\ntyping.TYPE_CHECKING = 1\nif typing.TYPE_CHECKING: b"),
     ("def f():\n    x: int\n    return x", "def f():\n    return x"),  # which x it is
 ]
 

@@ -108,3 +108,59 @@ def test_a_composite_records_the_learning_rate_of_the_part_that_owns_one(tmp_pat
     assert results.records[0].cell.strategy.learning_rate == 0.01
     with pytest.raises(UsageError, match=r"--set ewc\+gem\.gem\.learning_rate=0\.02"):
         evaluate("ewc+gem", settings={"ewc+gem": {"learning_rate": "0.02"}}, **common)
+
+
+NET = """
+import torch
+from torch import nn
+
+from clarena import Backbone, hookimpl
+
+WIDTH = 16
+
+
+class Net(Backbone):
+    '''One layer.'''
+
+    name = "net"
+
+    def __init__(self, input_shape):
+        super().__init__()
+        self.features = WIDTH
+        self.layer = nn.Linear(torch.Size(input_shape).numel(), WIDTH)
+
+    def forward(self, x):
+        return torch.relu(self.layer(x.flatten(1)))
+
+
+@hookimpl
+def clarena_register_backbones(register):
+    register(Net)
+"""
+
+
+def test_an_edited_backbone_makes_another_track_and_a_comment_does_not(tmp_path):
+    plugin, seen = tmp_path / "net.py", []
+    for text in (NET, NET.replace("WIDTH = 16", "WIDTH = 16  # wide"), NET.replace("WIDTH = 16", "WIDTH = 20")):
+        plugin.write_text(text)
+        record = run(tmp_path / "runs", backbone="net", plugins=PluginSources(files=[plugin])).records[0]
+        assert record.status == "finished", record.reason
+        seen.append((record.cell_id, record.cell.track.backbone.identity, record.costs[0].parameters))
+    assert seen[0] == seen[1]
+    assert all(one != other for one, other in zip(seen[0], seen[2]))
+
+
+def test_a_backbone_or_benchmark_given_as_a_class_counts_by_its_code_and_a_built_in_one_by_its_revision(tmp_path):
+    from clarena_native.backbones import Mlp
+    from clarena_native.benchmarks.digits import SplitDigits
+
+    def track(**parts):
+        return run(tmp_path, "finetune", **parts).records[0].cell.track
+
+    own = track(backbone=type("Own", (Mlp,), {"name": "mlp"}), benchmark=trouble.Tiny)
+    assert own.backbone.identity
+    assert own.benchmark.identity
+    by_class = track(backbone=Mlp, benchmark=SplitDigits)
+    assert (by_class.backbone.identity, by_class.benchmark.identity) == (None, None)
+    assert by_class.digest == track(backbone="mlp", benchmark="split-digits").digest
+    assert track(backbone="mlp", benchmark=trouble.Tiny).digest != own.digest

@@ -138,7 +138,8 @@ def test_a_plugin_that_does_not_load_is_told_of_and_harms_nothing(tmp_path, line
 def test_what_loads_says_who_it_is(tmp_path):
     facts = describe(plugin(tmp_path))
     assert (facts.name, facts.reference) == ("mine", False)
-    assert len(facts.source_hash) == 64
+    assert len(facts.source_hash) == len(facts.identity) == 64
+    assert facts.identity != facts.source_hash
 
 
 SMOKE = {"seeds": 1, "track": False, "benchmark": TinyStream, "protocol": "smoke"}

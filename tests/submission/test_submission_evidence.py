@@ -171,7 +171,7 @@ def test_records_that_are_missing_foreign_or_broken_are_found(honest, tmp_path):
 
 
 def test_other_names_values_and_sources_than_in_the_records_are_found(honest, tmp_path):  # noqa: F811
-    for change in ({"strategy": "yours"}, {"hyperparameters": {"strength": 0.5}}, {"source_hash": "1" * 64}):
+    for change in ({"strategy": "yours"}, {"hyperparameters": {"strength": 0.5}}, {"identity": "1" * 64}):
         found = problems(
             reseal(honest, tmp_path / "".join(change), lambda parts: None, **change), tmp_path / "".join(change)
         )

@@ -212,7 +212,8 @@ def by_seed(content: bytes):
 def loads(monkeypatch, honest, tmp_path):  # noqa: F811
     """The plugin is said to load; returns how to change what is said of it."""
     manifest = read_bundle(reseal(honest, tmp_path / "said", lambda parts: None)).manifest
-    said = {"name": manifest.strategy, "source_hash": manifest.source_hash}
+    assert manifest.identity
+    said = {"name": manifest.strategy, "identity": manifest.identity, "source_hash": "0" * 64}  # a comment was added
     monkeypatch.setattr(verification, "describe", lambda plugin: Reply(kind="loaded", **said))
     return said
 
@@ -291,7 +292,7 @@ def test_hidden_runs_that_do_not_finish_differ(honest, tmp_path, loads):  # noqa
     ("change", "said"),
     [
         ({"name": "theirs"}, "the strategy mine calls itself theirs"),
-        ({"source_hash": "1" * 64}, "the source is not the one that the records were made with"),
+        ({"identity": "1" * 64}, "the source is not the one that the records were made with"),
         ({"reference": True}, "never ranked"),
     ],
 )
