@@ -10,6 +10,7 @@ from typing import Any
 import typer
 
 from clarena.errors import ClarenaError, ClarenaWarning, UsageError
+from clarena.run.output import lost, shield
 
 app = typer.Typer(
     name="clarena",
@@ -43,7 +44,27 @@ def _options(
 
 
 def main() -> None:
-    """Run the command line, and turn errors into messages and exit codes: 2 for usage, 1 for failures."""
+    """Run the command line, and turn errors into messages and exit codes: 2 for usage, 1 for failures.
+
+    Output that is lost stops no work: the command ends as it would have, and where all went well, with 1.
+    """
+    shield()
+    try:
+        _main()
+    except SystemExit as end:
+        if end.code in (None, 0):
+            _say_what_is_lost()
+        raise
+    _say_what_is_lost()
+
+
+def _say_what_is_lost() -> None:
+    if reason := lost():
+        _complain(f"The output could not be written: {reason}. What was run is stored.")
+        sys.exit(1)
+
+
+def _main() -> None:
     try:
         # What ends a process politely ends a run as Ctrl-C does: with a record of the interruption.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -61,10 +82,6 @@ def main() -> None:
     except KeyboardInterrupt:
         _complain("Stopped.")
         sys.exit(130)
-    except BrokenPipeError:
-        # The reader of our output (head, less) has seen enough.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
     except OSError as error:
         if os.environ.get("CLARENA_TRACEBACK") or not (message := _about(error)):
             raise

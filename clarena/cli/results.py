@@ -31,6 +31,7 @@ from clarena.cli.options import (
 from clarena.cli.text import as_json as to_json
 from clarena.cli.text import page, put
 from clarena.errors import UsageError, unknown_name
+from clarena.run.output import holds
 
 if TYPE_CHECKING:
     from clarena.record.record import Record
@@ -87,7 +88,14 @@ def results(
         return
     if form is Format.CSV:
         lines = [_line(place, record) for record in chosen] if records else _rows(place, chosen)
-        typer.echo(to_csv(lines), nl=False)
+        content = to_csv(lines)
+        typer.echo(content, nl=False)
+        if not holds(content):
+            typer.secho(
+                "Characters that the output cannot hold were replaced: set PYTHONIOENCODING=utf-8.",
+                fg="yellow",
+                err=True,
+            )
     elif records:
         _print_records(chosen)
     else:

@@ -9,6 +9,8 @@ from typing import Any
 
 from rich.console import Console, RenderableType
 
+from clarena.run.output import holds
+
 PIPE_WIDTH = 1000
 """Columns where nobody looks: in a pipe or a file each entry stays on one line, for grep and cut."""
 
@@ -67,8 +69,9 @@ def numbered(text: str) -> list[str]:
 
 
 def as_json(data: Any) -> str:
-    """JSON with a line for every item; what JSON cannot say is written as text."""
-    return json.dumps(data, indent=2, ensure_ascii=False, default=str)
+    """JSON with a line for every item; what JSON cannot say is written as text, what the output cannot hold escaped."""
+    text = json.dumps(data, indent=2, ensure_ascii=False, default=str)
+    return text if holds(text) else json.dumps(data, indent=2, default=str)
 
 
 def value(data: Any) -> str:

@@ -14,6 +14,7 @@ from clarena.record.record import Record
 from clarena.record.store import Store
 from clarena.run.deadline import Limits
 from clarena.run.executors import Event, Listener, default_jobs, execute
+from clarena.run.output import harmless
 from clarena.run.planning import Plan, Settings, make_plan
 
 if TYPE_CHECKING:
@@ -110,7 +111,8 @@ def evaluate(
         timeout: seconds after which a run is ended; its record says `timed_out`, with what it had finished.
         experience_timeout: the same for each experience of it.
         plugins: where to look for plugins besides the installed ones.
-        listener: told of every event as it happens.
+        listener: told of every event as it happens. One that raises is told no more, and the runs go on;
+            KeyboardInterrupt stops them.
 
     Raises:
         UsageError: when the request itself is wrong.
@@ -161,12 +163,15 @@ def carry_out(
         tracker = BackgroundTracker(place, tracking_uri)
         tracker.submit(*plan.done.values())  # whoever ran them may have been killed before they were logged
 
+    listener = harmless(listener) if listener else None
+    submit = harmless(tracker.submit) if tracker else None
+
     def on_event(event: Event) -> None:
         cell = event.work.cell
         if event.kind == "done" and event.record:
             records[cell.id] = event.record
-            if tracker:
-                tracker.submit(event.record)
+            if submit:
+                submit(event.record)
         elif event.kind == "error":
             errors[cell.label] = event.message
         if listener:

@@ -21,6 +21,7 @@ from clarena.record.store import Store
 from clarena.run.data import require_unchanged
 from clarena.run.deadline import NO_LIMITS, Deadline, Limits, Tell
 from clarena.run.environment import device_named
+from clarena.run.output import shield
 from clarena.run.realisation import CellClasses
 from clarena.run.runner import Progress, Run
 
@@ -126,6 +127,7 @@ def seldom(progress: Progress) -> Progress:
 
 def main(descriptor: int) -> None:
     """Answer work from the executor until it hangs up, or until a signal says to stop."""
+    shield()  # what a strategy prints is no reason to stop it
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
     connection: Connection[Any, Any] = Connection(descriptor)

@@ -27,6 +27,7 @@ from clarena.record.record import FIRST_TUNING_SEED, Record
 from clarena.record.store import write_atomic
 from clarena.run.evaluation import carry_out
 from clarena.run.executors import Event, Listener
+from clarena.run.output import harmless
 from clarena.run.planning import LearningRate, Plan, Settings, make_plan, owner_of_learning_rate
 from clarena.tuning.space import Choice, Range, Space, derived, grid, read, requested, suggest
 from clarena.tuning.study import METRIC, Study, Trial, Tuned, merged, owner, read_study, value_of
@@ -113,6 +114,7 @@ class Tuning:
         if trials < 1:
             raise UsageError(f"trials = {trials} is not valid: give the number of settings to try, 1 or more.")
         trials = self.possible(trials)
+        listener, told = harmless(listener) if listener else None, harmless(told)
         while (start := len(self.study.trials)) < trials:
             begin = start - start % ROUND
             known = [(trial.values, trial.score) for trial in self.study.trials[:begin]]
