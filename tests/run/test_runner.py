@@ -16,7 +16,8 @@ from clarena.record.curves import CURVE_METRICS
 from clarena.record.metrics import METRICS, summarise
 from clarena.record.record import Predictions, Record
 from clarena.record.summary import rows
-from clarena.run.realisation import CellClasses, Realisation, load_data
+from clarena.run.data import load
+from clarena.run.realisation import CellClasses, Realisation
 from clarena.run.runner import Run
 
 
@@ -160,10 +161,10 @@ def test_testing_within_an_experience_gives_a_curve_and_changes_nothing_else(tmp
 
 def test_a_strategy_that_writes_over_its_data_harms_no_other_run(tmp_path):
     before = run(tmp_path / "before")
-    data = load_data(trouble.Tiny, '{"experiences": 3}')
+    data = load(trouble.Tiny, {"experiences": 3}).data
     fingerprint = data.fingerprint()
     run(tmp_path, trouble.InPlace)
-    assert load_data(trouble.Tiny, '{"experiences": 3}') is data
+    assert load(trouble.Tiny, {"experiences": 3}).data is data
     assert data.fingerprint() == fingerprint
     assert run(tmp_path / "after").predictions == before.predictions
 
