@@ -106,7 +106,9 @@ class Describer:
         if isinstance(value, functools._lru_cache_wrapper):
             return f"(cache {self.of(value.__wrapped__)})"
         if isinstance(value, DESCRIPTORS + BUILT_IN):
-            return f"({type(value).__name__} {getattr(value, '__module__', '')} {value.__qualname__})"
+            owner = getattr(value, "__self__", None)  # of a bound method; a function of a module has that module
+            bound = "" if isinstance(owner, types.ModuleType) else self.of(owner)
+            return f"({type(value).__name__} {getattr(value, '__module__', '')} {value.__qualname__} {bound})"
         if isinstance(value, LOCKS):
             return f"({type(value).__name__})"
         if type(value) in (list, types.SimpleNamespace):
@@ -157,7 +159,8 @@ class Describer:
         return f"(object {' '.join(parts)})"
 
     def _refusal(self, what: str) -> UsageError:
-        way = ".".join(filter(None, [self.owner, *self.named]))
+        names = [name for name in self.named if name]
+        way = ".".join([self.owner, *names] if len(names) < 8 else [self.owner, *names[:5], "…", names[-1]])
         return UsageError(
             f"{self.owner} was typed in, and {way} is {what}, whose content cannot be hashed: two versions of it could "
             f"not be told apart.\nMake it within {self.owner}, give it as a hyper-parameter, or put the code in a file."

@@ -80,6 +80,7 @@ CHANGES = [
     ("a set", ["V = {1, 'a'}"], ["V = {1, 'b'}"], "V"),
     ("a cached function", ["from functools import cache", "@cache\ndef V(): return 1"],
                           ["from functools import cache", "@cache\ndef V(): return 2"], "V()"),
+    ("a method of an object in C", ["V = [1].count"], ["V = [2].count"], "V(1)"),
     ("a lambda", ["V = lambda x: x"], ["V = lambda x: -x"], "V(1)"),
     ("one that is not there yet", [], ["V = 1"], "V"),
 ]  # fmt: skip
@@ -114,6 +115,11 @@ def test_a_name_in_a_loop_of_references_ends(notebook):
     assert notebook(*cells) == notebook(*cells)
     assert notebook(*cells) != notebook(loop[0].format(2), *cells[1:])
     assert notebook("V = []", "V.append(V)", uses("V")) == notebook("V = []", "V.append(V)", uses("V"))
+
+
+def test_what_is_nested_without_end_is_refused(notebook):
+    with pytest.raises(UsageError, match=r"(?s)Mine\.penalty\.V.* is too deep to be followed"):
+        notebook("V = 1\nfor _ in range(5000): V = {'in': V}", uses("V"))
 
 
 @pytest.mark.parametrize(
