@@ -48,6 +48,10 @@ class Data:
     domain_names: tuple[str, ...] = ()
     class_bytes: tuple[int, ...] = ()
 
+    def __repr__(self) -> str:
+        shape, kind = list(self.x_train.shape[1:]), str(self.x_train.dtype).removeprefix("torch.")
+        return f"Data({len(self.x_train)} + {len(self.x_test)} samples {shape} of {kind}, {self.classes} classes)"
+
     @property
     def per_token(self) -> bool:
         """Whether every token of an input has a label of its own."""
@@ -141,6 +145,9 @@ class Split:
     noisy: int = 0
     domain: str = ""
 
+    def __repr__(self) -> str:
+        return f"Split({len(self.train)} + {len(self.test)} samples, {len(self.classes)} classes)"
+
     @property
     def classes(self) -> tuple[int, ...]:
         """The labels that occur in training, in ascending order."""
@@ -166,6 +173,9 @@ class Stream:
 
     splits: tuple[Split, ...]
     output_names: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        return f"Stream({len(self.splits)} experiences, {self.outputs} outputs)"
 
     @property
     def outputs(self) -> int:

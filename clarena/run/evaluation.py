@@ -1,5 +1,6 @@
 """Run what a plan says is missing, log it beside that, and hand back the records: `clarena.evaluate`."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,7 @@ from clarena.plugins.host import Host, PluginSources
 from clarena.record.record import Record
 from clarena.record.store import Store
 from clarena.run.executors import Event, Listener, default_jobs, execute
+from clarena.run.notebook import notebook_listener
 from clarena.run.output import harmless
 from clarena.run.planning import Plan, Settings, make_plan
 
@@ -33,6 +35,17 @@ class Results:
     records: list[Record]
     errors: dict[str, str] = field(default_factory=dict)
     untracked: list[str] = field(default_factory=list)
+
+    def __repr__(self) -> str:
+        became = Counter(record.status.replace("_", " ") for record in self.records)
+        became.update({"not recorded": len(self.errors)} if self.errors else {})
+        told = ", ".join(f"{count} {status}" for status, count in became.items()) or "none"
+        return f"Results({len(self.records) + len(self.errors)} runs: {told})"
+
+    def _repr_html_(self) -> str:
+        from clarena.record.notebook import results_html
+
+        return results_html(self.records, self.errors)
 
     def __iter__(self) -> Iterator[Record]:
         return iter(self.records)
@@ -101,7 +114,7 @@ def evaluate(
         retry: run failed, interrupted and out-of-memory cells again.
         plugins: where to look for plugins besides the installed ones.
         listener: told of every event as it happens. One that raises is told no more, and the runs go on;
-            KeyboardInterrupt stops them.
+            KeyboardInterrupt stops them. Without one, a notebook shows the progress, and elsewhere nothing does.
 
     Raises:
         UsageError: when the request itself is wrong.
@@ -121,6 +134,7 @@ def evaluate(
         retry=retry,
         host=Host.discover(plugins),
     )
+    listener = listener or notebook_listener(plan)
     return carry_out(plan, store, jobs=jobs, tracking_uri=tracking_uri, track=track, listener=listener)
 
 

@@ -52,6 +52,9 @@ class Plan:
     done: dict[str, Record]
     damaged: dict[str, str]
 
+    def __repr__(self) -> str:
+        return f"Plan({self.track.label}: {len(self.works)} cells, {len(self.missing)} to run)"
+
     @property
     def missing(self) -> list[Work]:
         """The cells to be run."""
