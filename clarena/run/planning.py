@@ -28,6 +28,7 @@ from clarena.record.store import Store
 from clarena.run.boundaries import admit
 from clarena.run.environment import device_named
 from clarena.run.realisation import CellClasses, Realisation, load_data
+from clarena.run.rehearsal import check_backbone, check_buffers
 from clarena.run.worker import Work
 from clarena.toolbox.seeding import forked
 
@@ -116,13 +117,13 @@ def make_plan(
     )
     rows = [(given, host.strategy(given)) for given in strategies]
     _check_owners(settings, [owner for _, cls in rows for owner in _owners(cls)])
-    works = []
+    works: list[Work] = []
     for given, cls in rows:
         info = _strategy_info(cls, _values_of(cls, settings), track, _plugin(host, given))
         by_hand = any(settings.get(owner) for owner in _owners(cls))
         how = (chosen or {}).get(cls.name, "by hand" if by_hand else "default")
         info = info.model_copy(update={"chosen": how})
-        _try_out(CellClasses(cls, benchmark_class, backbone_class), info, track, seeds[0])
+        _try_out(CellClasses(cls, benchmark_class, backbone_class), info, track, seeds[0], first=not works)
         for seed in seeds:
             work = Work(
                 cell=Cell(track=track, strategy=info, seed=seed),
@@ -148,8 +149,10 @@ def make_plan(
     return Plan(track, works, done, damaged)
 
 
-def _try_out(parts: CellClasses, info: StrategyInfo, track: Track, seed: int) -> None:
+def _try_out(parts: CellClasses, info: StrategyInfo, track: Track, seed: int, *, first: bool) -> None:
     """Make one seed's stream and set the strategy up, so that what cannot work fails here and not in every cell.
+
+    The backbone, which all strategies share, is tried with the first.
 
     Only what the user can fix in the request is raised; a faulty strategy fails in its own run, where its traceback
     is recorded.
@@ -162,6 +165,9 @@ def _try_out(parts: CellClasses, info: StrategyInfo, track: Track, seed: int) ->
         except Exception as error:  # whatever a plugin's benchmark raises
             message = f"The benchmark {track.benchmark.name} is faulty: {type(error).__name__}: {error}"
             raise DataError(message) from error
+        if first:
+            check_backbone(realised)
+        check_buffers(parts.strategy, info.hyperparameters, track.protocol)
         try:
             realised.set_up(parts.strategy(**info.hyperparameters), info.learning_rate)
         except UsageError:
