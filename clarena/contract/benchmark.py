@@ -48,6 +48,9 @@ class Split:
     noisy: int = 0
     domain: str = ""
 
+    def __repr__(self) -> str:
+        return f"Split({len(self.train)} + {len(self.test)} samples, {len(self.classes)} classes)"
+
     @property
     def classes(self) -> tuple[int, ...]:
         """The labels that occur in training, in ascending order."""
@@ -73,6 +76,9 @@ class Stream:
 
     splits: tuple[Split, ...]
     output_names: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        return f"Stream({len(self.splits)} experiences, {self.outputs} outputs)"
 
     @property
     def outputs(self) -> int:

@@ -45,6 +45,10 @@ class Data:
     class_bytes: tuple[int, ...] = ()
     notes: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        shape, kind = list(self.x_train.shape[1:]), str(self.x_train.dtype).removeprefix("torch.")
+        return f"Data({len(self.x_train)} + {len(self.x_test)} samples {shape} of {kind}, {self.classes} classes)"
+
     @property
     def per_token(self) -> bool:
         """Whether every token of an input has a label of its own."""

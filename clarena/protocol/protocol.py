@@ -211,6 +211,11 @@ class Track(FrozenModel):
     protocol: Protocol
     stream: Variation = Variation()
 
+    def __repr__(self) -> str:
+        return f"Track({self.label}, {self.digest[:12]})"
+
+    __str__ = __repr__
+
     @property
     def digest(self) -> str:
         """SHA-256 of the canonical JSON, in hexadecimal.

@@ -1,4 +1,4 @@
-"""Pictures of a run, as PNG bytes: the accuracy matrix, and accuracy over time.
+"""Pictures of runs, as bytes of PNG or SVG: the accuracy matrix, and accuracy over time.
 
 Drawn without pyplot, so that there is no global figure and any thread may draw. The colours can be told apart
 by the colour-blind.
@@ -6,7 +6,7 @@ by the colour-blind.
 
 import io
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Floats = NDArray[np.float64]
+Form = Literal["png", "svg"]
 
 DPI = 120
 VALUES_UP_TO = 12
@@ -34,7 +35,7 @@ PERCENT = {0: "0 %", 0.25: "25 %", 0.5: "50 %", 0.75: "75 %", 1: "100 %"}
 CENTRED: dict[str, Any] = {"ha": "center", "va": "center", "size": 9, "zorder": 3}
 
 
-def accuracy_matrix(record: Record) -> bytes:
+def accuracy_matrix(record: Record, form: Form = "png") -> bytes:
     """Heatmap of the accuracy matrix: tested experiences from left to right, time from top to bottom.
 
     Undefined cells are hatched; the row from before any learning stands apart where it is defined.
@@ -46,7 +47,7 @@ def accuracy_matrix(record: Record) -> bytes:
     left, right, bottom, top = 0.85, 0.85, 0.55, 0.72
     body = np.array([max(side * count, 2.6), max(side * len(cells), 1.9)])
     figure, (axes, bar) = _figure(
-        record, (left + body[0] + right, bottom + body[1] + top),
+        _titles(record), (left + body[0] + right, bottom + body[1] + top),
         [(left, bottom, *body), (left + body[0] + 0.16, bottom, 0.14, body[1])],
     )  # fmt: skip
     extent = (0.5, count + 0.5, len(cells) + first - 0.5, first - 0.5)
@@ -77,10 +78,10 @@ def accuracy_matrix(record: Record) -> bytes:
     scale.ax.set_yticklabels(PERCENT.values())
     scale.ax.tick_params(labelsize=8, labelcolor=MUTED, length=0)
     scale.outline.set_visible(False)
-    return _png(figure)
+    return _drawn(figure, form)
 
 
-def accuracy_curves(record: Record) -> bytes:
+def accuracy_curves(record: Record, form: Form = "png") -> bytes:
     """Accuracy on each experience over time, with the average over those seen.
 
     Where the protocol tested within experiences, a second panel below shows that by training step.
@@ -90,7 +91,7 @@ def accuracy_curves(record: Record) -> bytes:
     count, width, height, below = matrix.shape[1], 6.4, 2.9, 3.5
     left, bottom = 0.75, 0.55
     boxes = [(left, bottom + below * within, width, height)] + [(left, bottom, width, height - 0.2)] * within
-    figure, panels = _figure(record, (left + width + 1.55, bottom + height + 0.72 + below * within), boxes)
+    figure, panels = _figure(_titles(record), (left + width + 1.55, bottom + height + 0.72 + below * within), boxes)
     start = 0 if np.isfinite(matrix[0]).any() else 1
     time = np.arange(start, count + 1)
     average = np.array([row[:i].mean() if i else np.nan for i, row in enumerate(matrix)])
@@ -101,7 +102,32 @@ def accuracy_curves(record: Record) -> bytes:
     _legend(panels[0], count)
     if within:
         _within(panels[1], record)
-    return _png(figure)
+    return _drawn(figure, form)
+
+
+def accuracy_of_rows(rows: Sequence[tuple[str, Sequence[Record]]], form: Form = "png") -> bytes:
+    """Average accuracy over the experiences seen so far, over time: a line for each row, its mean over its records.
+
+    Args:
+        rows: label and records, all of one track and of as many experiences, at least one record each.
+    """
+    count, width, height, left, bottom = rows[0][1][0].matrix.shape[1], 6.4, 3.2, 0.75, 0.55
+    first = rows[0][1][0]
+    figure, (axes,) = _figure(
+        ("Average accuracy on the experiences seen so far", first.cell.track.label),
+        (left + width + 2.1, bottom + height + 0.72),
+        [(left, bottom, width, height)],
+    )
+    time = np.arange(1, count + 1)
+    for number, (label, records) in enumerate(rows):
+        seen = np.array([[row[:i].mean() for i, row in enumerate(record.matrix[1:], 1)] for record in records])
+        look = {**_style(number, VALUES_UP_TO, True), "label": label[:30]}
+        axes.plot(time, seen.mean(axis=0), linewidth=1.8, markersize=4.5, **look)
+    _axes(axes)
+    axes.set_xticks(_ticks(count))
+    axes.set_xlabel("experiences learned", color=MUTED, size=9)
+    axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.02), frameon=False, fontsize=8, labelcolor=INK)
+    return _drawn(figure, form)
 
 
 def cumulative_steps(record: Record) -> list[int]:
@@ -131,6 +157,11 @@ def _lines(axes: "Axes", time: Floats, accuracy: Floats, average: Floats, *, mar
     marker = "o" if marked else ""
     thick: dict[str, Any] = {"color": INK, "linewidth": 2.6, "markersize": 5, "zorder": 5}
     axes.plot(time, average, marker=marker, label="average of seen", **thick)
+    _axes(axes)
+
+
+def _axes(axes: "Axes") -> None:
+    """Percent from bottom to top, and no more lines than it takes."""
     axes.set_ylim(-0.03, 1.03)
     axes.set_yticks(list(PERCENT), list(PERCENT.values()))
     axes.set_ylabel("accuracy", color=MUTED, size=9)
@@ -166,7 +197,7 @@ def _legend(axes: "Axes", count: int) -> None:
 
 
 def _figure(
-    record: Record, inches: tuple[float, float], boxes: Sequence[tuple[float, ...]]
+    titles: tuple[str, str], inches: tuple[float, float], boxes: Sequence[tuple[float, ...]]
 ) -> tuple["Figure", list["Axes"]]:
     """A figure of this size with axes in these boxes (left, bottom, width, height), in inches; titled."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -178,17 +209,21 @@ def _figure(
     panels = [figure.add_axes((x / width, y / height, w / width, h / height)) for x, y, w, h in boxes]
     for axes in panels:
         axes.tick_params(labelsize=8.5, labelcolor=INK, color="#999999", length=0)
-    status = "" if record.status == "finished" else f" ({record.status.replace('_', ' ')})"
     left = boxes[0][0]
     for line, below, size, weight, colour in (
-        (record.cell.label + status, 0.30, 11.5, "bold", INK),
-        (record.cell.track.label, 0.53, 8.5, "normal", MUTED),
+        (titles[0], 0.30, 11.5, "bold", INK),
+        (titles[1], 0.53, 8.5, "normal", MUTED),
     ):
         style: dict[str, Any] = {"size": size, "weight": weight, "color": colour}
         text = figure.text(left / width, 1 - below / height, line, parse_math=False, **style)
         room = DPI * (width - left - 0.15)
         text.set_fontsize(size * min(1, room / text.get_window_extent().width))
     return figure, panels
+
+
+def _titles(record: Record) -> tuple[str, str]:
+    status = "" if record.status == "finished" else f" ({record.status.replace('_', ' ')})"
+    return record.cell.label + status, record.cell.track.label
 
 
 def _blank(extent: tuple[float, float, float, float]) -> Any:
@@ -205,7 +240,11 @@ def _ticks(count: int) -> list[int]:
     return [1, *range(step, count + 1, step)] if step > 1 else list(range(1, count + 1))
 
 
-def _png(figure: "Figure") -> bytes:
+def _drawn(figure: "Figure", form: Form) -> bytes:
+    """The picture; as SVG the element alone, as it can stand within a page, with names of its own."""
     buffer = io.BytesIO()
+    if form == "svg":
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+        return buffer.getvalue()[buffer.getvalue().index(b"<svg") :]
     figure.savefig(buffer, format="png", dpi=DPI, pil_kwargs={"compress_level": 4})
     return buffer.getvalue()

@@ -81,6 +81,11 @@ class Cell(FrozenModel):
     strategy: StrategyInfo
     seed: Annotated[int, Field(ge=0)]
 
+    def __repr__(self) -> str:
+        return f"Cell({self.label} on {self.track.label})"
+
+    __str__ = __repr__
+
     @model_validator(mode="after")
     def _seeds_of_tuning_are_apart(self) -> Self:
         if (self.seed >= FIRST_TUNING_SEED) != (self.track.protocol.tested_on == "validation"):
@@ -216,6 +221,24 @@ class Record(FrozenModel):
             content.pop("metering", None)
         return content
 
+    def __repr__(self) -> str:
+        return f"Record({self.cell.label} on {self.cell.track.label}: {self.outcome})"
+
+    __str__ = __repr__
+
+    def _repr_html_(self) -> str:
+        from clarena.record.notebook import record_html
+
+        return record_html(self)
+
+    @property
+    def outcome(self) -> str:
+        """What became of it, in a few words: `finished, 91.3 % accurate in the end`."""
+        if self.status != "finished":
+            return f"{self.status.replace('_', ' ')}: {self.reason or 'no reason given'}"
+        accuracy: float = self.metrics.get("final_average_accuracy", float("nan"))
+        return f"finished, {100 * accuracy:.1f} % accurate in the end"
+
     @property
     def matrix(self) -> NDArray[np.float64]:
         """The accuracy matrix as an array [T+1, T], NaN where undefined."""
@@ -274,6 +297,11 @@ class Predictions(FrozenModel):
     experience: NDArray[np.int64]
     log_probability: NDArray[np.float32] | None = None
     text_bytes: NDArray[np.int64] | None = None
+
+    def __repr__(self) -> str:
+        return f"Predictions({self.labels.size} test samples of {self.experiences} experiences)"
+
+    __str__ = __repr__
 
     @property
     def experiences(self) -> int:

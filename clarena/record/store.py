@@ -48,6 +48,9 @@ class Store:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
 
+    def __repr__(self) -> str:
+        return f"Store({str(self.path)!r})"
+
     def prepare(self) -> None:
         """Create the directory; raises `StoreError` where nothing can be written."""
         try:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from clarena.record.aliases import Aliases
+from clarena.record.curves import SHORT
 from clarena.record.record import Record, StrategyInfo, counted
 from clarena.record.statistics import Interval, student_t_interval
 
@@ -161,6 +162,78 @@ def row_labels(table: list[Row]) -> list[str]:
             label += "".join(f" {key}={mine[key]}" for key in varied)
         labels.append(label)
     return labels
+
+
+NOTHING = "–"
+EARLIER = "†"
+"""Marks a row of before there were identities of code, which is not proven to be a row of today."""
+
+
+def table_texts(table: list[Row]) -> tuple[list[str], list[list[str]]]:
+    """Titles and cells of a track's table as a person reads them, the strategy first; wherever it is shown.
+
+    Columns of bits per byte and of what did not finish are there where a row has any.
+    """
+    language = any(row.interval("final_bits_per_byte") for row in table)
+    problems = any(row.problems for row in table)
+    titles = ["strategy", "final accuracy %", "n", "forgetting %", "train s", "state"]
+    titles += ["bits per byte"] * language + ["not finished"] * problems
+    lines = []
+    for label, row in zip(row_labels(table), table):
+        seconds = row.total("train_seconds")
+        cells = [
+            f"{label} {EARLIER}" if row.earlier else label,
+            percent(row.interval("final_average_accuracy")),
+            str(len(row.finished)),
+            percent(row.interval("forgetting")),
+            NOTHING if math.isnan(seconds) else f"{seconds:.1f}",
+            size(row.total("state_bytes")),
+        ]
+        lines.append(cells + [plain(row.interval("final_bits_per_byte"))] * language + [row.problems] * problems)
+    return titles, lines
+
+
+def curve_texts(table: list[Row]) -> tuple[list[str], list[list[str]]]:
+    """The same of what was measured within experiences; no lines where nothing was."""
+    lines = [[label, *(percent(row.interval(name)) for name in SHORT)] for label, row in zip(row_labels(table), table)]
+    measured = any(row.interval(name) for row in table for name in SHORT)
+    return ["strategy", *(f"{title} %" for title in SHORT.values())], lines if measured else []
+
+
+def legend(table: list[Row]) -> str:
+    """What the numbers of a table are."""
+    about = "Mean ± half-width of the 95 % Student-t interval over n seeds."
+    about += " References come first; they are never ranked." * any(row.info.reference for row in table)
+    if any(row.earlier for row in table):
+        about += f"\n{EARLIER}: of an earlier version, until it is proven to be today's: clarena store upgrade, "
+        about += "clarena results attest."
+    if earlier := sum(row.earlier_metering for row in table):
+        about += f"\nTraining times of {earlier} runs are left out: they were measured before revision "
+        about += f"{table[0].metering} of metering, and otherwise."
+    return about
+
+
+def percent(interval: Interval | None) -> str:
+    """`91.3 ± 1.2`, or a dash where it is undefined."""
+    return NOTHING if interval is None else interval.percent()
+
+
+def plain(interval: Interval | None) -> str:
+    """`2.31 ± 0.04`, or a dash where it is undefined; one number alone has no interval."""
+    if interval is None:
+        return NOTHING
+    return f"{interval.mean:.2f}" + (f" ± {interval.half_width:.2f}" if interval.n > 1 else "")
+
+
+def size(count: float) -> str:
+    """Bytes as a person says them."""
+    if math.isnan(count):
+        return NOTHING
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000 or unit == "GB":
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return NOTHING
 
 
 def _settings(row: Row) -> dict[str, Any]:

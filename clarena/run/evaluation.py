@@ -1,5 +1,6 @@
 """Run what a plan says is missing, log it beside that, and hand back the records: `clarena.evaluate`."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,7 @@ from clarena.record.record import Record
 from clarena.record.store import Store
 from clarena.run.deadline import Limits
 from clarena.run.executors import Event, Listener, default_jobs, execute
+from clarena.run.notebook import notebook_listener
 from clarena.run.output import harmless
 from clarena.run.planning import Plan, Settings, make_plan
 
@@ -37,6 +39,17 @@ class Results:
     records: list[Record]
     errors: dict[str, str] = field(default_factory=dict)
     untracked: list[str] = field(default_factory=list)
+
+    def __repr__(self) -> str:
+        became = Counter(record.status.replace("_", " ") for record in self.records)
+        became.update({"not recorded": len(self.errors)} if self.errors else {})
+        told = ", ".join(f"{count} {status}" for status, count in became.items()) or "none"
+        return f"Results({len(self.records) + len(self.errors)} runs: {told})"
+
+    def _repr_html_(self) -> str:
+        from clarena.record.notebook import results_html
+
+        return results_html(self.records, self.errors)
 
     def __iter__(self) -> Iterator[Record]:
         return iter(self.records)
@@ -112,7 +125,7 @@ def evaluate(
         experience_timeout: the same for each experience of it.
         plugins: where to look for plugins besides the installed ones.
         listener: told of every event as it happens. One that raises is told no more, and the runs go on;
-            KeyboardInterrupt stops them.
+            KeyboardInterrupt stops them. Without one, a notebook shows the progress, and elsewhere nothing does.
 
     Raises:
         UsageError: when the request itself is wrong.
@@ -133,6 +146,7 @@ def evaluate(
         limits=Limits(timeout, experience_timeout),
         host=Host.discover(plugins),
     )
+    listener = listener or notebook_listener(plan)
     return carry_out(plan, store, jobs=jobs, tracking_uri=tracking_uri, track=track, listener=listener)
 
 

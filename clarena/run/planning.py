@@ -31,6 +31,7 @@ from clarena.run.data import Loaded, blamed, load, stated
 from clarena.run.deadline import NO_LIMITS, Limits, TimedOut, limited
 from clarena.run.environment import device_named, working_directory
 from clarena.run.realisation import CellClasses, Realisation
+from clarena.run.rehearsal import check_backbone, check_buffers
 from clarena.run.worker import Work
 from clarena.toolbox.seeding import forked
 
@@ -56,6 +57,9 @@ class Plan:
     done: dict[str, Record]
     damaged: dict[str, str]
     loaded: Loaded | None = None
+
+    def __repr__(self) -> str:
+        return f"Plan({self.track.label}: {len(self.works)} cells, {len(self.missing)} to run)"
 
     @property
     def missing(self) -> list[Work]:
@@ -126,14 +130,14 @@ def make_plan(
     )
     rows = [(given, host.strategy(given)) for given in strategies]
     _check_owners(settings, [owner for _, cls in rows for owner in _owners(cls)])
-    works = []
+    works: list[Work] = []
     for given, cls in rows:
         info = _strategy_info(cls, _values_of(cls, settings), track, _plugin(host, given))
         by_hand = any(settings.get(owner) for owner in _owners(cls))
         how = (chosen or {}).get(cls.name, "by hand" if by_hand else "default")
         info = info.model_copy(update={"chosen": how})
         with suppress(TimedOut), limited(limits.experience or limits.run):  # it will do so in its run as well
-            _try_out(CellClasses(cls, benchmark_class, backbone_class), info, track, seeds[0])
+            _try_out(CellClasses(cls, benchmark_class, backbone_class), info, track, seeds[0], first=not works)
         for seed in seeds:
             work = Work(
                 cell=Cell(track=track, strategy=info, seed=seed),
@@ -160,8 +164,10 @@ def make_plan(
     return Plan(track, works, done, damaged, loaded)
 
 
-def _try_out(parts: CellClasses, info: StrategyInfo, track: Track, seed: int) -> None:
+def _try_out(parts: CellClasses, info: StrategyInfo, track: Track, seed: int, *, first: bool) -> None:
     """Make one seed's stream and set the strategy up, so that what cannot work fails here and not in every cell.
+
+    The backbone, which all strategies share, is tried with the first.
 
     Only what the user can fix in the request is raised; a faulty strategy fails in its own run, where its traceback
     is recorded.
@@ -171,6 +177,9 @@ def _try_out(parts: CellClasses, info: StrategyInfo, track: Track, seed: int) ->
             realised = Realisation(track, parts, seed, torch.device("cpu"))
         except Exception as error:  # whatever a plugin's benchmark raises
             raise blamed(error, track.benchmark.name) from error
+        if first:
+            check_backbone(realised)
+        check_buffers(parts.strategy, info.hyperparameters, track.protocol)
         try:
             realised.set_up(parts.strategy(**info.hyperparameters), info.learning_rate)
         except UsageError:

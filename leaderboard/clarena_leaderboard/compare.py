@@ -208,9 +208,9 @@ def _print(duel: Duel) -> None:
     from rich.table import Table as Grid
     from rich.text import Text
 
-    from clarena.cli.table import NOTHING, percent
     from clarena.cli.text import page, put
     from clarena.record.metrics import METRICS
+    from clarena.record.summary import NOTHING, percent
     from clarena_leaderboard.rows import say_seeds
 
     console = page()

@@ -148,7 +148,15 @@ def _key(*things: Any) -> str:
 
 
 def _table_key(table: Table) -> str:
-    rest = (table.track, table.digest, table.slug, table.label, table.seeds, table.seeds_rule, table.sort_key)
+    rest = (
+        table.track.model_dump(),
+        table.digest,
+        table.slug,
+        table.label,
+        table.seeds,
+        table.seeds_rule,
+        table.sort_key,
+    )
     return _key(rest, [_key(entry) for entry in table.entries], [_table_key(hidden) for hidden in table.hidden])
 
 

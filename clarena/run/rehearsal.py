@@ -1,0 +1,83 @@
+"""What is tried before anything runs: a backbone's answer to two inputs, and whether replay has anything to replay."""
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from clarena.contract.strategy import Strategy
+from clarena.errors import ClarenaError, ClarenaWarning, PluginError, UsageError
+from clarena.plugins.composite import Composite
+from clarena.protocol.protocol import Protocol
+from clarena.run.realisation import Realisation
+
+
+def check_backbone(realised: Realisation) -> None:
+    """Have a fresh backbone answer two inputs; raise `PluginError` in words where the answer is not its features.
+
+    What is wrong with it would otherwise fail in a layer of the head, with every strategy, in PyTorch's words.
+    """
+    name, transform = realised.parts.backbone.name, realised.stream.splits[0].transform
+    x = realised.benchmark.inputs(realised.data.x_train[:2])
+    x = x if transform is None else transform(x)
+    shape = list(x.shape[1:])
+    try:
+        backbone = realised.context().backbone().eval()
+        with torch.no_grad():
+            features = backbone(x)
+    except ClarenaError:
+        raise
+    except (MemoryError, torch.cuda.OutOfMemoryError):
+        return  # the runs will say so, each in its record
+    except Exception as error:  # whatever a plugin's network raises
+        raise PluginError(
+            f"The backbone {name} fails on inputs {shape} of {realised.benchmark.name}: "
+            f"{type(error).__name__}: {error}\n"
+            "Build it from input_shape, or choose another: clarena list."
+        ) from error
+    wanted = "[batch, time, features]" if realised.data.per_token else "[batch, features]"
+    if not isinstance(features, torch.Tensor):
+        what = "nothing (does it end in return?)" if features is None else f"a {type(features).__name__}"
+        raise PluginError(f"The backbone {name} returns {what} from forward. Return one tensor: features {wanted}.")
+    if not features.is_floating_point():
+        kind = str(features.dtype).removeprefix("torch.")
+        raise PluginError(f"The backbone {name} returns features of {kind}. Return floating-point numbers, {wanted}.")
+    said = getattr(backbone, "features", None)
+    if not isinstance(said, int):
+        raise PluginError(f"The backbone {name} does not say how many features it has: set self.features, a number.")
+    fits = (*x.shape[:2], said) if realised.data.per_token else (len(x), said)
+    if tuple(features.shape) != fits:
+        raise PluginError(
+            f"The backbone {name} turns inputs {list(x.shape)} into features {list(features.shape)}, and by its "
+            f"self.features = {said} they should be {list(fits)}. Flatten all but the batch, and set self.features to "
+            "what is left."
+        )
+
+
+def check_buffers(cls: type[Strategy], hyperparameters: Mapping[str, Any], protocol: Protocol) -> None:
+    """Look whether a strategy, or a part of a sum, keeps exemplars and is granted none.
+
+    Where that is its declared way to be switched off, a warning says so; elsewhere nothing sensible can come of it.
+
+    Raises:
+        UsageError: where it has no exemplars and is not switched off.
+    """
+    members = cls.members if issubclass(cls, Composite) else (cls,)
+    for member in members:
+        values = hyperparameters["parts"][member.name] if issubclass(cls, Composite) else hyperparameters
+        if "buffer_size" not in values:
+            continue
+        off = member.off or {}
+        asked, is_off = values["buffer_size"], bool(off) and all(values.get(key) == off[key] for key in off)
+        if (protocol.buffer_size if asked is None else asked) != 0 or (is_off and "buffer_size" not in off):
+            continue
+        if not is_off:
+            owner = cls.name if member is cls else f"{cls.name}.{member.name}"
+            setting = f"--set {owner}.buffer_size=200" if asked == 0 else "--set protocol.buffer_size=200"
+            raise UsageError(
+                f"{member.name} keeps exemplars, and is granted none: buffer_size is 0. Grant it some with {setting}, "
+                "or leave it out: without exemplars finetune is what to compare with."
+            )
+        message = f"{member.name} keeps no exemplars (buffer_size=0): it is switched off, and does what finetune does."
+        warnings.warn(message, ClarenaWarning, stacklevel=2)
