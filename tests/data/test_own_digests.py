@@ -1,4 +1,4 @@
-"""What was read correctly before keeps its digest: the tracks below were computed before tables, layouts and reports."""
+"""What was read correctly before keeps its digest: these are of tracks as they were before tables and layouts."""
 
 import json
 from pathlib import Path
@@ -21,7 +21,7 @@ ARRAYS = {
         np.array(["ant", "bee", "cat", "dog"])[Y],
         "efa94c99639d8b751b30a4cd7b6510bf61b5cd816a7df46653dcfdc245d27da4",
     ),
-    "grey": (PIXELS[..., 0], Y + 7, "e46e19423f0fd04dd80f91810a440963fe721bd1c9b72470537120adadcad472cb"),
+    "grey": (PIXELS[..., 0], Y + 7, "e46e19423f0fd04dd80f91810a440963fe721bd1c9b72470537120adcad472cb"),
 }
 
 
