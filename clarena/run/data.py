@@ -123,7 +123,7 @@ def blamed(error: Exception, name: str) -> ClarenaError:
     """
     if isinstance(error, ClarenaError):
         return error
-    if isinstance(error, MemoryError):
+    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):  # numpy's word, and torch's
         return DataError(
             f"The data of {name} do not fit into memory ({error}). Take fewer or smaller samples; its options are in: "
             f"clarena describe {name}"

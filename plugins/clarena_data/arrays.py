@@ -1,6 +1,7 @@
 """Arrays in one `.npz`: `x_train`, `y_train`, `x_test`, `y_test`."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -116,19 +117,43 @@ class Arrays(Pixels, Standardised):
         self.standardise = standardise
 
     def inputs(self, x: Tensor) -> Tensor:
-        """Images [n, channels, height, width], or numbers as they are shaped."""
-        pixels, last = x.dtype == torch.uint8, self.channels == "last" or self._auto_last(x)
-        x = x.float().div_(255) if pixels else x.float()
+        """Images [n, channels, height, width], or numbers as they are shaped; only uint8 is not yet `laid_out`."""
+        if x.dtype != torch.uint8:
+            return x.float()
+        last = self.channels == "last" or (self.channels == "auto" and channels_last(x))
+        x = x.float().div_(255)
         if x.ndim == 4 and last:
             x = x.movedim(-1, 1)
-        elif x.ndim == 3 and (self.channels == "grey" or (pixels and self.channels != "none")):
+        elif x.ndim == 3 and self.channels != "none":
             x = x.unsqueeze(1)
-        if pixels:
-            return normalised(x, self.mean, self.std)
-        return x if (self.mean, self.std) == AS_STORED else normalised(x.clone(), self.mean, self.std)
+        return normalised(x, self.mean, self.std)
 
-    def _auto_last(self, x: Tensor) -> bool:
-        return self.channels == "auto" and channels_last(x)
+    def laid_out(self, data: Data) -> Data:
+        """Data as they are kept: uint8 as stored, other numbers as a model is given them.
+
+        Where uint8 images used to be read with their channels first, and have them last, they are kept channels first.
+
+        Raises:
+            UsageError: where channels may be first or last, or mean or std do not fit their number.
+        """
+        x = data.x_train
+        if x.dtype != torch.uint8:
+            move = x.ndim == 4 and (self.channels == "last" or (self.channels == "auto" and channels_last(x)))
+        else:
+            certain = x.shape[-1] in (1, 3, 4) and x.shape[1] not in (1, 3, 4)
+            move = self.channels == "auto" and channels_last(x) and not certain
+        return replace(data, x_train=self._laid_out(x, move), x_test=self._laid_out(data.x_test, move))
+
+    def _laid_out(self, x: Tensor, move: bool) -> Tensor:
+        if move:
+            x = x.movedim(-1, 1).contiguous()
+        if x.dtype == torch.uint8:
+            if move and channels_last(x):
+                raise UsageError(_ambiguous(x.movedim(1, -1)))
+            return x
+        if x.ndim == 3 and self.channels == "grey":
+            x = x.unsqueeze(1)
+        return x if (self.mean, self.std) == AS_STORED else normalised(x.clone(), self.mean, self.std)
 
     def form(self, data: Data) -> list[str]:
         """Whether arrays [n, a, b] are taken for images, where it may be otherwise, and whether numbers are large."""
@@ -291,7 +316,11 @@ def channels_last(x: Tensor) -> bool:
     for here, there in told:
         if here != there:
             return there
-    raise UsageError(
+    raise UsageError(_ambiguous(x))
+
+
+def _ambiguous(x: Tensor) -> str:
+    return (
         f"Images {list(x.shape[1:])} may have their channels first or last. Say which: --set benchmark.channels=first "
         "or --set benchmark.channels=last; where they are no images: --set benchmark.channels=none."
     )

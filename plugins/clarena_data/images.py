@@ -193,14 +193,14 @@ def readable_image(file: Path, doing: str) -> Iterator[None]:
         raise DataError(f"The image {file} cannot be {doing}: {error}. Mend or remove it.") from error
 
 
-def require_memory(size: int, what: str) -> None:
-    """Raise `DataError` where that many bytes are more than the machine's memory."""
+def require_memory(size: int, what: str, remedy: str = "benchmark.size=32") -> None:
+    """Raise `DataError` where that many bytes are more than the machine's memory; `remedy` is what to set."""
     try:
         held = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):  # not told on this system
         return
     if size > held:
         raise DataError(
-            f"{what} take {size / 2**30:.0f} GiB, and this machine has {held / 2**30:.0f}. Set a smaller size: "
-            "--set benchmark.size=32."
+            f"{what} take {size / 2**30:.0f} GiB, and this machine has {held / 2**30:.0f}. Ask for less: "
+            f"--set {remedy}."
         )

@@ -71,7 +71,7 @@ class ArraysOwn(Arrays, Own):
     """Arrays in an `.npz`."""
 
     def read(self, path: Path) -> Data:
-        return read_arrays(path)
+        return self.laid_out(read_arrays(path))
 
 
 class ImagesOwn(Pixels, Own):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from clarena import Benchmark, Data, DataError
 
-from .images import held_out_rows
+from .images import held_out_rows, require_memory
 from .tables import SPLIT, TEXT_COLUMNS, Table, coalesced, labels_of, parts_of, text_columns
 
 WORD = re.compile(r"\w+|[^\w\s]")
@@ -28,7 +28,7 @@ class Words(Benchmark):
         self,
         *,
         words: Annotated[
-            int, Field(ge=2, description="Numbers that words are hashed to; no word is known in advance.")
+            int, Field(ge=2, lt=2**31, description="Numbers that words are hashed to; no word is known in advance.")
         ] = 4096,
         length: Annotated[int, Field(ge=1, description="Words kept of each text; the rest is cut off.")] = 64,
         encode: Annotated[
@@ -66,6 +66,7 @@ def tokenise(texts: Sequence[str], words: int, length: int) -> Tensor:
     from sklearn.utils import murmurhash3_32
 
     number: dict[str, int] = {}
+    require_memory(4 * len(texts) * length, f"{len(texts)} texts of {length} words", "benchmark.length=64")
     tokens = np.zeros((len(texts), length), dtype=np.int32)
     for row, text in enumerate(texts):
         for column, match in enumerate(WORD.finditer(text.lower())):

@@ -13,6 +13,7 @@ from clarena_data.own import DomainsOwn, SplitOwn
 from PIL import Image
 
 from clarena import Benchmark, DataError, UsageError
+from clarena.run.data import load
 
 Y = np.arange(40) % 4
 VECTORS = np.random.default_rng(0).normal(size=(40, 7))
@@ -103,7 +104,7 @@ def test_channels_are_told_alike_whatever_the_type(tmp_path: Path, dtype: type, 
     path, last = arrays(tmp_path / "a.npz", x), FORMS[form]
     if last is None:
         with pytest.raises(UsageError, match=r"--set benchmark.channels=first or --set benchmark.channels=last"):
-            made(path).inputs(made(path).data().x_train)
+            load(type(made(path)), {})
     for channels in ("auto", "first", "last", "none"):
         if channels == "auto" and last is None:
             continue
@@ -111,6 +112,19 @@ def test_channels_are_told_alike_whatever_the_type(tmp_path: Path, dtype: type, 
         inputs = benchmark.inputs(benchmark.data().x_train[:1])
         moved = channels == "last" or (channels == "auto" and last)
         assert tuple(inputs.shape[1:]) == ((form[2], form[0], form[1]) if moved else form)
+
+
+def test_images_that_used_to_be_read_otherwise_have_another_fingerprint(tmp_path: Path) -> None:
+    def stored(form: tuple[int, ...], dtype: type) -> tuple[torch.Tensor, torch.Tensor]:
+        x = np.random.default_rng(1).integers(0, 200, (40, *form)).astype(dtype)
+        return torch.from_numpy(x[8:]), made(arrays(tmp_path / "a.npz", x)).data().x_train
+
+    for form, dtype in (((8, 8, 3), np.uint8), ((3, 8, 8), np.uint8), ((3, 8, 8), np.float32), ((64, 6, 6), np.uint8)):
+        before, kept = stored(form, dtype)
+        assert torch.equal(kept, before)
+    for form, dtype in (((8, 8, 3), np.float32), ((4, 4, 3), np.uint8), ((8, 8, 2), np.uint8)):
+        before, kept = stored(form, dtype)
+        assert torch.equal(kept, before.movedim(-1, 1))
 
 
 @pytest.mark.parametrize(
@@ -135,15 +149,15 @@ def test_mean_and_std_are_applied_to_numbers_of_every_type(tmp_path: Path) -> No
     x = np.random.default_rng(0).normal(size=(40, 6, 5, 3))
     benchmark = made(arrays(tmp_path / "a.npz", x), mean=(1, 2, 3), std=(2,))
     data = benchmark.data()
-    before = data.x_train.clone()
     expected = (x[8:].astype(np.float32) - np.array([1, 2, 3], np.float32)) / 2
     np.testing.assert_allclose(benchmark.inputs(data.x_train), expected.transpose(0, 3, 1, 2), rtol=1e-6)
-    assert torch.equal(data.x_train, before)
+    plain = made(tmp_path / "a.npz").data()
+    assert plain.fingerprint() != data.fingerprint()  # what used to be ignored is not taken for the same track
     vectors = made(arrays(tmp_path / "v.npz"), mean=(1,), std=(4,))
     np.testing.assert_allclose(vectors.inputs(vectors.data().x_train), (VECTORS[8:] - 1) / 4, rtol=1e-5, atol=1e-6)
     wrong = made(tmp_path / "a.npz", std=(1, 2))
     with pytest.raises(UsageError, match=r"benchmark.std has 2 numbers, and inputs \[3, 6, 5\] have 3 channels"):
-        wrong.inputs(data.x_train)
+        wrong.data()
 
 
 def test_arrays_may_be_standardised(tmp_path: Path) -> None:

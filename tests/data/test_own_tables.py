@@ -12,6 +12,7 @@ from clarena_data.texts import tokenise
 from pyarrow import feather, parquet
 
 from clarena import Benchmark, Data, DataError, UsageError
+from clarena.run.data import load
 from clarena.toolbox.seeding import Seeds
 
 
@@ -173,6 +174,14 @@ def test_a_long_text_is_no_fault(tmp_path: Path) -> None:
     long = "word " * 40_000
     found = data(saved(tmp_path / "t.csv", "text,label\n" + f'"{long}",p\nb,q\n' * 6))
     assert len(found.x_train) + len(found.x_test) == 12
+
+
+def test_more_words_than_memory_are_refused(tmp_path: Path) -> None:
+    path = saved(tmp_path / "t.csv", "text,label\n" + "a,p\nb,q\n" * 8)
+    with pytest.raises(DataError, match=r"16 texts of 1000000000000 words take .*--set benchmark.length=64"):
+        data(path, length=10**12)
+    with pytest.raises(UsageError, match="words = 10000000000000 is not valid: Input should be less than 2147483648"):
+        load(SplitOwn.of(str(path)), {"words": 10**13})
 
 
 def test_a_quotation_mark_may_begin_a_field_between_tabs(tmp_path: Path) -> None:
