@@ -1,5 +1,6 @@
 """The network of DEN: units with time stamps that are selected, added, removed, split, and left out for older tasks."""
 
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -49,6 +50,7 @@ class GrowingLayer(nn.Module):
 
     Attributes:
         stamp: the task with which each unit came [units], ascending.
+        stamps: the same on the host, which looks them up in every step and would wait for the device.
     """
 
     stamp: Tensor
@@ -57,6 +59,7 @@ class GrowingLayer(nn.Module):
         super().__init__()
         self.weight, self.bias = nn.Parameter(weight.detach().clone()), nn.Parameter(bias.detach().clone())
         self.register_buffer("stamp", torch.zeros(len(weight), dtype=torch.long, device=weight.device))
+        self.stamps = [0] * len(weight)
         self.convolve = convolve
 
     def forward(self, x: Tensor, units: slice, inputs: int) -> Tensor:
@@ -67,7 +70,7 @@ class GrowingLayer(nn.Module):
 
     def count(self, task: int) -> int:
         """How many units there were after this task."""
-        return int((self.stamp <= task).sum())
+        return bisect_right(self.stamps, task)
 
     def connected(self) -> Tensor:
         """Whether any weight from input i to unit j is not 0: bool [units, inputs]."""
@@ -115,6 +118,7 @@ class GrowingLayer(nn.Module):
 
     def _set(self, weight: Tensor, bias: Tensor, stamp: Tensor) -> None:
         self.weight, self.bias, self.stamp = nn.Parameter(weight.detach()), nn.Parameter(bias.detach()), stamp
+        self.stamps = stamp.tolist()
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         saved = [state_dict.get(prefix + name) for name in ("weight", "bias", "stamp")]
@@ -122,6 +126,7 @@ class GrowingLayer(nn.Module):
         if len(present) == 3:
             self._set(*present)
         super()._load_from_state_dict(state_dict, prefix, *args)
+        self.stamps = self.stamp.tolist()
 
 
 class GrowingNetwork(nn.Module):

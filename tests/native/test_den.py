@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from clarena import Backbone, UsageError
 from clarena.checks import TinyStream
-from clarena.protocol.protocol import Part, Protocol, Track
+from clarena.protocol.protocol import NamedPart, Protocol, Track
 from clarena.run.realisation import CellClasses, Realisation
 from clarena.testing import parametrize_with_checks
 
@@ -28,9 +28,9 @@ def realised(backbone: type[Backbone] = Mlp, options: dict[str, Any] = MLP, **pr
     """Three tasks of 3, 1 and 2 classes on 4×4 images, with momentum and weight decay."""
     settings = {"epochs": 10, "batch_size": 8, "optimizer": "sgd", "learning_rate": 0.05, "momentum": 0.9}
     track = Track(
-        benchmark=Part(name="tiny-stream"),
+        benchmark=NamedPart(name="tiny-stream"),
         scenario="task",
-        backbone=Part(name=backbone.name, options=options),
+        backbone=NamedPart(name=backbone.name, options=options),
         protocol=Protocol(**(settings | {"weight_decay": 0.01} | protocol)),
     )
     return Realisation(track, CellClasses(DEN, TinyStream, backbone), 0, torch.device("cpu"))
@@ -135,10 +135,10 @@ def test_n1_any_optimiser_reaches_the_minimum_with_exact_zeros(kind: Any) -> Non
     a, b, l1 = torch.tensor([1.0, 4.0, 0.1, 2.0, 1.0]), torch.tensor([1.0, -0.5, 1.0, 0.1, -0.2]), 0.3
     w = nn.Parameter(torch.ones(5))
     optimizer = kind([w], lr=0.01)
-    for _ in range(4000):
+    for steps in range(1, 4001):
         w.grad = (a * (w - b)).detach()
         optimizer.step()
-        w.data = soft_threshold(w.data, l1 * step_sizes(optimizer, w))
+        w.data = soft_threshold(w.data, l1 * step_sizes(optimizer, w, steps))
     torch.testing.assert_close(w.detach(), torch.tensor([0.7, -0.425, 0, 0, 0]), rtol=0, atol=1e-3)
     assert (w[2:] == 0).all()
 
@@ -157,13 +157,13 @@ def test_step_sizes_of_adam() -> None:
     g = torch.tensor([0.5, -2.0, 0.0])
     p.grad = g.clone()
     optimizer.step()
-    torch.testing.assert_close(step_sizes(optimizer, p) * g, 1 - p.detach())
+    torch.testing.assert_close(step_sizes(optimizer, p, 1) * g, 1 - p.detach())
     p.grad = 3 * g
     optimizer.step()
     mean_square = (0.999 * 0.001 * g**2 + 0.001 * (3 * g) ** 2) / (1 - 0.999**2)
-    torch.testing.assert_close(step_sizes(optimizer, p), 0.1 / (mean_square.sqrt() + 1e-8))
+    torch.testing.assert_close(step_sizes(optimizer, p, 2), 0.1 / (mean_square.sqrt() + 1e-8))
     sgd = torch.optim.SGD([p], lr=0.3)
-    assert step_sizes(sgd, p).tolist() == pytest.approx([0.3] * 3)
+    assert step_sizes(sgd, p, 1).tolist() == pytest.approx([0.3] * 3)
 
 
 # --- N2 to N4: selective retraining ----------------------------------------------------------------------------------

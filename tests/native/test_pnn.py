@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from clarena import Backbone, Frozen, UsageError
 from clarena.checks import TinyStream
-from clarena.protocol.protocol import Part, Protocol, Track
+from clarena.protocol.protocol import NamedPart, Protocol, Track
 from clarena.run.realisation import CellClasses, Realisation
 from clarena.testing import parametrize_with_checks
 
@@ -25,9 +25,9 @@ def realised(backbone: type[Backbone], options: dict[str, Any], **protocol: Any)
     """Three tasks of 3, 1 and 2 classes on 4×4 images, with momentum and weight decay."""
     settings = {"epochs": 2, "batch_size": 8, "optimizer": "sgd", "learning_rate": 0.02, "momentum": 0.9}
     track = Track(
-        benchmark=Part(name="tiny-stream"),
+        benchmark=NamedPart(name="tiny-stream"),
         scenario="task",
-        backbone=Part(name=backbone.name, options=options),
+        backbone=NamedPart(name=backbone.name, options=options),
         protocol=Protocol(**(settings | {"weight_decay": 0.1} | protocol)),
     )
     return Realisation(track, CellClasses(PNN, TinyStream, backbone), 0, torch.device("cpu"))

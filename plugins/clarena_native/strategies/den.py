@@ -124,7 +124,7 @@ class DEN(Strategy):
 
     def learn(self, experience: Experience) -> None:
         """Algorithm 1."""
-        learned = len(self.network.head.stamp.unique())
+        learned = len(set(self.network.head.stamps))
         task = require_task("den", experience.task, range(learned, learned + 1))
         network, steps = self.network, Steps(experience, self.shares)
         before = [layer.copy() for layer in network.hidden]  # W^{t−1}
@@ -153,7 +153,7 @@ class DEN(Strategy):
         Raises:
             UsageError: when the task label is missing, or of a task not yet learned.
         """
-        task = require_task("den", task, self.network.head.stamp.unique().tolist())
+        task = require_task("den", task, sorted(set(self.network.head.stamps)))
         with torch.no_grad(), evaluating(self):
             return self._scores(x, task)
 
@@ -175,14 +175,14 @@ class DEN(Strategy):
                     trained.append((tensor, mask, tensor.detach().clone()))
         optimizer = self.context.optimizer([tensor for tensor, _, _ in trained])
         self.network.train()
-        for batch in steps.until(phase):
+        for number, batch in enumerate(steps.until(phase), 1):
             optimizer.zero_grad()
             loss = cross_entropy(self._scores(batch.x, task), batch.y, batch.mask)
             (loss if penalty is None else loss + penalty()).backward()
             optimizer.step()
             with torch.no_grad():
                 if proximal is not None:
-                    proximal({tensor: step_sizes(optimizer, tensor) for tensor, _, _ in trained})
+                    proximal({tensor: step_sizes(optimizer, tensor, number) for tensor, _, _ in trained})
                 for tensor, mask, before in trained:
                     tensor.copy_(torch.where(mask, tensor, before))
             steps.meter.observe(loss)
@@ -261,12 +261,15 @@ class Steps:
             yield next(self._batches)
 
 
-def step_sizes(optimizer: torch.optim.Optimizer, tensor: Tensor) -> Tensor:
-    """How far each entry of a parameter goes per unit of gradient: η under SGD, η / (√v̂ + ε) under Adam."""
+def step_sizes(optimizer: torch.optim.Optimizer, tensor: Tensor, steps: int) -> Tensor:
+    """How far each entry of a parameter goes per unit of gradient: η under SGD, η / (√v̂ + ε) under Adam.
+
+    `steps`: how many the optimiser has made, since its own count may lie on the device.
+    """
     group, state = optimizer.param_groups[0], optimizer.state[tensor]
     if "exp_avg_sq" not in state:
         return torch.full_like(tensor, group["lr"])
-    second = state["exp_avg_sq"] / (1 - group["betas"][1] ** float(state["step"]))
+    second = state["exp_avg_sq"] / (1 - group["betas"][1] ** steps)
     return group["lr"] / (second.sqrt() + group["eps"])  # type: ignore[no-any-return]
 
 

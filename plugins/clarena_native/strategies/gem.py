@@ -24,6 +24,9 @@ Differences from the paper:
 5. The released code does not add γ to v*: it solves under v ≥ γ. `margin_as = bound` does that, and keeps every
    constraint; γ > 0 added to v* need not. The default is γ = 0, the problem as printed; published runs use 0.5, bound.
 6. When no constraint is violated, g stays as it is, margin or not, as in the released code.
+
+Each step that has a past waits for the device: whether a constraint is violated, and if so the dual, is decided on the
+host, from t − 1 and (t − 1)² numbers. A-GEM, whose dual has a closed form, does not.
 """
 
 from collections import deque

@@ -95,7 +95,7 @@ class ICaRL(GradientStrategy):
         """Binary cross-entropy: old classes follow q, new ones the label."""
         assert batch.scores is not None
         recorded = torch.cat([self.targets[batch.index[: batch.fresh]], self.exemplar_targets[self.dealt]])
-        targets = F.one_hot(batch.y, batch.scores.shape[1]).to(batch.scores.dtype)
+        targets = torch.zeros_like(batch.scores).scatter_(1, batch.y[:, None], 1.0)
         targets[:, self.old] = recorded[:, self.old]
         return F.binary_cross_entropy_with_logits(batch.scores[:, self.seen], targets[:, self.seen])
 

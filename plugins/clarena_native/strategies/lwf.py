@@ -14,7 +14,8 @@ Differences from the paper:
    the new outputs are not a block of their own: with heads that are full from the start.
 3. The paper trains to convergence; here the budget is the protocol's. Weight decay is the protocol's too.
 4. The targets are recorded in evaluation mode.
-5. Where every token of a sequence has a label, each is a sample: L_old is its mean over the tokens that count.
+5. Where every token of a sequence has a label, each is a sample: L_old is its mean over the tokens that count. (How
+   many there are is for the host to know before it can go on: such steps wait for the device.)
 """
 
 from typing import Annotated
