@@ -3,32 +3,34 @@
 import importlib.metadata
 import os
 import platform
-import socket
-import sqlite3
+import shutil
 import tempfile
+import warnings
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+from filelock import FileLock
 from rich.table import Table
 from rich.text import Text
 
 from clarena.cli import app
 from clarena.cli.listing import install_command, is_installed, missing_packages, registries
-from clarena.cli.options import AsJson, NoPlugins, PluginDirs, PluginFiles, StorePath, TrackingUri, discover
+from clarena.cli.options import FLAG, AsJson, NoPlugins, PluginDirs, PluginFiles, StorePath, TrackingUri, discover
 from clarena.cli.text import as_json as to_json
 from clarena.cli.text import page, put
-from clarena.errors import ClarenaError
+from clarena.errors import ClarenaError, StoreError
 
 if TYPE_CHECKING:
     from clarena.plugins.host import Host
+    from clarena.record.record import Record
+    from clarena.record.store import Store
 
-CONNECT_SECONDS = 3
+SMALL, LITTLE_SPACE = 100_000, 1e9
+"""Bytes: written to see whether anything can be, and left on a disk that will soon be full."""
 STYLES = {"ok": "green", "warning": "yellow", "problem": "bold red"}
 
 
@@ -49,20 +51,31 @@ def doctor(
     plugin: PluginFiles = None,
     plugins_dir: PluginDirs = None,
     no_plugins: NoPlugins = False,
+    repair: Annotated[
+        bool,
+        typer.Option(
+            "--repair",
+            metavar=FLAG,
+            help="Set a half-made or damaged MLflow database aside, make a new one, and fill it from the store.",
+        ),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Look for what is wrong here, and say what to do about it.
 
-    Looks at versions, devices, store, MLflow, data and plugins, and changes nothing.
-    Ends with exit code 1 when there is a problem.
+    Looks at versions, devices, disks, store, MLflow, data and plugins, and opens what it calls ok. Changes nothing,
+    unless --repair is given. Ends with exit code 1 when there is a problem.
     """
     host = discover(plugin, plugins_dir, no_plugins)
     findings = [
+        *(repaired(tracking_uri, store) if repair else ()),
         *packages(),
         *import_name(),
         *hardware(),
         *writable_store(store),
-        *tracking(tracking_uri),
+        *tracking(tracking_uri, store),
+        *disks(store),
+        *home(),
         *data_sets(),
         *plugins(host),
         *registrations(host),
@@ -113,7 +126,7 @@ def import_name() -> Iterator[Finding]:
 
 
 def hardware() -> Iterator[Finding]:
-    """Cores and CUDA devices."""
+    """Cores, and every device that can be had: each computes something."""
     from clarena.run.executors import default_jobs
 
     jobs = default_jobs("cpu", os.cpu_count() or 1)
@@ -123,14 +136,26 @@ def hardware() -> Iterator[Finding]:
     except (ImportError, OSError) as error:
         yield Finding("torch", "problem", f"cannot be imported: {error}", "pip install --force-reinstall torch")
         return
-    if not torch.cuda.is_available():
-        built = "this torch is built without CUDA" if torch.version.cuda is None else "torch finds no CUDA device"
-        yield Finding("devices", "ok", f"cpu ({built})")
-        return
-    for index in range(torch.cuda.device_count()):
-        free, total = torch.cuda.mem_get_info(index)
-        text = f"{torch.cuda.get_device_name(index)}, {free / 1e9:.1f} of {total / 1e9:.1f} GB free"
-        yield Finding(f"cuda:{index}", "ok", text)
+    with warnings.catch_warnings(record=True) as said:  # too old a driver is a warning to torch
+        warnings.simplefilter("always")
+        found = torch.cuda.is_available()
+    devices = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count() if found else 0))]
+    for device in devices:
+        try:
+            computed = (torch.ones(8, 8, device=device) @ torch.ones(8, 8, device=device)).sum().item()
+            text = f"{torch.__version__} computes on it" if computed == 512 else f"8³ is {computed} on it"
+            if device != "cpu":
+                free, total = torch.cuda.mem_get_info(device)
+                text += f": {torch.cuda.get_device_name(device)}, {free / 1e9:.1f} of {total / 1e9:.1f} GB free"
+        except RuntimeError as error:  # torch's word for whatever a driver says
+            computed, text = 0, f"cannot be used: {str(error).partition(chr(10))[0]}"
+        sound = computed == 512
+        remedy = "pip install --force-reinstall torch" if device == "cpu" else "run with --device cpu; see nvidia-smi"
+        yield Finding(device, "ok" if sound else "problem", text, "" if sound else remedy)
+    if not found:
+        why = "; ".join(str(each.message).partition("\n")[0] for each in said)
+        built = "this torch is built without it" if torch.version.cuda is None else "torch finds no device"
+        yield Finding("cuda", "ok", f"none: {why or built}")
 
 
 def writable_store(path: Path) -> Iterator[Finding]:
@@ -152,6 +177,10 @@ def writable_store(path: Path) -> Iterator[Finding]:
     counts = Counter(record.status.replace("_", " ") for record in records)
     held = ", ".join(f"{count} {status}" for status, count in counts.items()) or "no record yet"
     yield Finding("store", "ok", f"{path}: {held}")
+    unread = [problem for record in records if (problem := _without_predictions(Store(path), record))]
+    if unread:
+        text = f"{len(unread)} of its records are without their predictions: {unread[0]}"
+        yield Finding("store", "warning", text, "move these folders away, and evaluate again")
     if damaged:
         text = f"{len(damaged)} of its records cannot be read"
         yield Finding("store", "warning", text, f"clarena results --store {path} says why")
@@ -160,27 +189,73 @@ def writable_store(path: Path) -> Iterator[Finding]:
         yield Finding("store", "warning", text, f"clarena store upgrade --store {path}")
 
 
-def tracking(uri: str | None) -> Iterator[Finding]:
-    """Whether MLflow can be reached or written; no MLflow is opened."""
+def repaired(uri: str | None, store: Path) -> Iterator[Finding]:
+    """What `--repair` did."""
+    from clarena.record.store import Store
     from clarena.tracking import resolve_uri
-    from clarena.tracking.uri import database_file, public
+    from clarena.tracking.health import OTHERWISE, repair
 
-    remedy = "choose another with --tracking-uri, or run with --no-tracking"
+    try:
+        for done in repair(resolve_uri(uri), Store(store)):
+            yield Finding("repair", done.state, done.text, done.remedy)
+    except ClarenaError as error:
+        yield Finding("repair", "problem", str(error), OTHERWISE)
+
+
+def tracking(uri: str | None, store: Path) -> Iterator[Finding]:
+    """Whether MLflow answers and takes records, and whether it has all that the store holds."""
+    from clarena.record.store import Store
+    from clarena.tracking import resolve_uri
+    from clarena.tracking.health import OTHERWISE, examine
+    from clarena.tracking.uri import database_file
+
     try:
         uri = resolve_uri(uri)
     except ClarenaError as error:
-        yield Finding("mlflow", "problem", str(error), remedy)
+        yield Finding("mlflow", "problem", str(error), OTHERWISE)
         return
-    problem = ""
-    if database := database_file(uri):
-        problem = unwritable(database.parent) or (_unreadable_database(database) if database.exists() else "")
-    elif uri.startswith("http"):
-        problem = _unreachable(uri)
-    new = " (will be made by the first run)" if database and not database.exists() else ""
-    if problem:
-        yield Finding("mlflow", "problem", problem, remedy)
-    else:
-        yield Finding("mlflow", "ok", f"{public(uri)}{new}")
+    database = database_file(uri)
+    if database and (problem := unwritable(database.parent)):
+        yield Finding("mlflow", "problem", problem, OTHERWISE)
+        return
+    health = examine(uri, Store(store))
+    yield Finding("mlflow", health.state, health.text, health.remedy)
+
+
+def home() -> Iterator[Finding]:
+    """Whether there is a home folder, where downloads and MLflow's empty database are kept."""
+    try:
+        problem = unwritable(Path.home() / ".cache")
+    except RuntimeError as error:
+        problem = str(error)
+    remedy = "set HOME, or CLARENA_DATA for what is downloaded" if problem else ""
+    yield Finding("home", "warning" if problem else "ok", problem or f"{Path.home()} can be written to", remedy)
+
+
+def disks(store: Path) -> Iterator[Finding]:
+    """Free space where records, the working directory's files and temporary ones go."""
+    for topic, place in {"store": store, "this folder": Path(), "temporary files": Path(tempfile.gettempdir())}.items():
+        there = nearest(place)
+        try:
+            free = shutil.disk_usage(there).free
+        except OSError as error:
+            yield Finding(
+                "disk", "problem", f"{there} ({topic}) cannot be looked at: {error.strerror}", "mount it again"
+            )
+            continue
+        remedy = "" if free >= LITTLE_SPACE else "make room, or choose another place (--store, TMPDIR)"
+        text = f"{topic}: {free / 1e9:.1f} GB free at {there}"
+        yield Finding(f"disk of {topic}", "warning" if remedy else "ok", text, remedy)
+
+
+def _without_predictions(store: "Store", record: "Record") -> str:
+    if not record.predictions:
+        return ""
+    try:
+        store.predictions(record)
+    except StoreError as error:
+        return str(error)
+    return ""
 
 
 def data_sets() -> Iterator[Finding]:
@@ -188,7 +263,8 @@ def data_sets() -> Iterator[Finding]:
     root = Path(os.environ.get("CLARENA_DATA") or "~/.cache/clarena").expanduser().absolute()
     held = sorted(path.name for path in root.glob("[!.]*") if path.is_dir() and any(path.iterdir()))
     problem = unwritable(root)
-    text = f"{root}: {', '.join(held) or 'nothing yet; what ships inside packages needs no download'}"
+    unchecked = " (not checked: the contents, which are when they are read)" if held else ""
+    text = f"{root}{unchecked}: {', '.join(held) or 'nothing yet; what ships inside packages needs no download'}"
     if problem:
         text += f" ({problem}; nothing can be downloaded)"
         yield Finding("data", "warning", text, "set CLARENA_DATA to a folder you can write to")
@@ -208,11 +284,13 @@ def plugins(host: "Host") -> Iterator[Finding]:
 def registrations(host: "Host") -> Iterator[Finding]:
     """Whether every class can be imported, and is what its registration says."""
     agreeing: Counter[str] = Counter()
+    unchecked = 0
     for title, registry in registries(host).items():
         for entry in registry:
             topic = f"{registry.kind.word} {entry.name}"
             if entry.extra and missing_packages(entry.extra):
-                continue  # it is told among the extras
+                unchecked += 1  # which extra that is, is told above
+                continue
             try:
                 differences = registry.compare(entry)
             except ClarenaError as error:
@@ -222,40 +300,34 @@ def registrations(host: "Host") -> Iterator[Finding]:
             for difference in differences:
                 yield Finding(topic, "warning", difference, f"make them agree in the plugin {entry.plugin}")
     counts = ", ".join(f"{count} {title}" for title, count in agreeing.items())
-    yield Finding("registrations", "ok", f"{counts} are what they are registered as")
+    rest = f"; {unchecked} not checked, for their extra is not installed" if unchecked else ""
+    yield Finding("registrations", "ok", f"{counts} are what they are registered as{rest}")
 
 
 def unwritable(folder: Path) -> str:
     """Why nothing can be written to a folder (or made where it is to be); empty where it can."""
-    place = folder.absolute()
-    while not place.exists():
-        place = place.parent
+    place = nearest(folder)
     if not place.is_dir():
         return f"{place} is not a folder"
     try:
-        with tempfile.TemporaryFile(dir=place):
-            return ""
+        # On a full disk an empty file can be made; only what reached it was written. Cells are locked as well.
+        with tempfile.TemporaryDirectory(dir=place, prefix=".clarena-") as trial:
+            with (Path(trial) / "file").open("wb") as file:
+                file.write(bytes(SMALL))
+                file.flush()
+                os.fsync(file.fileno())
+            with FileLock(Path(trial) / "lock", timeout=0):
+                return ""
     except OSError as error:
-        return f"cannot write to {place}: {error.strerror}"
+        return f"cannot write to {place}: {error.strerror or error}"
 
 
-def _unreadable_database(path: Path) -> str:
-    try:
-        with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as connection:
-            connection.execute("SELECT name FROM sqlite_master").fetchall()
-    except sqlite3.Error as error:
-        return f"{path} cannot be opened: {error}"
-    return ""
-
-
-def _unreachable(uri: str) -> str:
-    server = urlsplit(uri)
-    port = server.port or (443 if server.scheme == "https" else 80)
-    try:
-        socket.create_connection((server.hostname or "", port), CONNECT_SECONDS).close()
-    except OSError as error:
-        return f"nothing answers at {server.hostname}:{port}: {error}"
-    return ""
+def nearest(place: Path) -> Path:
+    """The place itself, or the folder above in which it would be made."""
+    place = place.absolute()
+    while not place.exists():
+        place = place.parent
+    return place
 
 
 def _print(findings: list[Finding]) -> None:

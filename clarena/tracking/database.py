@@ -160,6 +160,8 @@ def _make() -> bytes:
 
 
 def _is_empty_database(content: bytes, revision: str) -> bool:
+    if not content.startswith(b"SQLite format 3\0"):
+        return False
     with closing(sqlite3.connect(":memory:")) as connection:
         try:
             connection.deserialize(content)

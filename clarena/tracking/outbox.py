@@ -4,6 +4,7 @@ from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from threading import Condition, Thread
+from time import process_time
 
 from clarena.record.record import Record
 from clarena.record.store import Damaged, Store
@@ -14,7 +15,10 @@ PAUSES = (1, 2, 4, 8, 15, 30, 60)
 """Seconds before MLflow is tried again after so many failures in a row; the last stays."""
 
 EXIT_SECONDS = 30
-"""So long `close` waits for an MLflow that gets nothing done; one that takes records is waited for."""
+"""So long `close` waits while nothing gets done; an MLflow that takes records is waited for."""
+
+LEAST_WORK = 0.1
+"""Seconds of the processor that say that something gets done: on a busy machine MLflow's import takes that long."""
 
 
 @dataclass(frozen=True)
@@ -80,9 +84,9 @@ class BackgroundTracker:
             self._closing = True
             self._changed.notify_all()
         while self._thread.is_alive():
-            before = self._tracker.steps
+            steps, work = self._tracker.steps, process_time()
             self._thread.join(EXIT_SECONDS)
-            if not patient or self._tracker.steps == before:
+            if not patient or (self._tracker.steps == steps and process_time() - work < LEAST_WORK):
                 break
         with self._changed:
             return self._given_up + [self._failure(record) for record in self._waiting]

@@ -272,6 +272,11 @@ class Tracker:
             self._client.log_batch(run_id, some_points, some_entries, synchronous=True)
 
 
+def content_hash(store: Store, record: Record) -> str:
+    """The SHA-256 by which MLflow knows a record of the store."""
+    return hashlib.sha256((store.folder(record.cell) / RECORD).read_bytes()).hexdigest()
+
+
 def experiment_name(track: Track) -> str:
     """What the experiment of a track is called: it must say which, and be no other's."""
     return f"{track.label} [{track.digest[:12]}]"

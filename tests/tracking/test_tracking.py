@@ -2,22 +2,22 @@
 
 import json
 import shutil
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 from made_up_records import make_record
+from tracked_runs import NAN, cells, keep, run, search
 
 from clarena.errors import UsageError
 from clarena.protocol.protocol import Protocol
-from clarena.record.record import CurvePoint, Predictions, Record
+from clarena.record.record import CurvePoint
 from clarena.record.store import Store
 from clarena.tracking import BackgroundTracker, Tracker, browse_hint, content, resolve_uri, sync
 
-NAN = float("nan")
 NOWHERE = "http://someone:secret@127.0.0.1:9"
 
 
@@ -46,32 +46,6 @@ def store(tmp_path):
 @pytest.fixture
 def impatient(monkeypatch):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-
-
-def run(final: float, seed: int = 0, **fields: Any) -> Record:
-    """A run over two experiences that ends with this accuracy on the first, and 1 on the second."""
-    return make_record([[NAN, NAN], [1.0, NAN], [final, 1.0]], seed=seed, **fields)
-
-
-def keep(store: Store, record: Record) -> Record:
-    predictions = Predictions(
-        predicted=np.array([[-1, -1], [0, -1], [0, 1]]), labels=np.array([0, 1]), experience=np.array([0, 1])
-    )
-    return store.write(record, predictions)
-
-
-def search(uri: str, words: str = "", order: str = "attributes.start_time ASC") -> list[Any]:
-    """All runs that are not deleted, but for those that came with the database."""
-    from mlflow import MlflowClient
-
-    client = MlflowClient(tracking_uri=uri)
-    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-    words = " and ".join(filter(None, ["tags.`clarena.strategy` != 'other'", words]))
-    return list(client.search_runs(experiments, words, order_by=[order]))
-
-
-def cells(uri: str, words: str = "") -> list[Any]:
-    return search(uri, " and ".join(filter(None, ["tags.`clarena.kind` = 'cell'", words])))
 
 
 # --- what MLflow is told ---------------------------------------------------------------------------------------
@@ -341,9 +315,14 @@ def test_the_background_tracker_returns_failures(store):
     assert BackgroundTracker(store, NOWHERE).close() == []  # nothing came, nothing started
 
 
-def test_two_processes_at_once_on_a_fresh_database(tmp_path):
+@pytest.mark.parametrize("found", ["nothing", "half of a database"])
+def test_two_processes_at_once_on_a_fresh_database(tmp_path, found):
     """MLflow alone ruins the database here; and each row must have one parent."""
     uri = f"sqlite:///{tmp_path}/fresh/mlflow.db"
+    (tmp_path / "fresh").mkdir()
+    if found != "nothing":
+        with closing(sqlite3.connect(tmp_path / "fresh" / "mlflow.db")) as half:
+            half.execute("CREATE TABLE _alembic_tmp_tags (key TEXT)")
     code = """
 import sys
 from clarena.record.store import Store
@@ -367,6 +346,7 @@ print([failure.reason for failure in tracker.failures])
     assert sorted(cell.data.tags["clarena.seed"] for cell in cells(uri)) == ["0", "1", "2", "3"]
     (row,) = search(uri, "tags.`clarena.kind` = 'row'")
     assert row.data.metrics["seeds_finished"] == 4
+    assert len(list((tmp_path / "fresh").glob("mlflow.db.half-made-*"))) == (found != "nothing")
 
 
 # --- where MLflow is -------------------------------------------------------------------------------------------

@@ -1,0 +1,37 @@
+"""Small records in a store, and what MLflow holds of them."""
+
+from typing import Any
+
+import numpy as np
+from made_up_records import make_record
+
+from clarena.record.record import Predictions, Record
+from clarena.record.store import Store
+
+NAN = float("nan")
+
+
+def run(final: float, seed: int = 0, **fields: Any) -> Record:
+    """A run over two experiences that ends with this accuracy on the first, and 1 on the second."""
+    return make_record([[NAN, NAN], [1.0, NAN], [final, 1.0]], seed=seed, **fields)
+
+
+def keep(store: Store, record: Record) -> Record:
+    predictions = Predictions(
+        predicted=np.array([[-1, -1], [0, -1], [0, 1]]), labels=np.array([0, 1]), experience=np.array([0, 1])
+    )
+    return store.write(record, predictions)
+
+
+def search(uri: str, words: str = "", order: str = "attributes.start_time ASC") -> list[Any]:
+    """All runs that are not deleted, but for those that came with the database."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=uri)
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    words = " and ".join(filter(None, ["tags.`clarena.strategy` != 'other'", words]))
+    return list(client.search_runs(experiments, words, order_by=[order]))
+
+
+def cells(uri: str, words: str = "") -> list[Any]:
+    return search(uri, " and ".join(filter(None, ["tags.`clarena.kind` = 'cell'", words])))
