@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from clarena.plugins.host import Host
 
 CONNECT_SECONDS = 3
+PLATFORMS = {"Linux": "Linux", "Darwin": "macOS"}
 STYLES = {"ok": "green", "warning": "yellow", "problem": "bold red"}
 
 
@@ -82,6 +83,9 @@ def packages() -> Iterator[Finding]:
     from clarena.plugins.registry import DISTRIBUTION
 
     yield Finding("python", "ok", f"{platform.python_version()} on {platform.platform()}")
+    if platform.system() not in PLATFORMS:
+        text = f"CLArena is tried on {' and '.join(PLATFORMS.values())} alone; elsewhere runs happen one at a time"
+        yield Finding("platform", "warning", text, "use --jobs 1, on the CPU, without limits on time")
     metadata = importlib.metadata.distribution(DISTRIBUTION)
     yield Finding(DISTRIBUTION, "ok", metadata.version)
     wanted = [Requirement(line) for line in metadata.requires or ()]
