@@ -68,7 +68,7 @@ class Waits(TorchDispatchMode):
 
     def _note(self) -> None:
         frames = traceback.extract_stack()
-        ours = [f for f in frames if "/torch/" not in f.filename and not f.filename.endswith("waits.py")]
+        ours = [f for f in frames if "/torch/" not in f.filename and f.filename != __file__]
         self.places[f"{ours[-1].filename.rpartition('/')[2]}:{ours[-1].lineno} {ours[-1].name}"] += 1
 
     def __enter__(self) -> "Waits":

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 SMALL, LITTLE_SPACE = 100_000, 1e9
 """Bytes: written to see whether anything can be, and left on a disk that will soon be full."""
+PLATFORMS = {"Linux": "Linux", "Darwin": "macOS"}
 STYLES = {"ok": "green", "warning": "yellow", "problem": "bold red"}
 
 
@@ -95,6 +96,9 @@ def packages() -> Iterator[Finding]:
     from clarena.plugins.registry import DISTRIBUTION
 
     yield Finding("python", "ok", f"{platform.python_version()} on {platform.platform()}")
+    if platform.system() not in PLATFORMS:
+        text = f"CLArena is tried on {' and '.join(PLATFORMS.values())} alone; elsewhere runs happen one at a time"
+        yield Finding("platform", "warning", text, "use --jobs 1, on the CPU, without limits on time")
     metadata = importlib.metadata.distribution(DISTRIBUTION)
     yield Finding(DISTRIBUTION, "ok", metadata.version)
     wanted = [Requirement(line) for line in metadata.requires or ()]

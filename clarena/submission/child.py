@@ -7,7 +7,6 @@ that training runs as it always does; test inputs come from outside, without lab
 import ctypes
 import os
 import random
-import resource
 import socket
 import sys
 from collections.abc import Iterator
@@ -236,7 +235,17 @@ def _check_finite(meter: Any, position: int) -> None:
 
 
 def _limit(plugin: Plugin) -> None:
-    """Limits that the kernel keeps: address space, processor time, size of a file, no core dumps."""
+    """Limits that the kernel keeps: address space, processor time, size of a file, no core dumps.
+
+    Raises:
+        PluginError: where the system has no such limits.
+    """
+    try:
+        import resource
+    except ImportError as error:
+        raise PluginError(
+            "A stranger's code is run under limits, which Linux and macOS keep. Verify it there."
+        ) from error
     if plugin.memory is not None:
         with suppress(OSError):  # elsewhere than on Linux, the limit counts from nothing
             taken = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
@@ -247,6 +256,8 @@ def _limit(plugin: Plugin) -> None:
 
 
 def _at_most(kind: int, value: int) -> None:
+    import resource
+
     hard = resource.getrlimit(kind)[1]
     value = value if hard == resource.RLIM_INFINITY else min(value, hard)
     resource.setrlimit(kind, (value, value))
