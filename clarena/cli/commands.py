@@ -17,6 +17,7 @@ from clarena.cli import (  # noqa: F401
     reproduce,
     results,
     season,
+    store,
     submit,
     sync,
     tune,
@@ -25,7 +26,20 @@ from clarena.cli import (  # noqa: F401
 from clarena.plugins.registry import DISTRIBUTION
 
 ORDER = (
-    *("evaluate", "tune", "results", "compare", "leaderboard", "sync", "list", "describe", "new", "check", "reproduce"),
+    *(
+        "evaluate",
+        "tune",
+        "results",
+        "compare",
+        "leaderboard",
+        "sync",
+        "store",
+        "list",
+        "describe",
+        "new",
+        "check",
+        "reproduce",
+    ),
     *("submit", "verify", "season", "doctor"),
 )
 

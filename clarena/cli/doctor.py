@@ -143,12 +143,15 @@ def writable_store(path: Path) -> Iterator[Finding]:
     if not path.exists():
         yield Finding("store", "ok", f"{path} will be made by the first run")
         return
-    records, damaged = Store(path).records()
-    counts = Counter(record.status.replace("_", " ") for record in records)
+    found, damaged = Store(path).read()
+    counts = Counter(each.record.status.replace("_", " ") for each in found)
     held = ", ".join(f"{count} {status}" for status, count in counts.items()) or "no record yet"
     yield Finding("store", "ok", f"{path}: {held}")
+    if bare := sum(not each.sealed for each in found):
+        text = f"{bare} of its records carry no SHA-256 of their own: only their metrics are checked, by recomputation"
+        yield Finding("store", "ok", text)
     if damaged:
-        text = f"{len(damaged)} of its records cannot be read"
+        text = f"{len(damaged)} of its records, folders or archives cannot be read or believed"
         yield Finding("store", "warning", text, f"clarena results --store {path} says why")
 
 

@@ -1,5 +1,6 @@
 """A record: everything that one run (one cell) produced. It is the truth; all else is derived from it."""
 
+import hashlib
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, Self
 
@@ -169,6 +170,7 @@ class Record(FrozenModel):
         resumed: after which experiences the run was resumed (1-based).
         environment: versions, hardware, device: provenance, not identity.
         command: that ran it.
+        sha256: of all the rest, as `clarena.record.reader.seal` has it; absent in records of before there was one.
     """
 
     schema_version: Literal[1] = 1
@@ -193,12 +195,15 @@ class Record(FrozenModel):
     command: str = ""
     started: AwareDatetime
     ended: AwareDatetime
+    sha256: str | None = None
 
     @model_serializer(mode="wrap")
     def _only_what_was_measured(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         content: dict[str, Any] = handler(self)
         if not self.bits_per_byte:
             content.pop("bits_per_byte", None)
+        if self.sha256 is None:
+            content.pop("sha256", None)
         return content
 
     @property
@@ -264,6 +269,18 @@ class Predictions(FrozenModel):
     def experiences(self) -> int:
         """T."""
         return len(self.predicted) - 1
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over the arrays themselves, which no compression takes part in: the same on every machine."""
+        told = hashlib.sha256()
+        for name in type(self).model_fields:
+            array = getattr(self, name)
+            if array is not None:
+                kind = "<f4" if name == "log_probability" else "<i4"
+                told.update(f"{name} {array.shape} {kind}\n".encode())
+                told.update(np.ascontiguousarray(array, dtype=kind).tobytes())
+        return told.hexdigest()
 
     def accuracy_matrix(self) -> NDArray[np.float64]:
         """The accuracy matrix [T+1, T]."""

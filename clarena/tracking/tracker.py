@@ -20,7 +20,7 @@ from filelock import FileLock
 from clarena.protocol.protocol import Track
 from clarena.record.likelihoods import ALL_METRICS
 from clarena.record.record import Record, Status, now
-from clarena.record.store import PREDICTIONS, RECORD, TRACKED, Damaged, Store, write_atomic
+from clarena.record.store import TRACKED, Damaged, Store, write_atomic
 from clarena.tracking import content
 from clarena.tracking.uri import DATABASES, database_file, public, resolve_uri
 
@@ -117,7 +117,7 @@ class Tracker:
 
     def _log(self, record: Record) -> Outcome:
         folder = self.store.folder(record.cell)
-        exact = (folder / RECORD).read_bytes()
+        exact, predictions = self.store.files(record.cell)
         sha256 = hashlib.sha256(exact).hexdigest()
         self._unanswered += 1  # until it answers, in the next lines
         if database := database_file(self.uri):
@@ -132,11 +132,12 @@ class Tracker:
         if (entry.get("experiment"), entry.get("record_sha256")) == (identity, sha256):
             return "already"
         with tempfile.TemporaryDirectory() as artifacts:
-            content.write_artifacts(record, exact, folder / PREDICTIONS, Path(artifacts))
+            content.write_artifacts(record, exact, predictions, Path(artifacts))
             with self._lock:
                 run_id, outcome = self._place(record, sha256, experiment.experiment_id, artifacts)
         tracked[public(self.uri)] = {"experiment": identity, "run_id": run_id, "record_sha256": sha256}
-        write_atomic(folder / TRACKED, json.dumps(tracked, indent=1).encode())
+        if folder.is_dir():  # a row's archive tells of its runs, not of who was told of them
+            write_atomic(folder / TRACKED, json.dumps(tracked, indent=1).encode())
         return outcome
 
     def _experiment(self, track: Track) -> Any:

@@ -308,7 +308,7 @@ def test_joint_has_a_last_row_of_bits_only(tmp_path: Path) -> None:
 
 def test_a_record_without_likelihoods_is_written_as_it_always_was() -> None:
     path = next((Path(__file__).parents[2] / "leaderboard" / "runs").glob("*/er-seed0-*/record.json"))
-    from clarena.record.store import read_record
+    from clarena.record.reader import read_record
 
     again = read_record(path).model_dump_json(indent=1)
     assert list(json.loads(again)) == list(json.loads(path.read_bytes()))
