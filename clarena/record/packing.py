@@ -6,7 +6,7 @@ rows/ledger.jsonl                               see `clarena.record.ledger`
 rows/identities.jsonl                           which rows are one: carried along from the store
 """
 
-import json
+import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from filelock import FileLock
 
 from clarena.errors import StoreError
 from clarena.record.archive import Archive, Run, archive_of
-from clarena.record.ledger import LEDGER, lines, with_entry
+from clarena.record.ledger import LEDGER, entered, lines, with_entry
 from clarena.record.reader import Checked, record_of
 from clarena.record.record import Cell
 from clarena.record.row_summary import row_summary
@@ -51,6 +51,7 @@ def pack_store(store: Store, out: Path) -> Packed:
     try:
         out.mkdir(parents=True, exist_ok=True)
         with FileLock(out / ".lock"):
+            _check_ledger(out)
             for group in sorted(rows.values(), key=lambda group: home(out, group[0].record.cell)):
                 path = home(out, group[0].record.cell)
                 held, clashes = _joined(path, store, group)
@@ -61,6 +62,15 @@ def pack_store(store: Store, out: Path) -> Packed:
     except OSError as error:
         raise StoreError(f"Cannot write to {out}: {error.strerror}. Choose another with --out.") from error
     return Packed(tuple(written), tuple(kept), runs, tuple(damaged))
+
+
+def _check_ledger(out: Path) -> None:
+    """Raise `StoreError` where the ledger was altered, or lists an archive that is gone: it would be made anew smaller."""
+    listed, problems = entered(out)
+    missing = (out / name for name in listed if not (out / name).exists())
+    problems += [f"The archive {path} is missing: {LEDGER} lists it." for path in missing]
+    if problems:
+        raise StoreError(f"{problems[0]} Take a whole copy of {out} first.")
 
 
 def home(out: Path, cell: Cell) -> Path:
@@ -96,22 +106,18 @@ def _joined(path: Path, store: Store, group: list[Checked]) -> tuple[dict[str, R
 def _write(out: Path, path: Path, held: Mapping[str, Run]) -> bool:
     """Write archive, summary and ledger; False where the archive holds just these runs."""
     content = archive_of(list(held.values()))
-    if path.exists() and path.read_bytes() == content:
-        sha256 = Archive(path).sha256
-        new = False
-    else:
+    sha256 = hashlib.sha256(content).hexdigest()
+    new = not path.exists() or path.read_bytes() != content
+    if new:
         write_atomic(path, content)
-        sha256 = Archive(path).sha256
-        new = True
     records = [record_of(run.content, f"A record of {path}") for run in held.values()]
     summary = row_summary(sorted(records, key=lambda record: record.cell.seed), path.name, sha256, len(content))
     told = path.with_suffix(".toml")
     if not told.exists() or told.read_bytes() != summary.encode():
         write_atomic(told, summary.encode())
-    name, before = path.relative_to(out).as_posix(), lines(out)
-    known = [entry["sha256"] for line in before if (entry := json.loads(line))["archive"] == name]
-    if known[-1:] != [sha256]:
-        write_atomic(out / LEDGER, "".join(f"{line}\n" for line in with_entry(before, name, sha256)).encode())
+    name = path.relative_to(out).as_posix()
+    if entered(out)[0].get(name) != sha256:  # last: what a kill leaves unentered is entered by the next attempt
+        write_atomic(out / LEDGER, "".join(f"{line}\n" for line in with_entry(lines(out), name, sha256)).encode())
     return new
 
 

@@ -221,6 +221,23 @@ def test_archive_and_ledger_must_agree(rows: Store, tmp_path: Path) -> None:
     assert "cannot be read" in rows.records()[1][0].reason
 
 
+def test_nothing_is_packed_beside_a_damaged_ledger_and_what_a_kill_left_is_entered(store: Store, rows: Store) -> None:
+    ledger, before = rows.path / "ledger.jsonl", files(rows.path)
+    ledger.write_text("no entry\n" + ledger.read_text().split("\n", 1)[1])
+    with pytest.raises(StoreError, match="Line 1 of .* is no entry"):
+        pack_store(store, rows.path)
+    ledger.write_bytes(before["ledger.jsonl"])
+    (path,) = rows.path.glob("toy-*/ewc-*.zip")
+    content = path.read_bytes()
+    path.unlink()
+    with pytest.raises(StoreError, match="is missing"):
+        pack_store(store, rows.path)
+    path.write_bytes(content)
+    ledger.write_text("".join(before["ledger.jsonl"].decode().splitlines(keepends=True)[:2]))
+    pack_store(store, rows.path)
+    assert files(rows.path) == before
+
+
 def test_an_archive_with_a_forged_record_is_checked_like_any_other(rows: Store) -> None:
     """Whoever can pack can enter what he likes in the ledger; numbers are recomputed all the same."""
     (path,) = rows.path.glob("toy-*/ewc-*.zip")
