@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from clarena.plugins.host import Host
+from clarena.record.archive import pack
 from clarena.record.store import Store
 from clarena.run.evaluation import carry_out
 from clarena.run.planning import make_plan
-from clarena.submission.bundle import MANIFEST, pack, read_bundle, sha256, write_files
+from clarena.submission.bundle import MANIFEST, read_bundle, sha256, write_files
 from clarena.submission.manifest import Manifest
 from clarena.submission.source import gather, importable, plugin_sources
 from clarena.submission.submit import About, claimed, make_bundle

@@ -172,21 +172,25 @@ def writable_store(path: Path) -> Iterator[Finding]:
     if not path.exists():
         yield Finding("store", "ok", f"{path} will be made by the first run")
         return
-    records, damaged = Store(path).records()
+    found, damaged = Store(path).read()
     try:
         aliases = Store(path).aliases()
     except ClarenaError as error:
         yield Finding("store", "problem", str(error), "mend that file, or move it away")
         return
+    records = [each.record for each in found]
     counts = Counter(record.status.replace("_", " ") for record in records)
     held = ", ".join(f"{count} {status}" for status, count in counts.items()) or "no record yet"
     yield Finding("store", "ok", f"{path}: {held}")
+    if bare := sum(not each.sealed for each in found):
+        text = f"{bare} of its records carry no SHA-256 of their own: only their metrics are checked, by recomputation"
+        yield Finding("store", "ok", text)
     unread = [problem for record in records if (problem := _without_predictions(Store(path), record))]
     if unread:
         text = f"{len(unread)} of its records are without their predictions: {unread[0]}"
         yield Finding("store", "warning", text, "move these folders away, and evaluate again")
     if damaged:
-        text = f"{len(damaged)} of its records cannot be read"
+        text = f"{len(damaged)} of its records, folders or archives cannot be read or believed"
         yield Finding("store", "warning", text, f"clarena results --store {path} says why")
     if earlier := sum(map(aliases.is_earlier, records)):
         text = f"{earlier} of its records are of an earlier version, and not known to be today's"

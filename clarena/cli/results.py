@@ -81,10 +81,12 @@ def results(
         raise UsageError(f"--json and --format {form} exclude each other. Give one.")
     form = Format.JSON if as_json else form or Format.TABLE
     place = existing_store(store)
-    held, damaged = place.records()
+    found, damaged = place.read()
+    held = [each.record for each in found]
+    bare = sum(not each.sealed for each in found)
     chosen = _chosen(held, track, strategy or [], store)
     if form is Format.JSON:
-        typer.echo(to_json(_data(place, chosen, damaged, records)))
+        typer.echo(to_json(_data(place, chosen, damaged, records) | {"unsealed": bare}))
         return
     if form is Format.CSV:
         lines = [_line(place, record) for record in chosen] if records else _rows(place, chosen)
@@ -102,6 +104,12 @@ def results(
         _print_tables(place, chosen)
     for each in damaged:
         typer.secho(f"Damaged: {each.reason}", fg="yellow", err=True)
+    if bare:
+        typer.echo(
+            f"{bare} of {len(held)} records carry no SHA-256 of their own: older than it, or altered. "
+            "Their metrics are what their predictions give; their costs and words are shown as they stand.",
+            err=True,
+        )
     if not held:
         typer.echo(f"The store {store} holds no {'readable ' if damaged else ''}record.", err=True)
 
@@ -211,7 +219,7 @@ def _line(store: "Store", record: "Record") -> dict[str, Any]:
         "started": data["started"],
         "ended": data["ended"],
         "cell": record.cell_id,
-        "folder": str(store.folder(record.cell)),
+        "folder": str(store.home(record.cell)),
     }
 
 

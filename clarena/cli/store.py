@@ -1,7 +1,8 @@
-"""`clarena store`: what is done to a store as a whole; `upgrade` joins its old records to today's rows."""
+"""`clarena store`: what is done with a store as a whole: its old records joined to today's rows, its runs packed."""
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
@@ -10,7 +11,7 @@ from clarena.cli.options import AsJson, NoPlugins, PluginDirs, PluginFiles, Stor
 from clarena.cli.text import as_json as to_json
 
 store_commands = typer.Typer(
-    help="Look after a store: join its old records to today's rows.",
+    help="Look after a store: join its old records to today's rows, pack its runs into one archive a row.",
     epilog="Example: clarena store upgrade --store runs",
     no_args_is_help=True,
 )
@@ -49,3 +50,26 @@ def upgrade(
         typer.secho(f"{name}: not looked at: {reason}", fg="yellow", err=True)
     if not any((report.today, report.joined, report.earlier, report.unknown)):
         typer.echo(f"The store {store} holds no readable record.")
+
+
+@store_commands.command(epilog="Example: clarena store pack --store runs --out leaderboard/rows")
+def pack(
+    store: StorePath = Path("runs"),
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where archives go; may hold some already.")] = Path(
+        "leaderboard/rows"
+    ),
+) -> None:
+    """Put all runs of a store into archives: for each row one, with a summary to review, entered in a ledger.
+
+    Runs are added to archives that are there, and none is taken out or altered; what is packed already stays as it is.
+    The store is not changed. Damaged runs are named and left out, and the exit code is 1.
+    """
+    from clarena.record.packing import pack_store
+
+    packed = pack_store(existing_store(store), out)
+    for each in packed.left_out:
+        typer.secho(f"Left out: {each.reason}", fg="yellow", err=True)
+    new, kept = len(packed.written), len(packed.kept)
+    typer.echo(f"{packed.runs} runs in {new + kept} archives of {out}: {new} written, {kept} as they were.")
+    if packed.left_out:
+        raise typer.Exit(1)

@@ -76,8 +76,9 @@ def submit(
     from clarena.cli.evaluate import run
     from clarena.cli.table import print_table
     from clarena.plugins.host import Host
-    from clarena.record.store import Store, write_atomic
+    from clarena.record.store import Store
     from clarena.record.summary import rows
+    from clarena.record.writing import write_atomic
     from clarena.run.planning import make_plan
     from clarena.submission.bundle import write_files
     from clarena.submission.rerun import REFERENCES

@@ -72,7 +72,7 @@ def verify(
     With it, the plugin is loaded in a process of its own and run again: on the claimed seeds, on the season's hidden
     seeds, and on shuffled training labels, where it must score at chance.
     """
-    from clarena.record.store import write_atomic
+    from clarena.record.writing import write_atomic
     from clarena.submission.season import read_season, secret_of
     from clarena.submission.verdict import EXIT_CODES
     from clarena.submission.verify import Terms

@@ -20,6 +20,7 @@ from pydantic import Field, ValidationError
 from clarena.errors import StoreError
 from clarena.protocol.protocol import FrozenModel
 from clarena.record.record import Cell, Record
+from clarena.record.writing import write_atomic
 
 IDENTITIES = "identities.jsonl"
 
@@ -127,8 +128,6 @@ def read_aliases(folder: Path) -> Aliases:
 
 def add_aliases(folder: Path, aliases: Iterable[Alias]) -> None:
     """Add to the table in a folder, in one move; what it holds already is not added again."""
-    from clarena.record.store import write_atomic
-
     known = read_aliases(folder).all
     table = [*known, *(alias for alias in aliases if alias not in known)]
     lines = [json.dumps(alias.model_dump(mode="json"), ensure_ascii=False) for alias in table]

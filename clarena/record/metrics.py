@@ -215,7 +215,12 @@ def summarise(matrix: ArrayLike, of: Mapping[str, Metric] = METRICS) -> dict[str
 
 
 def class_report(labels: ArrayLike, predictions: ArrayLike, names: Sequence[str] | None = None) -> dict[str, Any]:
-    """Precision, recall, F1 and support of each class that occurs, and their averages, by scikit-learn.
+    """Precision, recall, F1 and support of each class that occurs, and their averages.
+
+    tp / given,  tp / actual,  2 tp / (actual + given), and 0 where nothing is to be divided by
+
+    with `actual` samples of the class, `given` samples taken for it and `tp` both. Every number but the averages is one
+    division of counts, so that it is the same bits on every machine.
 
     Args:
         labels: [N] the true classes.
@@ -223,25 +228,30 @@ def class_report(labels: ArrayLike, predictions: ArrayLike, names: Sequence[str]
         names: names[c] is what class c is called in the report; its number otherwise.
 
     Returns:
-        `sklearn.metrics.classification_report(..., output_dict=True, zero_division=0)`.
+        What `sklearn.metrics.classification_report(..., output_dict=True, zero_division=0)` does.
 
     Raises:
         ValueError: for shapes that do not fit, no sample at all, or a class that is negative or has no name.
     """
-    from sklearn.metrics import classification_report
-
     truth, predicted = _paired(labels, predictions, None if names is None else len(names))
     if truth.size == 0:
         raise ValueError("A report needs at least one test sample.")
     present = np.union1d(truth, predicted)
-    report: dict[str, Any] = classification_report(
-        truth,
-        predicted,
-        labels=present,
-        target_names=[str(c) if names is None else names[c] for c in present],
-        output_dict=True,
-        zero_division=0,
-    )
+    counts = _counts(np.searchsorted(present, truth), np.searchsorted(present, predicted), len(present))
+    hits, actual, given = counts.diagonal(), counts.sum(axis=1), counts.sum(axis=0)
+    columns = {
+        "precision": _ratio(hits, given),
+        "recall": _ratio(hits, actual),
+        "f1-score": _ratio(2 * hits, actual + given),
+    }
+    report: dict[str, Any] = {}
+    for place, c in enumerate(present):
+        line = {column: float(values[place]) for column, values in columns.items()}
+        report[str(c) if names is None else names[c]] = line | {"support": float(actual[place])}
+    report["accuracy"] = float(hits.sum() / truth.size)
+    for title, weights in (("macro avg", None), ("weighted avg", actual)):
+        line = {column: float(np.average(values, weights=weights)) for column, values in columns.items()}
+        report[title] = line | {"support": float(truth.size)}
     return report
 
 
@@ -251,13 +261,15 @@ def confusion_matrix(labels: ArrayLike, predictions: ArrayLike, classes: int) ->
     Raises:
         ValueError: for shapes that do not fit, or a class outside 0..classes - 1 (else dropped silently).
     """
-    from sklearn.metrics import confusion_matrix as counted
+    return _counts(*_paired(labels, predictions, classes), classes)
 
-    truth, predicted = _paired(labels, predictions, classes)
-    if truth.size == 0:
-        return np.zeros((classes, classes), dtype=np.int64)
-    counts: Integers = counted(truth, predicted, labels=np.arange(classes))
-    return counts
+
+def _counts(truth: Integers, predicted: Integers, classes: int) -> Integers:
+    return np.bincount(truth * classes + predicted, minlength=classes**2).reshape(classes, classes).astype(np.int64)
+
+
+def _ratio(part: Integers, whole: Integers) -> Floats:
+    return np.divide(part, whole, out=np.zeros(len(part)), where=whole > 0)
 
 
 def _rows(matrix: ArrayLike) -> tuple[Floats, Floats]:

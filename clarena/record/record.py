@@ -1,5 +1,6 @@
 """A record: everything that one run (one cell) produced. It is the truth; all else is derived from it."""
 
+import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, Self
@@ -186,6 +187,7 @@ class Record(FrozenModel):
         environment: versions, hardware, device: provenance, not identity.
         command: that ran it.
         metering: revision of how costs were measured; 1 is not written, so that older records stay as they are.
+        sha256: of all the rest, as `clarena.record.reader.seal` has it; absent in records of before there was one.
     """
 
     schema_version: Literal[1] = 1
@@ -211,6 +213,7 @@ class Record(FrozenModel):
     metering: Annotated[int, Field(ge=1)] = 1
     started: AwareDatetime
     ended: AwareDatetime
+    sha256: str | None = None
 
     @model_serializer(mode="wrap")
     def _only_what_was_measured(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -219,6 +222,8 @@ class Record(FrozenModel):
             content.pop("bits_per_byte", None)
         if self.metering == 1:
             content.pop("metering", None)
+        if self.sha256 is None:
+            content.pop("sha256", None)
         return content
 
     def __repr__(self) -> str:
@@ -307,6 +312,18 @@ class Predictions(FrozenModel):
     def experiences(self) -> int:
         """T."""
         return len(self.predicted) - 1
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over the arrays themselves, which no compression takes part in: the same on every machine."""
+        told = hashlib.sha256()
+        for name in type(self).model_fields:
+            array = getattr(self, name)
+            if array is not None:
+                kind = "<f4" if name == "log_probability" else "<i4"
+                told.update(f"{name} {array.shape} {kind}\n".encode())
+                told.update(np.ascontiguousarray(array, dtype=kind).tobytes())
+        return told.hexdigest()
 
     def accuracy_matrix(self) -> NDArray[np.float64]:
         """The accuracy matrix [T+1, T]."""

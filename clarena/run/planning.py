@@ -24,6 +24,7 @@ from clarena.plugins.identity import code_identity, source_hash
 from clarena.plugins.parameters import parameters, parse
 from clarena.plugins.registry import Registry, first_sentence
 from clarena.protocol.protocol import SCENARIOS, NamedPart, Scenario, Track, protocol, variation
+from clarena.record.reader import NewerError
 from clarena.record.record import FIRST_TUNING_SEED, RETRIED, Cell, Record, StrategyInfo
 from clarena.record.store import Store
 from clarena.run.boundaries import admit
@@ -157,7 +158,8 @@ def make_plan(
         try:
             record = Store(store).find(work.cell)
         except ClarenaError as error:
-            damaged[work.cell.id] = str(error)
+            if not retry or isinstance(error, NewerError):
+                damaged[work.cell.id] = str(error)
             continue
         if record and not (retry and record.status in RETRIED):
             done[work.cell.id] = record

@@ -22,7 +22,8 @@ from clarena.contract.experience import Experience, HiddenStream, Meter
 from clarena.contract.strategy import Strategy
 from clarena.errors import ClarenaError, ClarenaWarning, DivergedError, StoreError
 from clarena.record.record import Cell, Cost, CurvePoint, Predictions, Record, Status, now
-from clarena.record.store import CHECKPOINT, Store, write_atomic
+from clarena.record.store import CHECKPOINT, Store
+from clarena.record.writing import write_atomic
 from clarena.run.clock import Clock
 from clarena.run.deadline import NO_LIMITS, Deadline, TimedOut
 from clarena.run.environment import configured, environment, peak_memory, reset_peak_memory

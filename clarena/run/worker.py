@@ -13,9 +13,10 @@ from typing import Any
 
 import cloudpickle
 
-from clarena.errors import ClarenaError, PluginError
+from clarena.errors import ClarenaError, ClarenaWarning, PluginError, StoreError
 from clarena.plugins.host import Host, PluginSources
 from clarena.plugins.identity import code_identity
+from clarena.record.reader import NewerError
 from clarena.record.record import RETRIED, Cell, Record
 from clarena.record.store import Store
 from clarena.run.data import require_unchanged
@@ -66,7 +67,7 @@ def run_work(work: Work, progress: Progress, tell: Tell = lambda seconds, reason
     with store.locked(work.cell) as mine:
         if not mine:
             return BUSY
-        existing = store.find(work.cell)
+        existing = found_or_set_aside(store, work)
         if existing and not (work.retry and existing.status in RETRIED):
             return existing
         parts = look_up(work)
@@ -81,6 +82,20 @@ def run_work(work: Work, progress: Progress, tell: Tell = lambda seconds, reason
             deadline=Deadline(work.limits, tell),
         )
         return run.give_up(*work.late) if work.late else run.execute()
+
+
+def found_or_set_aside(store: Store, work: Work) -> Record | None:
+    """The record of a cell, or None where it is to be run; a damaged one is renamed where it is to be tried again."""
+    try:
+        return store.find(work.cell)
+    except NewerError:
+        raise
+    except StoreError as error:
+        if not work.retry:
+            raise
+        kept = store.set_aside(work.cell)
+        warnings.warn(f"{error} It is kept as {kept}.", ClarenaWarning, stacklevel=2)
+        return None
 
 
 def look_up(work: Work) -> CellClasses:

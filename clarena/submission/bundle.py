@@ -16,13 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from clarena.errors import UsageError
+from clarena.record.archive import pack
 from clarena.submission.manifest import BundleError, Manifest, read_json
 
 MANIFEST, SOURCE, RECORDS = "manifest.json", "source", "records"
 MOST_BYTES = 2**30
 MOST_PARTS = 10_000
-EPOCH = (1980, 1, 1, 0, 0, 0)
-"""The time of every part: the earliest that a zip can say."""
 
 
 @dataclass(frozen=True)
@@ -41,17 +40,6 @@ class Bundle:
     def unpack(self, folder: Path) -> None:
         """Write all parts below a folder."""
         write_files(folder, self.parts)
-
-
-def pack(parts: Mapping[str, bytes]) -> bytes:
-    """The one zip of these parts: sorted, stored, without times or owners."""
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
-        for name in sorted(parts):
-            info = zipfile.ZipInfo(name, EPOCH)
-            info.create_system, info.external_attr = 3, 0o100644 << 16
-            archive.writestr(info, parts[name])
-    return buffer.getvalue()
 
 
 def read_bundle(path: Path) -> Bundle:

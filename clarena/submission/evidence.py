@@ -1,7 +1,6 @@
 """What a bundle's records are worth without running anything: they exist, they fit the claims, and they add up."""
 
 import io
-import math
 import zipfile
 import zlib
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import numpy as np
 
 from clarena.errors import ClarenaError
 from clarena.record.curves import CURVE_METRICS
+from clarena.record.reader import read_record, same
 from clarena.record.record import Cell, Predictions, Record
 from clarena.record.store import PREDICTIONS, RECORD, Store
 from clarena.submission.bundle import MANIFEST, RECORDS, SOURCE, Bundle
@@ -82,7 +82,8 @@ def _piece(store: Store, claim: Claim, run: ClaimedRun, cell: Cell) -> Evidence:
     if run.cell != cell.id:
         raise BundleError("its cell id is not that of the strategy, hyper-parameters and source in the manifest")
     _check_arrays(store.folder(cell) / PREDICTIONS)
-    record = store.find(cell)
+    path = store.folder(cell) / RECORD
+    record = read_record(path) if path.exists() else None
     if record is None or record.cell_id != cell.id:
         raise BundleError("there is no record of it")
     return Evidence(claim, run, record, store.predictions(record))
@@ -140,14 +141,3 @@ def _first(name: str, record: Record, value: Any) -> str:
             if not same(record.metrics.get(metric), number):
                 return f": {metric} was recorded as {record.metrics.get(metric)}, they give {number:.6g}"
     return ""
-
-
-def same(one: Any, other: Any) -> bool:
-    """Whether nested data agree; numbers to nine digits after the point, and undefined ones with each other."""
-    if isinstance(one, dict) and isinstance(other, dict):
-        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
-    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
-        return len(one) == len(other) and all(map(same, one, other))
-    if isinstance(one, int | float) and isinstance(other, int | float):
-        return one == other or math.isclose(one, other, rel_tol=0, abs_tol=1e-9) or (one != one and other != other)
-    return bool(one == other)

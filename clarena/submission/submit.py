@@ -12,9 +12,11 @@ from clarena.errors import UsageError, unknown_name
 from clarena.plugins.host import Host
 from clarena.plugins.registry import STRANGER
 from clarena.protocol.protocol import PRESETS, SCENARIOS, FrozenModel
+from clarena.record.archive import pack
+from clarena.record.reader import sealed
 from clarena.record.record import Record
 from clarena.record.store import PREDICTIONS, RECORD, Store
-from clarena.submission.bundle import MANIFEST, RECORDS, SOURCE, pack, sha256
+from clarena.submission.bundle import MANIFEST, RECORDS, SOURCE, sha256
 from clarena.submission.evidence import unrankable
 from clarena.submission.manifest import Claim, ClaimedRun, Line, Manifest, Name
 from clarena.submission.source import GatheredSource
@@ -176,13 +178,13 @@ def make_bundle(
     parts = {f"{SOURCE}/{path}": content for path, content in source.files.items()}
     for record in records:
         store.predictions(record)  # raises where they are not those of the record
-        content = (store.folder(record.cell) / PREDICTIONS).read_bytes()
+        _, content = store.files(record.cell)
         # Where the plugin lay on its author's machine is nobody's business.
         told = record.cell.strategy.model_copy(update={"plugin": f"submission {name}"})
         cell = record.cell.model_copy(update={"strategy": told})
         home = Store(RECORDS).folder(cell).as_posix()
-        written = record.model_copy(update={"cell": cell}).model_dump_json(indent=1)
-        parts |= {f"{home}/{RECORD}": written.encode(), f"{home}/{PREDICTIONS}": content}
+        written = sealed(record.model_copy(update={"cell": cell})).model_dump_json(indent=1)
+        parts |= {f"{home}/{RECORD}": written.encode(), f"{home}/{PREDICTIONS}": content or b""}
     manifest = Manifest(
         name=name,
         authors=about.authors,

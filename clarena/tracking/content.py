@@ -104,11 +104,11 @@ def data_set(record: Record) -> Any:
     return DatasetInput(described, [InputTag("mlflow.data.context", "training")])
 
 
-def write_artifacts(record: Record, content: bytes, predictions: Path, folder: Path) -> None:
+def write_artifacts(record: Record, content: bytes, predictions: bytes | None, folder: Path) -> None:
     """Write what goes with a run's numbers as files."""
     (folder / RECORD).write_bytes(content)
-    if predictions.exists():
-        (folder / PREDICTIONS).write_bytes(predictions.read_bytes())
+    if predictions is not None:
+        (folder / PREDICTIONS).write_bytes(predictions)
     if record.accuracy_matrix and np.isfinite(record.matrix).any():
         (folder / "accuracy_matrix.png").write_bytes(plots.accuracy_matrix(record))
         (folder / "accuracy_curves.png").write_bytes(plots.accuracy_curves(record))

@@ -13,7 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from clarena.errors import ClarenaError, StoreError
-from clarena.record.store import write_atomic
+from clarena.record.writing import write_atomic
 
 BUSY_SECONDS = 10
 """So long a database may be held by another process before it counts as out of reach."""

@@ -17,7 +17,7 @@ from clarena.errors import ClarenaError
 from clarena.protocol.protocol import Track
 from clarena.record.likelihoods import ALL_METRICS
 from clarena.record.record import Record, Status, now
-from clarena.record.store import PREDICTIONS, RECORD, Store
+from clarena.record.store import Store
 from clarena.tracking import content
 from clarena.tracking.connection import connect
 from clarena.tracking.reader import RUNS_PER_PAGE, complete_in_file, complete_on_server
@@ -96,8 +96,7 @@ class Tracker:
         self._complete.clear()
 
     def _log(self, record: Record) -> Outcome:
-        folder = self.store.folder(record.cell)
-        exact = (folder / RECORD).read_bytes()
+        exact, predictions = self.store.files(record.cell)
         sha256 = hashlib.sha256(exact).hexdigest()
         if self._database and self._file != _identity(self._database):
             self._forget()  # it was removed or replaced: what was opened is not what others see
@@ -106,7 +105,7 @@ class Tracker:
         if sha256 in self._held(track):
             return "already"
         with tempfile.TemporaryDirectory() as artifacts:
-            content.write_artifacts(record, exact, folder / PREDICTIONS, Path(artifacts))
+            content.write_artifacts(record, exact, predictions, Path(artifacts))
             with self._opened():
                 experiment = self._experiment(track).experiment_id
                 outcome = self._place(record, sha256, experiment, artifacts)
@@ -274,7 +273,7 @@ class Tracker:
 
 def content_hash(store: Store, record: Record) -> str:
     """The SHA-256 by which MLflow knows a record of the store."""
-    return hashlib.sha256((store.folder(record.cell) / RECORD).read_bytes()).hexdigest()
+    return hashlib.sha256(store.files(record.cell)[0]).hexdigest()
 
 
 def experiment_name(track: Track) -> str:

@@ -24,7 +24,7 @@ from clarena.plugins.composite import Composite
 from clarena.plugins.host import Host
 from clarena.plugins.parameters import Parameter, parameters
 from clarena.record.record import FIRST_TUNING_SEED, Record
-from clarena.record.store import write_atomic
+from clarena.record.writing import write_atomic
 from clarena.run.evaluation import carry_out
 from clarena.run.executors import Event, Listener
 from clarena.run.output import harmless

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from clarena.protocol.protocol import Track
-from clarena.record import curves, metrics, record
+from clarena.record import archive, curves, metrics, reader, record
 from clarena.record.record import StrategyInfo
-from clarena.record.store import write_atomic
+from clarena.record.writing import write_atomic
 from clarena_leaderboard import collect, contents
 from clarena_leaderboard.collect import Found
 from clarena_leaderboard.contents import Run
@@ -79,5 +79,5 @@ def _run(fields: Mapping[str, Any]) -> Run:
 
 def _code() -> str:
     """A hash over what turns a record into a run: other code, other numbers."""
-    files = [Path(str(module.__file__)) for module in (collect, contents, curves, metrics, record)]
+    files = [Path(str(module.__file__)) for module in (collect, contents, archive, curves, metrics, reader, record)]
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()

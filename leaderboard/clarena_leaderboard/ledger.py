@@ -22,7 +22,7 @@ from pydantic import Field
 
 from clarena.errors import ClarenaError, StoreError, UsageError
 from clarena.protocol.protocol import FrozenModel
-from clarena.record.store import write_atomic
+from clarena.record.writing import write_atomic
 from clarena.submission.bundle import RECORDS, Bundle, read_bundle, sha256
 from clarena.submission.evidence import evidence
 from clarena.submission.manifest import BundleError, Digest, Manifest, read_json

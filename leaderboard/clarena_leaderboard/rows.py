@@ -9,10 +9,11 @@ from dataclasses import dataclass, replace
 from clarena.protocol.protocol import Track
 from clarena.record.curves import ACCURACY_METRICS
 from clarena.record.metrics import METRICS
+from clarena.record.reader import same
 from clarena.record.record import StrategyInfo
 from clarena.record.statistics import Interval, student_t_interval
 from clarena.record.summary import Row, row_labels
-from clarena_leaderboard.collect import Found, same
+from clarena_leaderboard.collect import Found
 from clarena_leaderboard.contents import Entry, Run, Standing, Submitted
 
 

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Protocol
 
 from clarena.errors import StoreError, UsageError
+from clarena.record import archive, store
+from clarena.record.reader import record_of
 from clarena.record.record import Predictions, Record
-from clarena.record.store import PREDICTIONS, RECORD, read_record
+from clarena.record.store import PREDICTIONS, RECORD, Store, read_folder, run_in, stamp
 from clarena.tracking.reader import LoggedCell, fetch, logged_cells
 from clarena.tracking.uri import database_file, public, resolve_uri
 from clarena_leaderboard.cache import Cache
-from clarena_leaderboard.collect import Found, condense, load_predictions
+from clarena_leaderboard.collect import Found, condense
 from clarena_leaderboard.contents import Run
 
 MLFLOW = "mlflow:"
@@ -59,7 +61,7 @@ def open_source(store: Path, tracking_uri: str | None = None) -> RunSource:
 
 
 class StoreSource:
-    """A store directory; the origin of a run is its folder in it."""
+    """A store directory, its archives among it; the origin of a run is its address in it."""
 
     def __init__(self, path: Path) -> None:
         if not path.is_dir():
@@ -67,30 +69,34 @@ class StoreSource:
                 f"There is no store at {path}. Name one with --store, or MLflow's address with --tracking-uri."
             )
         self._path = path
+        self._store = Store(path)
 
     @property
     def name(self) -> str:
         return f"store {self._path.resolve().name}"
 
     def collect(self, cache: Path | None = None) -> Collection:
-        folders = {path.parent.relative_to(self._path).as_posix() for path in self._path.glob(f"*/*/{RECORD}")}
-        collection = _gather(map(self._place, sorted(folders)), cache)
+        places, damaged = self._store.places()
+        known = _gather(map(self._place, places), cache)
         if not self._path.is_dir():
             raise StoreError(f"The store {self._path} went away while it was read.")
-        return collection
+        return Collection(known.found, tuple(sorted((*known.problems, *(self._said(each.reason) for each in damaged)))))
 
-    def _place(self, origin: str) -> Place:
-        folder = self._path / origin
-        return origin, _stamp(folder), lambda: self._read(origin)
+    def _place(self, place: store.Place) -> Place:
+        return place.address, place.stamp, lambda: self._read(place)
 
-    def _read(self, origin: str) -> Found:
+    def _read(self, place: store.Place) -> Found:
         try:
-            return condense(self._path / origin, origin)
+            return condense(place.read(), place.address)
         except StoreError as error:
-            raise StoreError(str(error).replace(f"{self._path}{os.sep}", "")) from error
+            raise StoreError(self._said(str(error))) from error
+
+    def _said(self, message: str) -> str:
+        """A message without where this machine has the store."""
+        return message.replace(f"{self._path}{os.sep}", "")
 
     def load(self, run: Run) -> tuple[Record, Predictions | None]:
-        return _load(self._path / run.origin, run)
+        return _whole(self._store.at(run.origin), run)
 
 
 class MlflowSource:
@@ -120,7 +126,7 @@ class MlflowSource:
         if run.origin not in self._cells:
             raise StoreError(f"MLflow has no run {run.origin.removeprefix(MLFLOW)} any more. Build the board anew.")
         with tempfile.TemporaryDirectory() as folder:
-            return _load(fetch(self._uri, self._cells[run.origin], Path(folder)), run)
+            return _whole(run_in(fetch(self._uri, self._cells[run.origin], Path(folder))), run)
 
     def _read(self, origin: str) -> Found:
         cell = self._cells[origin]
@@ -131,7 +137,7 @@ class MlflowSource:
             if not (folder / RECORD).is_file():
                 raise StoreError(f"The run {cell.run_id} of MLflow has no {RECORD}.")
             try:
-                found = condense(folder, origin, cell.metrics)
+                found = condense(read_folder(folder), origin, cell.metrics)
             except StoreError as error:
                 raise StoreError(str(error).replace(str(folder), f"run {cell.run_id} of MLflow:")) from error
         if found.run.content != cell.sha256:
@@ -160,19 +166,12 @@ def _gather(places: Iterable[Place], cache_file: Path | None) -> Collection:
 
 def _stamp(folder: Path) -> str:
     """What changes when the files of a run do."""
-    stamp = ""
-    for name in (RECORD, PREDICTIONS):
-        try:
-            status = os.stat(folder / name)
-        except OSError:
-            stamp += "- "
-        else:
-            stamp += f"{status.st_size}:{status.st_mtime_ns} "
-    return stamp
+    return stamp(folder / RECORD) + stamp(folder / PREDICTIONS)
 
 
-def _load(folder: Path, run: Run) -> tuple[Record, Predictions | None]:
-    record = read_record(folder / RECORD)
+def _whole(loaded: archive.Run, run: Run) -> tuple[Record, Predictions | None]:
+    """Record and predictions of a run; raises `StoreError` where they are another's by now."""
+    record = record_of(loaded.content, f"The record of {run.origin}")
     if record.cell_id != run.cell:
         raise StoreError(f"{run.origin} now holds another run than when the board was built. Build it anew.")
-    return record, load_predictions(folder, record)
+    return record, loaded.predictions

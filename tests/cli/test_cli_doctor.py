@@ -82,7 +82,7 @@ def test_broken_plugins_damaged_records_and_data_sets_are_told(tmp_path):
     assert "SyntaxError" in found["plugin syntax_error"]["text"]
     assert found["data"]["text"].endswith("MNIST")
     text = clarena("doctor", "--plugins-dir", FAULTY).out
-    assert "1 of its records cannot be read" in text
+    assert "1 of its records, folders or archives cannot be read or believed" in text
     assert "→ clarena results --store runs says why" in text
 
 

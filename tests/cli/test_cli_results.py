@@ -131,7 +131,7 @@ def test_a_store_that_is_empty_or_absent_is_told_apart(tmp_path):
     empty = clarena("results", "--store", tmp_path)
     assert (empty.code, empty.out) == (0, "")
     assert "holds no record" in empty.err
-    assert clarena("results", "--store", tmp_path, "--json").data == {"tracks": [], "damaged": []}
+    assert clarena("results", "--store", tmp_path, "--json").data == {"tracks": [], "damaged": [], "unsealed": 0}
     assert clarena("results", "--store", tmp_path, "--format", "csv").out == ""
     for command in ("results", "sync"):
         absent = clarena(command, "--store", tmp_path / "absent")

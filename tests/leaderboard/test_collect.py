@@ -13,6 +13,7 @@ from clarena_leaderboard import sources
 from clarena_leaderboard.board import load_board
 from clarena_leaderboard.cache import Cache
 from clarena_leaderboard.sources import StoreSource, open_source
+from made_records import changed
 from made_up import found, keep, record, row, track
 
 from clarena.errors import StoreError, UsageError
@@ -40,9 +41,8 @@ def only(store):
 
 
 def change(store, made, **fields):
-    """Overwrite fields of a record on disk, as a forger would."""
-    path = store.folder(made.cell) / RECORD
-    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+    """Overwrite fields of a record on disk, as a forger would who knows of its hash."""
+    changed(store.folder(made.cell) / RECORD, **fields)
 
 
 SPY = """
@@ -165,16 +165,24 @@ def test_predictions_of_another_shape_are_a_flaw(store, shape):
     assert only(store).flaws[0].startswith("its metrics cannot be recomputed: ")
 
 
-@pytest.mark.parametrize("matrix", [[], [[0.5, 0.5]], [[None, None], [2.0, None], [1.0, 1.0]], [[1.0], [1.0, 1.0]]])
-def test_a_matrix_that_no_run_can_have_is_a_flaw(store, matrix):
+def test_a_finished_run_without_a_matrix_has_a_flaw(store):
     made, _ = record()
     store.write(made, None)
-    change(store, made, accuracy_matrix=matrix)
+    change(store, made, accuracy_matrix=[])
     assert only(store).flaws[0].startswith("its metrics cannot be recomputed: ")
 
 
+@pytest.mark.parametrize("matrix", [[[0.5, 0.5]], [[None, None], [2.0, None], [1.0, 1.0]], [[1.0], [1.0, 1.0]]])
+def test_a_matrix_that_no_run_can_have_is_refused(store, matrix):
+    made, _ = record()
+    store.write(made, None)
+    change(store, made, accuracy_matrix=matrix)
+    (problem,) = collect(store).problems
+    assert "is not valid (accuracy_matrix: " in problem
+
+
 def test_a_run_that_did_not_finish_has_no_metrics(store):
-    keep(store, status="diverged", reason="the loss is not finite", metrics={"forgetting": 7})
+    keep(store, status="diverged", reason="the loss is not finite", metrics={"forgetting": 0.5}, right=5)
     run = only(store)
     assert (run.metrics, run.flaws, run.status, run.reason) == ({}, (), "diverged", "the loss is not finite")
 

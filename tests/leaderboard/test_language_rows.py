@@ -1,6 +1,5 @@
 """Language models' rows: bits per byte are recomputed, shown on the row's page, and forgeries are flaws."""
 
-import json
 import math
 
 import numpy as np
@@ -9,6 +8,7 @@ from clarena_leaderboard.board import load_board
 from clarena_leaderboard.site.detail import row_detail
 from clarena_leaderboard.site.render import build_site
 from clarena_leaderboard.sources import StoreSource
+from made_records import changed
 from made_up import record
 
 from clarena.record.record import ExperienceInfo
@@ -60,7 +60,7 @@ def test_bits_per_byte_are_recomputed_and_in_the_rows_data(store):
 @pytest.mark.parametrize("forged", [[[9.0, 9.0], [1.0, 9.0], [0.1, 0.1]], []])
 def test_bits_that_the_predictions_do_not_give_are_a_flaw(store, forged):
     path = next(path for path in store.path.glob(f"*/er-seed0-*/{RECORD}"))
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"bits_per_byte": forged}))
+    changed(path, bits_per_byte=forged)
     flaws = the_row(store)[0].runs[0].flaws
     assert "its bits per byte are not what its predictions give" in flaws
 

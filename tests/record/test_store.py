@@ -13,8 +13,9 @@ import pytest
 import troublemakers as trouble
 
 from clarena import Store, StoreError, evaluate
+from clarena.record.reader import read_record
 from clarena.record.record import Predictions
-from clarena.record.store import read_record, write_atomic
+from clarena.record.writing import write_atomic
 
 
 def run(store, strategies=trouble.Plain, **options):

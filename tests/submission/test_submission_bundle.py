@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from clarena.errors import UsageError
 from clarena.protocol.protocol import NamedPart, Protocol, Track
+from clarena.record.archive import EPOCH, pack
 from clarena.record.record import Cell, StrategyInfo
 from clarena.submission import bundle as bundles
-from clarena.submission.bundle import MANIFEST, pack, read_bundle, sha256
+from clarena.submission.bundle import MANIFEST, read_bundle, sha256
 from clarena.submission.manifest import BundleError, Claim, ClaimedRun, Manifest, read_json
 
 TRACK = Track(benchmark=NamedPart(name="b"), scenario="class", backbone=NamedPart(name="n"), protocol=Protocol())
@@ -106,10 +107,10 @@ def test_more_bytes_than_a_bundle_may_have_are_refused(tmp_path, monkeypatch):
 
 
 def test_links_duplicates_and_crowds_are_refused(tmp_path, monkeypatch):
-    link = zipfile.ZipInfo("source/link", bundles.EPOCH)
+    link = zipfile.ZipInfo("source/link", EPOCH)
     link.create_system, link.external_attr = 3, (stat.S_IFLNK | 0o777) << 16
     assert "not a plain file" in refused(zipped(tmp_path / "link.zip", (link, b"/etc/passwd")))
-    plain = zipfile.ZipInfo("source/a.py", bundles.EPOCH)
+    plain = zipfile.ZipInfo("source/a.py", EPOCH)
     plain.create_system, plain.external_attr = 3, 0o100644 << 16
     with pytest.warns(UserWarning, match="Duplicate"):
         twice = zipped(tmp_path / "twice.zip", (plain, b"1"), (plain, b"2"))

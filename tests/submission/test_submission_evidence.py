@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from made_records import resealed
 from submissions import SETTINGS, honest, reseal, submit, write_plugin  # noqa: F401 - honest is a fixture
 
 from clarena.errors import UsageError
@@ -30,7 +31,7 @@ def edit_record(parts, change, seed=0):
     name = part(parts, "record.json", seed)
     record = json.loads(parts[name])
     change(record)
-    parts[name] = json.dumps(record).encode()
+    parts[name] = json.dumps(resealed(record)).encode()
 
 
 def arrays(content):
