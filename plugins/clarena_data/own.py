@@ -22,6 +22,7 @@ from clarena import (
     UsageError,
     family_member,
     split_by_domain,
+    user_path,
 )
 
 from .arrays import Pixels, channels_last, read_arrays
@@ -145,7 +146,7 @@ class DomainsOwn(Own):
 
 def made_for(family: type[_Family], paths: tuple[str, ...]) -> type[_Family]:
     """The class of a family for these paths: that family, with the way to read such paths."""
-    places = tuple(Path(path).expanduser().absolute() for path in paths)
+    places = tuple(user_path(path) for path in paths)
     kinds = {_kind(place) for place in places}
     if len(kinds) > 1:
         raise UsageError(f"The sources {', '.join(paths)} are of different kinds. Give folders only, or .npz only, …")

@@ -12,7 +12,18 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
-from clarena import Benchmark, Data, DataError, Scenario, Stream, UsageError, family_member, fetch, split_by_domain
+from clarena import (
+    Benchmark,
+    Data,
+    DataError,
+    Scenario,
+    Stream,
+    UsageError,
+    family_member,
+    fetch,
+    split_by_domain,
+    user_path,
+)
 
 IGNORED = -100
 """The label of a place where no text is left."""
@@ -194,7 +205,7 @@ class OwnTexts(Language):
     @classmethod
     def of(cls, argument: str) -> type[Self]:
         """The benchmark of several text files, separated by commas, each a domain."""
-        paths = tuple(Path(path).expanduser().absolute() for path in argument.split(","))
+        paths = tuple(user_path(path) for path in argument.split(","))
         if len(set(paths)) < max(2, len(paths)):
             raise UsageError(f"language:{argument} needs two different files or more: language:PATH,PATH.")
         return family_member(cls, ",".join(path.stem for path in paths), paths=paths)
