@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from clarena.record.store import Store
     from clarena.run.evaluation import Results, evaluate
     from clarena.toolbox.buffer import ReplayBuffer
-    from clarena.toolbox.downloads import data_root, fetch
+    from clarena.toolbox.downloads import data_root, fetch, user_path
     from clarena.toolbox.files import file_stamps, require_file
     from clarena.toolbox.gradients import fisher_diagonal, output_norm_sensitivity
     from clarena.toolbox.modules import BatchNorm, Frozen, evaluating
@@ -82,6 +82,7 @@ _LAZY = {
     "split_by_domain": "clarena.contract.benchmark",
     "split_by_groups": "clarena.contract.benchmark",
     "split_by_class": "clarena.contract.benchmark",
+    "user_path": "clarena.toolbox.downloads",
 }
 
 __all__ = [
@@ -129,6 +130,7 @@ __all__ = [
     "split_by_domain",
     "split_by_groups",
     "unknown_name",
+    "user_path",
 ]
 
 

@@ -79,6 +79,11 @@ def _main() -> None:
             raise
         _complain(str(error))
         sys.exit(error.exit_code)
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        _complain(f"A path is longer than this system allows: {str(error.filename)[:60]} … Give a shorter one.")
+        sys.exit(2)
     except KeyboardInterrupt:
         _complain("Stopped.")
         sys.exit(130)

@@ -55,8 +55,9 @@ def check(
     They are tried on a tiny stream of made-up data and take seconds. Ends with exit code 1 when one is broken.
     """
     from clarena.checks import Suite
+    from clarena.toolbox.downloads import user_path
 
-    files = {Path(target).expanduser().absolute(): target for target in targets if target.endswith(".py")}
+    files = {user_path(target): target for target in targets if target.endswith(".py")}
     host = discover([*(plugin or []), *files], plugins_dir, no_plugins)
     strategies = _strategies(host, files, [target for target in targets if not target.endswith(".py")])
     backbone_and_options = _backbone(host, backbone, settings)

@@ -268,7 +268,13 @@ def _without_predictions(store: "Store", record: "Record") -> str:
 
 def data_sets() -> Iterator[Finding]:
     """Where downloaded data are kept, and which are there."""
-    root = Path(os.environ.get("CLARENA_DATA") or "~/.cache/clarena").expanduser().absolute()
+    from clarena.toolbox.downloads import data_root
+
+    try:
+        root = data_root()
+    except ClarenaError as error:
+        yield Finding("data", "warning", str(error), "set CLARENA_DATA to a folder you can write to")
+        return
     held = sorted(path.name for path in root.glob("[!.]*") if path.is_dir() and any(path.iterdir()))
     problem = unwritable(root)
     unchecked = " (not checked: the contents, which are when they are read)" if held else ""

@@ -26,7 +26,7 @@ def season(
 
     The public file holds the SHA-256 of the secret, and belongs into the repository; the secret does not.
     """
-    from clarena.submission.season import new_season, read_season, reveal
+    from clarena.submission.season import new_season, read_season, reveal, secret_of
 
     if action == "new":
         if not name:
@@ -39,7 +39,11 @@ def season(
     if action == "reveal":
         opened = reveal(file, secret or secret_file(opened.name))
         typer.echo(f"The season {opened.name} has ended: its secret is in {file}.")
-    elif opened.secret is None:
+        return
+    if opened.secret is None:
         typer.echo(f"The season {opened.name} is open since {opened.opened}, committed to {opened.commitment}.")
     else:
         typer.echo(f"The season {opened.name} ended on {opened.ended}; its secret is the one it committed to.")
+    if secret:
+        secret_of(opened.model_copy(update={"secret": None}), secret)
+        typer.echo(f"The secret in {secret} is the one it committed to.")

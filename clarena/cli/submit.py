@@ -92,11 +92,13 @@ def submit(
         read_track,
         refuse,
     )
+    from clarena.toolbox.downloads import user_path
 
     said = {"authors": author, "licence": licence, "paper": paper, "chosen": chosen, "name": name}
+    plugin = user_path(plugin)
+    source = gather(plugin)
     about = read_about(plugin.with_suffix(".toml"), said)
     choices = [read_track(text) for text in dict.fromkeys(track)]
-    source = gather(plugin)
     chosen_seeds = parse_seeds(seeds)
     # From a copy of what is going to be in the bundle: what runs here runs from there.
     with tempfile.TemporaryDirectory(prefix="clarena-submit-") as folder, importable(Path(folder)):

@@ -104,7 +104,9 @@ def verify(
 
 def secret_file(season: str) -> Path:
     """Where the secret of a season is kept by default."""
-    return SECRETS.expanduser() / f"{season}.secret"
+    from clarena.toolbox.downloads import user_path
+
+    return user_path(SECRETS) / f"{season}.secret"
 
 
 class _Executor:

@@ -38,6 +38,7 @@ from clarena.plugins.registry import (
     Registry,
     first_sentence,
 )
+from clarena.toolbox.downloads import user_path
 
 ENVIRONMENT = "CLARENA_PLUGINS"
 KINDS = (
@@ -173,7 +174,7 @@ def _find(sources: PluginSources) -> tuple[list[_Candidate], list[Broken]]:
 
 def _absolute(path: str | Path) -> Path:
     # Symbolic links stay as they are: the name that the user gave is the name of the plugin.
-    return Path(os.path.abspath(Path(path).expanduser()))
+    return user_path(path)
 
 
 def _from_module(name: str) -> _Candidate:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from clarena.errors import DataError
+from clarena.errors import DataError, UsageError
 from clarena.toolbox.files import require_file
 
 TIMEOUT = 60
@@ -17,8 +17,27 @@ TIMEOUT = 60
 
 
 def data_root() -> Path:
-    """The folder that holds downloaded data sets: `CLARENA_DATA`, or `~/.cache/clarena`."""
-    return Path(os.environ.get("CLARENA_DATA") or "~/.cache/clarena").expanduser().absolute()
+    """The folder that holds downloaded data sets: `CLARENA_DATA`, or `~/.cache/clarena`.
+
+    Raises:
+        UsageError: where neither is set nor there is a home directory, as in some containers.
+    """
+    return user_path(os.environ.get("CLARENA_DATA") or "~/.cache/clarena")
+
+
+def user_path(path: str | Path) -> Path:
+    """What a person means by a path: absolute, and `~` is the home directory. Symbolic links stay as they are.
+
+    Raises:
+        UsageError: for `~` where no home directory is known.
+    """
+    try:
+        return Path(os.path.abspath(Path(path).expanduser()))
+    except RuntimeError as error:
+        raise UsageError(
+            f"{path} begins in a home directory, and none is known here. Set HOME or give a whole path; for data that "
+            "are downloaded, set CLARENA_DATA."
+        ) from error
 
 
 def fetch(path: str, url: str, digest: str) -> Path:

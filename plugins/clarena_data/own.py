@@ -23,6 +23,7 @@ from clarena import (
     family_member,
     require_file,
     split_by_domain,
+    user_path,
 )
 
 from .arrays import Arrays, Pixels, read_arrays
@@ -180,7 +181,7 @@ class DomainsOwn(Own):
 
 def made_for(family: type[_Family], paths: tuple[str, ...]) -> type[_Family]:
     """The class of a family for these paths: that family, with the way to read such paths."""
-    places = tuple(Path(path).expanduser().absolute() for path in paths)
+    places = tuple(user_path(path) for path in paths)
     if len({place.resolve() for place in places}) < len(places):
         raise UsageError(f"Of the sources {', '.join(paths)}, two are the same. Each must be another one.")
     kinds = {_kind(place) for place in places}

@@ -24,6 +24,7 @@ from clarena import (
     fetch,
     require_file,
     split_by_domain,
+    user_path,
 )
 
 IGNORED = -100
@@ -206,7 +207,7 @@ class OwnTexts(Language):
     @classmethod
     def of(cls, argument: str) -> type[Self]:
         """The benchmark of several text files, separated by commas, each a domain."""
-        paths = tuple(Path(path).expanduser().absolute() for path in argument.split(","))
+        paths = tuple(user_path(path) for path in argument.split(","))
         if len({path.resolve() for path in paths}) < max(2, len(paths)):
             raise UsageError(f"language:{argument} needs two different files or more: language:PATH,PATH.")
         return family_member(cls, ",".join(readable_name(path.stem) for path in paths), paths=paths)

@@ -13,7 +13,7 @@ from clarena_native.transformers import PADDING
 from pydantic import Field
 from torch import Tensor, nn
 
-from clarena import Backbone, UsageError, family_member
+from clarena import Backbone, UsageError, family_member, user_path
 
 from . import hub
 
@@ -223,7 +223,7 @@ class HubModel(TextNetwork):
     @classmethod
     def of(cls, argument: str) -> type[Self]:
         """The backbone of the model of this name on the hub, or in this folder."""
-        folder = Path(argument).expanduser()
+        folder = user_path(argument)
         return family_member(cls, folder.name if folder.is_dir() else argument, source=argument)
 
     @classmethod

@@ -3,7 +3,7 @@
 import hashlib
 from pathlib import Path
 
-from clarena import UsageError
+from clarena import UsageError, user_path
 
 CONFIGURATION = "config.json"
 WEIGHTS = "model.safetensors"
@@ -18,7 +18,7 @@ def model_folder(name_or_path: str, option: str) -> Path:
     Raises:
         UsageError: when there is no such folder, or the model cannot be had.
     """
-    path = Path(name_or_path).expanduser().absolute()
+    path = user_path(name_or_path)
     if path.is_dir():
         if not (path / CONFIGURATION).is_file():
             raise UsageError(f"{option}: the folder {path} has no {CONFIGURATION}. Save a model to it first.")

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from clarena import UsageError
+from clarena import UsageError, user_path
 
 SHOWN = 3
 """How many keys a message names."""
@@ -16,7 +16,7 @@ SHOWN = 3
 
 def file_at(path: str, option: str) -> Path:
     """The file at `path`; raises `UsageError` where there is none."""
-    file = Path(path).expanduser().absolute()
+    file = user_path(path)
     if not file.is_file():
         raise UsageError(
             f"{option}: there is no file at {file}. Give a file of weights (a state dict), or default for those that "
