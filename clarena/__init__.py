@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from clarena.run.evaluation import Results, evaluate
     from clarena.toolbox.buffer import ReplayBuffer
     from clarena.toolbox.downloads import data_root, fetch
-    from clarena.toolbox.gradients import fisher_diagonal, output_norm_sensitivity
+    from clarena.toolbox.gradients import IGNORED, fisher_diagonal, output_norm_sensitivity
     from clarena.toolbox.modules import BatchNorm, Frozen, evaluating
 
 __version__ = "0.1.0"
@@ -56,6 +56,7 @@ _LAZY = {
     "Frozen": "clarena.toolbox.modules",
     "GradientStrategy": "clarena.contract.training",
     "Head": "clarena.contract.backbone",
+    "IGNORED": "clarena.toolbox.gradients",
     "Model": "clarena.contract.backbone",
     "Protocol": "clarena.protocol.protocol",
     "Record": "clarena.record.record",
@@ -82,6 +83,7 @@ _LAZY = {
 }
 
 __all__ = [
+    "IGNORED",
     "Backbone",
     "Batch",
     "BatchNorm",

@@ -12,10 +12,18 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
-from clarena import Benchmark, Data, DataError, Scenario, Stream, UsageError, family_member, fetch, split_by_domain
-
-IGNORED = -100
-"""The label of a place where no text is left."""
+from clarena import (
+    IGNORED,
+    Benchmark,
+    Data,
+    DataError,
+    Scenario,
+    Stream,
+    UsageError,
+    family_member,
+    fetch,
+    split_by_domain,
+)
 
 CHAR_RNN = "https://raw.githubusercontent.com/karpathy/char-rnn/6f9487a6fe5b420b7ca9afb0d7c078e37c1d1b4e/data"
 WIKITEXT = (
