@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from clarena.toolbox.buffer import ReplayBuffer
     from clarena.toolbox.downloads import data_root, fetch, user_path
     from clarena.toolbox.files import file_stamps, require_file
-    from clarena.toolbox.gradients import fisher_diagonal, output_norm_sensitivity
+    from clarena.toolbox.gradients import IGNORED, fisher_diagonal, output_norm_sensitivity
     from clarena.toolbox.modules import BatchNorm, Frozen, evaluating
 
 __version__ = "0.2.0"
@@ -57,6 +57,7 @@ _LAZY = {
     "Frozen": "clarena.toolbox.modules",
     "GradientStrategy": "clarena.contract.training",
     "Head": "clarena.contract.backbone",
+    "IGNORED": "clarena.toolbox.gradients",
     "Model": "clarena.contract.backbone",
     "Protocol": "clarena.protocol.protocol",
     "Record": "clarena.record.record",
@@ -86,6 +87,7 @@ _LAZY = {
 }
 
 __all__ = [
+    "IGNORED",
     "Backbone",
     "Batch",
     "BatchNorm",

@@ -36,7 +36,9 @@ _LabelledDirections = Callable[..., Iterable[Tensor]]  # of scores, and of y= an
 _Named = dict[str, nn.Parameter]
 _Totals = dict[nn.Parameter, Tensor]
 
-IGNORED = -100  # the label of a position of a sequence that does not count, as in PyTorch's cross-entropy
+IGNORED = -100
+"""The label of a position of a sequence that does not count, as in PyTorch's cross-entropy."""
+
 _CHUNK = 2**22  # numbers held at a time where per-sample gradients cannot be avoided
 
 _NORMS = (nn.LayerNorm, nn.GroupNorm, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, BatchNorm)

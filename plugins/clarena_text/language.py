@@ -14,6 +14,7 @@ from pydantic import Field
 from torch import Tensor
 
 from clarena import (
+    IGNORED,
     Benchmark,
     Data,
     DataError,
@@ -26,9 +27,6 @@ from clarena import (
     split_by_domain,
     user_path,
 )
-
-IGNORED = -100
-"""The label of a place where no text is left."""
 
 CHAR_RNN = "https://raw.githubusercontent.com/karpathy/char-rnn/6f9487a6fe5b420b7ca9afb0d7c078e37c1d1b4e/data"
 WIKITEXT = (

@@ -24,10 +24,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from clarena import Batch, Experience, Frozen, GradientStrategy, cross_entropy, evaluating
-
-IGNORED = -100
-"""The label of a token that does not count."""
+from clarena import IGNORED, Batch, Experience, Frozen, GradientStrategy, cross_entropy, evaluating
 
 
 class LwF(GradientStrategy):
