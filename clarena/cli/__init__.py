@@ -79,11 +79,6 @@ def _main() -> None:
             raise
         _complain(str(error))
         sys.exit(error.exit_code)
-    except OSError as error:
-        if error.errno != errno.ENAMETOOLONG:
-            raise
-        _complain(f"A path is longer than this system allows: {str(error.filename)[:60]} … Give a shorter one.")
-        sys.exit(2)
     except KeyboardInterrupt:
         _complain("Stopped.")
         sys.exit(130)
@@ -91,13 +86,15 @@ def _main() -> None:
         if os.environ.get("CLARENA_TRACEBACK") or not (message := _about(error)):
             raise
         _complain(message)
-        sys.exit(1)
+        sys.exit(2 if error.errno == errno.ENAMETOOLONG else 1)
 
 
 def _about(error: OSError) -> str:
     """What to do about an error of the system that can reach us from anywhere; empty for any other."""
     if error.errno in (errno.EMFILE, errno.ENFILE):
         return f"{error.strerror}. Allow more: ulimit -n 1024"
+    if error.errno == errno.ENAMETOOLONG:
+        return f"A path is longer than this system allows: {str(error.filename)[:60]} … Give a shorter one."
     return "" if _is_somewhere() else "The working directory was removed. Change to one that exists: cd ~"
 
 

@@ -243,9 +243,7 @@ def _limit(plugin: Plugin) -> None:
     try:
         import resource
     except ImportError as error:
-        raise PluginError(
-            "A stranger's code is run under limits, which Linux and macOS keep. Verify it there."
-        ) from error
+        raise PluginError("A stranger's code runs under limits that Linux and macOS keep. Verify it there.") from error
     if plugin.memory is not None:
         with suppress(OSError):  # elsewhere than on Linux, the limit counts from nothing
             taken = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")

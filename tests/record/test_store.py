@@ -213,3 +213,18 @@ def test_a_limit_of_the_system_on_files_is_one_message_on_the_command_line(store
     assert "File too large. What was finished before is safe." in done.stderr
     assert before.items() <= files(store.path).items()
     assert not list(store.path.rglob("*.tmp"))
+
+
+def test_the_entries_of_new_files_and_folders_are_synced_after_them(tmp_path, monkeypatch):
+    """A file that is on disk under no name is lost when the power fails."""
+    done = []
+    fsync, replace = os.fsync, Path.replace
+    monkeypatch.setattr(os, "fsync", lambda fd: done.append(os.readlink(f"/proc/self/fd/{fd}")) or fsync(fd))
+    monkeypatch.setattr(Path, "replace", lambda self, to: done.append("move") or replace(self, to))
+    write_atomic(tmp_path / "a" / "b" / "file", b"content")
+    names = [name if name == "move" else Path(name).name.partition(".tmp")[0].rpartition(".")[0] or Path(name).name
+             for name in done]  # fmt: skip
+    assert names == [tmp_path.name, "a", ".file", "move", "b"]
+    done.clear()
+    write_atomic(tmp_path / "a" / "b" / "file", b"other")
+    assert [Path(name).name for name in done][1:] == ["move", "b"]

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clarena.checks.tiny import Subject
+from clarena.cli.table import print_table
 from clarena.record.metrics import METRICS
 from clarena.record.record import Cell, Cost, Record, StrategyInfo
 from clarena.record.summary import by_track, row_labels, rows
@@ -147,3 +148,33 @@ def test_a_row_without_a_finished_seed_makes_nothing_up():
     (single,) = rows([record()])
     assert single.as_dict()["final_average_accuracy_low"] is None  # one seed has no spread
     assert single.as_dict()["final_average_accuracy"] == 0.5
+
+
+def measured(metering, **changes):
+    return record(**changes).model_copy(update={"metering": metering})
+
+
+def test_a_record_of_the_first_metering_is_written_as_it_was_and_a_later_one_says_so():
+    first = record()
+    assert first.metering == 1
+    assert "metering" not in first.model_dump(mode="json")
+    later = measured(2)
+    assert later.model_dump(mode="json") == first.model_dump(mode="json") | {"metering": 2}
+    assert Record.model_validate_json(later.model_dump_json()).metering == 2
+
+
+def test_times_are_averaged_within_the_newest_metering_and_what_is_left_out_is_said(capsys):
+    """State and parameters are counted alike in both; a row of older runs alone has no time to show."""
+    old = [measured(1, seed=seed, seconds=9.0) for seed in range(3)]
+    assert [row.total("train_seconds") for row in rows(old)] == [9.0]
+    assert rows(old)[0].earlier_metering == 0
+    mixed, older = rows([*old, measured(2, seed=3, seconds=1.0), measured(1, name="si", accuracy=0.1)])
+    assert (mixed.total("train_seconds"), mixed.earlier_metering) == (1.0, 3)
+    assert mixed.total("state_bytes") == 100
+    assert math.isnan(older.total("train_seconds"))
+    assert older.total("parameters") == 7
+    assert (older.as_dict()["train_seconds"], older.as_dict()["metering"]) == (None, 2)
+    print_table(TRACK, [mixed, older])
+    assert "Training times of 4 runs are left out: they were measured before revision 2" in capsys.readouterr().out
+    print_table(TRACK, rows(old))
+    assert "left out" not in capsys.readouterr().out
