@@ -1,11 +1,12 @@
 """Runs, condensed from their records: every number is recomputed, and what does not agree is said."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from clarena.protocol.protocol import Track
+from clarena.record.aliases import Aliases
 from clarena.record.reader import Checked, disagreements
-from clarena.record.record import StrategyInfo
+from clarena.record.record import Cell, StrategyInfo
 from clarena_leaderboard.contents import Run
 
 
@@ -16,6 +17,12 @@ class Found:
     run: Run
     info: StrategyInfo
     track: Track
+
+
+def followed(found: Found, aliases: Aliases) -> Found:
+    """The run under the newest code that its own is proven to be: the row that it counts for is that one's."""
+    cell = aliases.newest(Cell(track=found.track, strategy=found.info, seed=found.run.seed))
+    return Found(replace(found.run, row=cell.row), cell.strategy, found.track)
 
 
 def condense(checked: Checked, origin: str, logged: Mapping[str, float] | None = None) -> Found:

@@ -22,6 +22,7 @@ from pydantic import Field
 
 from clarena.errors import ClarenaError, StoreError, UsageError
 from clarena.protocol.protocol import FrozenModel
+from clarena.record.aliases import Aliases
 from clarena.record.writing import write_atomic
 from clarena.submission.bundle import RECORDS, Bundle, read_bundle, sha256
 from clarena.submission.evidence import evidence
@@ -239,15 +240,21 @@ def _text_altered(root: Path, slug: str) -> Iterator[str]:
             yield f"{slug}/{name} is not what the bundle holds"
 
 
-def standing(root: Path) -> Mapping[str, Standing]:
-    """What is known of rows beside their runs, by row id; raises `ClarenaError` where the ledger was altered."""
-    entries = _chain(root)
+def standing(root: Path, aliases: Aliases | None = None) -> Mapping[str, Standing]:
+    """What is known of rows beside their runs, by row id; raises `ClarenaError` where the ledger was altered.
+
+    Args:
+        aliases: rows and verdicts of earlier code are those of the newest that it is proven to be.
+    """
+    entries, proven = _chain(root), aliases or Aliases()
     found: dict[str, Standing] = {}
     for added, manifest in _manifests(root, entries):
         verdicts = tuple(_verdicts(root, entries, added.slug))
         hidden: dict[str, list[tuple[Verdict, HiddenRow]]] = {}
+        today = {manifest.row(claim): proven.newest(manifest.cell(claim, 0)).row for claim in manifest.claims}
         for _, verdict in verdicts:
-            for row in verdict.hidden:
+            for told in verdict.hidden:
+                row = told.model_copy(update={"row": today.get(told.row, told.row)})
                 hidden.setdefault(row.row, []).append((verdict, row))
         log = Log(
             slug=added.slug,
@@ -260,12 +267,12 @@ def standing(root: Path) -> Mapping[str, Standing]:
             verdicts=tuple((day.isoformat(), verdict) for day, verdict in verdicts),
         )
         badge: Badge = "verified" if verdicts and verdicts[-1][1].outcome == "verified" else "claimed"
-        claimed = {manifest.row(claim) for claim in manifest.claims}
+        claimed = set(today.values())
         found |= {row: Standing(badge, tuple(hidden.get(row, ())), log) for row in claimed}
-        for name, told in hidden.items():
-            if name not in claimed and told[0][1].reference:
+        for name, ran in hidden.items():
+            if name not in claimed and ran[0][1].reference:
                 before = found.get(name, Standing(""))
-                found[name] = replace(before, hidden=(*before.hidden, *told))
+                found[name] = replace(before, hidden=(*before.hidden, *ran))
     return found
 
 

@@ -9,13 +9,14 @@ from typing import Protocol
 
 from clarena.errors import StoreError, UsageError
 from clarena.record import archive, store
+from clarena.record.aliases import Aliases
 from clarena.record.reader import record_of
 from clarena.record.record import Predictions, Record
 from clarena.record.store import PREDICTIONS, RECORD, Store, read_folder, run_in, stamp
 from clarena.tracking.reader import LoggedCell, fetch, logged_cells
 from clarena.tracking.uri import database_file, public, resolve_uri
 from clarena_leaderboard.cache import Cache
-from clarena_leaderboard.collect import Found, condense
+from clarena_leaderboard.collect import Found, condense, followed
 from clarena_leaderboard.contents import Run
 
 MLFLOW = "mlflow:"
@@ -61,15 +62,24 @@ def open_source(store: Path, tracking_uri: str | None = None) -> RunSource:
 
 
 class StoreSource:
-    """A store directory, its archives among it; the origin of a run is its address in it."""
+    """A store directory, its archives among it; the origin of a run is its address in it.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        aliases: which codes are proven to be one; those that the store itself holds where none are given.
+
+    Raises:
+        UsageError: there is no such store.
+        StoreError: its table of aliases cannot be read.
+    """
+
+    def __init__(self, path: Path, aliases: Aliases | None = None) -> None:
         if not path.is_dir():
             raise UsageError(
                 f"There is no store at {path}. Name one with --store, or MLflow's address with --tracking-uri."
             )
         self._path = path
         self._store = Store(path)
+        self._aliases = self._store.aliases() if aliases is None else aliases
 
     @property
     def name(self) -> str:
@@ -80,7 +90,8 @@ class StoreSource:
         known = _gather(map(self._place, places), cache)
         if not self._path.is_dir():
             raise StoreError(f"The store {self._path} went away while it was read.")
-        return Collection(known.found, tuple(sorted((*known.problems, *(self._said(each.reason) for each in damaged)))))
+        found = tuple(followed(each, self._aliases) for each in known.found)
+        return Collection(found, tuple(sorted((*known.problems, *(self._said(each.reason) for each in damaged)))))
 
     def _place(self, place: store.Place) -> Place:
         return place.address, place.stamp, lambda: self._read(place)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from clarena.record.aliases import Aliases, read_aliases
 from clarena.record.curves import ACCURACY_METRICS
 from clarena.submission.verdict import HiddenRow, HiddenRun, Verdict
 from clarena_leaderboard import ledger
@@ -23,14 +24,20 @@ def open_with_submissions(
     source = open_source(store, tracking_uri)
     if not (submissions / ledger.LEDGER).exists():
         return source, {}
-    return SeveralStores([source, *map(StoreSource, ledger.stores(submissions))]), submitted(submissions)
+    aliases = read_aliases(store) if tracking_uri is None else Aliases()
+    sources = [source, *(StoreSource(path, aliases) for path in ledger.stores(submissions))]
+    return SeveralStores(sources), submitted(submissions, aliases)
 
 
-def submitted(root: Path) -> dict[str, Submitted]:
-    """What the ledger knows of rows, by row id; raises `ClarenaError` where it was altered."""
+def submitted(root: Path, aliases: Aliases | None = None) -> dict[str, Submitted]:
+    """What the ledger knows of rows, by the id of the row that each is proven to be today.
+
+    Raises:
+        ClarenaError: the ledger was altered.
+    """
     return {
         row: Submitted(standing.badge, tuple(_seasons(standing)), standing.log)
-        for row, standing in ledger.standing(root).items()
+        for row, standing in ledger.standing(root, aliases).items()
     }
 
 

@@ -1,6 +1,7 @@
 """Tables: who is ranked, who is a bound, who stands apart and why; nothing hangs on the order of the input."""
 
 import math
+from dataclasses import replace
 
 import pytest
 from clarena_leaderboard.config import BoardConfig, read_config
