@@ -38,7 +38,6 @@ from clarena.plugins.registry import (
     Registry,
     first_sentence,
 )
-from clarena.toolbox.downloads import user_path
 
 ENVIRONMENT = "CLARENA_PLUGINS"
 KINDS = (
@@ -174,6 +173,8 @@ def _find(sources: PluginSources) -> tuple[list[_Candidate], list[Broken]]:
 
 def _absolute(path: str | Path) -> Path:
     # Symbolic links stay as they are: the name that the user gave is the name of the plugin.
+    from clarena.toolbox.downloads import user_path  # which brings urllib, and most commands name no file
+
     return user_path(path)
 
 
