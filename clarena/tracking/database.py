@@ -185,8 +185,12 @@ def _contents(connection: sqlite3.Connection) -> Contents:
 
 def _has_rows(connection: sqlite3.Connection, table: str) -> bool:
     quoted = table.replace('"', '""')
-    query = f'SELECT 1 FROM "{quoted}" WHERE {BROUGHT_ALONG.get(table, "1")} LIMIT 1'
-    return connection.execute(query).fetchone() is not None
+    query = f'SELECT 1 FROM "{quoted}" WHERE {{}} LIMIT 1'
+    try:
+        found = connection.execute(query.format(BROUGHT_ALONG.get(table, "1")))
+    except sqlite3.OperationalError:  # another program's table of that name, without that column
+        found = connection.execute(query.format("1"))
+    return found.fetchone() is not None
 
 
 def _damaged(path: Path, what: str) -> str:
