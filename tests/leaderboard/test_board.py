@@ -318,17 +318,16 @@ def test_training_times_are_averaged_within_the_newest_metering_and_what_is_left
 
     mixed = [at(1, one, 9.0) for one in row("mixed", [0.5] * 3)] + [at(2, found("mixed", 3, 0.5), 1.0)]
     older = [at(1, one, 9.0) for one in row("older", [0.4] * 4)]
-    (table,) = board([*mixed, *older]).tables
-    first, second = sorted(table.entries, key=lambda entry: entry.label)
+    made = table([*mixed, *older])
+    first, second = sorted(made.entries, key=lambda entry: entry.label)
     assert (first.mean("train_seconds"), first.earlier_metering) == (1.0, 3)
     assert math.isnan(second.mean("train_seconds"))
     assert first.mean("state_bytes") == second.mean("state_bytes") == 100
-    assert table.earlier_metering == 7
-    (alone,) = board(older).tables
+    assert made.earlier_metering == 7
+    alone = table(older)
     assert (alone.entries[0].mean("train_seconds"), alone.earlier_metering) == (9.0, 0)
 
 
 def test_a_run_whose_time_was_up_is_told_like_any_other_that_did_not_finish():
     runs = [*row("finetune", [0.5] * 3), *[found("slow", seed, status="timed_out") for seed in range(3)]]
-    (table,) = board(runs).tables
-    assert [entry.reason for entry in table.apart] == ["seeds 0–2 timed out"]
+    assert apart(runs) == {"slow": "seeds 0–2 timed out"}

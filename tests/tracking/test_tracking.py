@@ -139,7 +139,13 @@ def test_runs_are_sorted_by_accuracy_and_filtered_by_strategy_seed_and_status(st
 
 @pytest.mark.parametrize(
     ("status", "shown"),
-    [("finished", "FINISHED"), ("diverged", "FAILED"), ("out_of_memory", "FAILED"), ("interrupted", "KILLED")],
+    [
+        ("finished", "FINISHED"),
+        ("diverged", "FAILED"),
+        ("out_of_memory", "FAILED"),
+        ("timed_out", "KILLED"),
+        ("interrupted", "KILLED"),
+    ],
 )
 def test_every_status_is_shown(store, uri, status, shown):
     Tracker(store, uri).log(keep(store, run(0.5, status=status)))
