@@ -224,7 +224,7 @@ def test_archive_and_ledger_must_agree(rows: Store, tmp_path: Path) -> None:
 def test_nothing_is_packed_beside_a_damaged_ledger_and_what_a_kill_left_is_entered(store: Store, rows: Store) -> None:
     ledger, before = rows.path / "ledger.jsonl", files(rows.path)
     ledger.write_text("no entry\n" + ledger.read_text().split("\n", 1)[1])
-    with pytest.raises(StoreError, match="Line 1 of .* is no entry"):
+    with pytest.raises(StoreError, match=r"Line 1 of .* is no entry"):
         pack_store(store, rows.path)
     ledger.write_bytes(before["ledger.jsonl"])
     (path,) = rows.path.glob("toy-*/ewc-*.zip")
