@@ -17,10 +17,14 @@ def run(final: float, seed: int = 0, **fields: Any) -> Record:
 
 
 def keep(store: Store, record: Record) -> Record:
-    predictions = Predictions(
-        predicted=np.array([[-1, -1], [0, -1], [0, 1]]), labels=np.array([0, 1]), experience=np.array([0, 1])
-    )
-    return store.write(record, predictions)
+    """Write it with predictions that give its matrix: 100 test samples of each experience."""
+    if not record.accuracy_matrix:
+        return store.write(record, None)
+    owner = np.repeat([0, 1], 100)
+    rank = np.tile(np.arange(100), 2)
+    right = np.nan_to_num(record.matrix * 100, nan=-1)[:, owner]  # how many of them are
+    predicted = np.where(right < 0, -1, np.where(rank < np.rint(right), owner, 1 - owner))
+    return store.write(record, Predictions(predicted=predicted, labels=owner, experience=owner))
 
 
 def search(uri: str, words: str = "", order: str = "attributes.start_time ASC") -> list[Any]:

@@ -66,7 +66,7 @@ def pack_store(store: Store, out: Path) -> Packed:
 
 
 def _check_ledger(out: Path) -> None:
-    """Raise `StoreError` where the ledger was altered, or lists an archive that is gone."""
+    """Raise `StoreError` where the ledger was altered, or lists an archive that is gone and would be made anew."""
     listed, problems = entered(out)
     missing = (out / name for name in listed if not (out / name).exists())
     problems += [f"The archive {path} is missing: {LEDGER} lists it." for path in missing]

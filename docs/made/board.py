@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-COMMAND = ("leaderboard", "build", "--store", "leaderboard/runs", "--submissions", "leaderboard/submissions")
+COMMAND = ("leaderboard", "build", "--store", "leaderboard/rows", "--submissions", "leaderboard/submissions")
 PICTURE = "assets/board-{}.png"  # drawn by picture.py
 _FOLDER = tempfile.TemporaryDirectory(prefix="clarena-site-")  # until this process ends
 
