@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from clarena_native.transformers import TextTransformer
+from clarena_native.backbones.transformers import TextTransformer
 from clarena_text.language import OwnTexts
 from tiny import Walk, walk
 

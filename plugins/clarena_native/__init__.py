@@ -8,81 +8,90 @@ from clarena import hookimpl
 from clarena.hookspecs import Register
 
 STRATEGIES = {
-    "finetune": ("finetune:Finetune", "Trains on each experience in turn, with no protection against forgetting"),
-    "joint": ("joint:Joint", "Trains once on the data of the whole stream; the upper bound"),
-    "cumulative": ("cumulative:Cumulative", "Trains at each experience on all the data seen so far; a bound over time"),
+    "finetune": (
+        "references.finetune:Finetune",
+        "Trains on each experience in turn, with no protection against forgetting",
+    ),
+    "joint": ("references.joint:Joint", "Trains once on the data of the whole stream; the upper bound"),
+    "cumulative": (
+        "references.cumulative:Cumulative",
+        "Trains at each experience on all the data seen so far; a bound over time",
+    ),
     "ewc": (
-        "ewc:EWC",
+        "regularisation.ewc:EWC",
         "Elastic weight consolidation: weights that mattered are held near where they were, as by springs",
     ),
     "mas": (
-        "mas:MAS",
+        "regularisation.mas:MAS",
         "Memory-aware synapses: weights to which the outputs are sensitive are held where they were",
     ),
     "si": (
-        "si:SI",
+        "regularisation.si:SI",
         "Synaptic intelligence: weights that brought the loss down along their path are held near where they were",
     ),
     "l2": (
-        "l2:L2",
+        "regularisation.l2:L2",
         "Holds every weight equally near where the last experience left it; the control for EWC, MAS and SI",
     ),
-    "lwf": ("lwf:LwF", "Learning without forgetting: the old outputs on new inputs are kept, by distillation"),
-    "er": ("er:ER", "Experience replay: every step also trains on exemplars drawn from a buffer"),
+    "lwf": (
+        "distillation.lwf:LwF",
+        "Learning without forgetting: the old outputs on new inputs are kept, by distillation",
+    ),
+    "er": ("replay.er:ER", "Experience replay: every step also trains on exemplars drawn from a buffer"),
     "der": (
-        "der:DER",
+        "replay.der:DER",
         "Dark experience replay: stored samples keep the scores they had, as targets",
     ),
-    "der++": ("der:DERPlusPlus", "DER++: dark experience replay that also replays the labels of a second draw"),
+    "der++": ("replay.der:DERPlusPlus", "DER++: dark experience replay that also replays the labels of a second draw"),
     "gem": (
-        "gem:GEM",
+        "projection.gem:GEM",
         "Gradient episodic memory: no step may raise the loss on what is remembered of any past experience",
     ),
     "agem": (
-        "agem:AGEM",
+        "projection.agem:AGEM",
         "Averaged gradient episodic memory: no step may raise the loss on a random batch of the past",
     ),
     "mer": (
-        "mer:MER",
+        "meta.mer:MER",
         "Meta-experience replay: steps on single samples, old and new, that Reptile makes agree with each other",
     ),
     "la-maml": (
-        "la_maml:LaMAML",
+        "meta.la_maml:LaMAML",
         "Look-ahead meta-learning: every parameter learns how fast it may move without harm to the past",
     ),
     "c-maml": (
-        "la_maml:CMAML",
+        "meta.la_maml:CMAML",
         "Continual meta-learning: weights move so that a few steps on new samples do no harm to the past",
     ),
     "icarl": (
-        "icarl:ICaRL",
+        "replay.icarl:ICaRL",
         "iCaRL: herded exemplars, distillation by sigmoids, and the nearest mean of exemplars as classifier",
     ),
     "pnn": (
-        "pnn:PNN",
+        "architecture.pnn:PNN",
         "Progressive neural networks: each task gets a new column, which reads the features of older, frozen ones",
     ),
     "den": (
-        "den:DEN",
+        "architecture.den:DEN",
         "Dynamically expandable networks: retrains units a task needs, adds those it lacks, splits those that drift",
     ),
-    "gdumb": ("gdumb:GDumb", "Fills a balanced buffer and trains from scratch on it alone"),
+    "gdumb": ("replay.gdumb:GDumb", "Fills a balanced buffer and trains from scratch on it alone"),
     "frozen": (
-        "frozen:FrozenFeatures",
+        "architecture.frozen:FrozenFeatures",
         "Trains the head on features that are frozen after the first experience, or from the start",
     ),
 }
 BACKBONES = {
     "mlp": (
-        "backbones:Mlp",
+        "small:Mlp",
         "Fully connected layers on the flattened input; each is linear, normalised, ReLU, dropout",
     ),
     "mlp-truncated": (
-        "backbones:TruncatedMlp",
+        "small:TruncatedMlp",
         "An MLP that starts wide: weights from a normal distribution (0.1) cut off at two deviations, biases at 0.1",
     ),
     "cnn": (
-        "backbones:Cnn",
+        "small:Cnn",
         "Blocks of a 3×3 convolution that halve the image, then a linear layer; each normalised, then ReLU",
     ),
     "resnet18": (
@@ -142,7 +151,7 @@ def clarena_register_strategies(register: Register) -> None:
 def clarena_register_backbones(register: Register) -> None:
     """Register the native backbones."""
     for name, (path, summary) in BACKBONES.items():
-        register(f"clarena_native.{path}", name=name, summary=summary)
+        register(f"clarena_native.backbones.{path}", name=name, summary=summary)
 
 
 @hookimpl

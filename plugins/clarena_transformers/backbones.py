@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 import torch
+from clarena_native.backbones.transformers import PADDING
 from clarena_native.torchvision_cpu import import_torchvision
-from clarena_native.transformers import PADDING
 from pydantic import Field
 from torch import Tensor, nn
 

@@ -19,9 +19,9 @@ from clarena_avalanche.adapters import Adapted
 from clarena_avalanche.memory import Place, pack, unpack
 from clarena_avalanche.table import METHODS, REFUSED, RUNNING
 from clarena_avalanche.trainer import find
-from clarena_native.strategies.cumulative import Cumulative
-from clarena_native.strategies.finetune import Finetune
-from clarena_native.strategies.joint import Joint
+from clarena_native.strategies.references.cumulative import Cumulative
+from clarena_native.strategies.references.finetune import Finetune
+from clarena_native.strategies.references.joint import Joint
 
 from clarena.checks.behaviour import exemplars
 from clarena.checks.tiny import Subject

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from clarena_native.backbones import Cnn, Mlp
-from clarena_native.strategies.cumulative import Cumulative
-from clarena_native.strategies.den import DEN
-from clarena_native.strategies.er import ER
-from clarena_native.strategies.ewc import EWC
-from clarena_native.strategies.finetune import Finetune
-from clarena_native.strategies.joint import Joint
-from clarena_native.transformers import TextTransformer
+from clarena_native.backbones.small import Cnn, Mlp
+from clarena_native.backbones.transformers import TextTransformer
+from clarena_native.strategies.architecture.den import DEN
+from clarena_native.strategies.references.cumulative import Cumulative
+from clarena_native.strategies.references.finetune import Finetune
+from clarena_native.strategies.references.joint import Joint
+from clarena_native.strategies.regularisation.ewc import EWC
+from clarena_native.strategies.replay.er import ER
 from faulty_strategies import FAULTY
 
 from clarena import GradientStrategy, Strategy, UsageError

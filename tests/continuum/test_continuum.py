@@ -24,8 +24,8 @@ from clarena_continuum.benchmarks import (
     TransformationIncremental,
 )
 from clarena_data.own import SplitOwn
-from clarena_native.backbones import Mlp
-from clarena_native.strategies.finetune import Finetune
+from clarena_native.backbones.small import Mlp
+from clarena_native.strategies.references.finetune import Finetune
 from tiny import walk
 
 SIZE = 6

@@ -8,9 +8,9 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
-from clarena_native.strategies.er import ER
-from clarena_native.strategies.finetune import Finetune
-from clarena_native.strategies.lwf import LwF
+from clarena_native.strategies.distillation.lwf import LwF
+from clarena_native.strategies.references.finetune import Finetune
+from clarena_native.strategies.replay.er import ER
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import chisquare

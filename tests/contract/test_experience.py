@@ -6,10 +6,10 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
-from clarena_native.strategies.cumulative import Cumulative
-from clarena_native.strategies.er import ER
-from clarena_native.strategies.finetune import Finetune
-from clarena_native.strategies.joint import Joint
+from clarena_native.strategies.references.cumulative import Cumulative
+from clarena_native.strategies.references.finetune import Finetune
+from clarena_native.strategies.references.joint import Joint
+from clarena_native.strategies.replay.er import ER
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny import CPU, SCENARIOS, walk

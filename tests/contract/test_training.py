@@ -9,9 +9,9 @@ from zlib import crc32
 import numpy as np
 import pytest
 import torch
-from clarena_native.strategies.er import ER
-from clarena_native.strategies.ewc import EWC
-from clarena_native.strategies.finetune import Finetune
+from clarena_native.strategies.references.finetune import Finetune
+from clarena_native.strategies.regularisation.ewc import EWC
+from clarena_native.strategies.replay.er import ER
 from tiny import SCENARIOS, same, walk
 from torch import nn
 from torch.nn import functional as F

@@ -169,7 +169,7 @@ def test_every_built_in_is_written_down_or_said_not_to_be():
 
 
 def test_a_change_is_noticed_until_the_revision_is_raised(monkeypatch):
-    from clarena_native.backbones import Mlp
+    from clarena_native.backbones.small import Mlp
 
     options = {"hidden": [5, 4], "norm": "none"}
     golden = json.loads(FILE.read_text())["backbones"][label("backbones", "mlp", options)]

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from clarena_native.strategies.ewc import EWC
-from clarena_native.strategies.finetune import Finetune
+from clarena_native.strategies.references.finetune import Finetune
+from clarena_native.strategies.regularisation.ewc import EWC
 from cli_command import clarena
 from tiny import walk
 

@@ -5,7 +5,7 @@ ten times as long as others, has one scenario for each backbone.
 """
 
 import pytest
-from clarena_native.backbones import Cnn, Mlp
+from clarena_native.backbones.small import Cnn, Mlp
 
 from clarena import GradientStrategy
 from clarena.checks import Suite, summary

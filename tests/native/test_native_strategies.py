@@ -4,7 +4,7 @@ import inspect
 
 import pytest
 import torch
-from clarena_native.backbones import Cnn, Mlp
+from clarena_native.backbones.small import Cnn, Mlp
 from exact import begin, surroundings
 from tiny import SCENARIOS, same, walk
 

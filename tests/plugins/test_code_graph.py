@@ -4,8 +4,8 @@ import importlib
 import sys
 
 import pytest
-from clarena_native.strategies.ewc import EWC
-from clarena_native.strategies.finetune import Finetune
+from clarena_native.strategies.references.finetune import Finetune
+from clarena_native.strategies.regularisation.ewc import EWC
 
 from clarena import GradientStrategy
 from clarena.errors import PluginError, UsageError
@@ -193,7 +193,7 @@ def test_the_host_and_libraries_are_no_part_of_it():
     assert len({code_identity(cls) for cls in (EWC, Finetune, GradientStrategy)}) == 3
     from pathlib import Path
 
-    import clarena_native.strategies.ewc as module
+    import clarena_native.strategies.regularisation.ewc as module
 
     from clarena.plugins.code_graph import CodeFile, _read
 

@@ -8,17 +8,17 @@ from itertools import permutations
 import cloudpickle
 import pytest
 import torch
-from clarena_native.backbones import Mlp
-from clarena_native.strategies.agem import AGEM
-from clarena_native.strategies.er import ER
-from clarena_native.strategies.ewc import EWC
-from clarena_native.strategies.finetune import Finetune
-from clarena_native.strategies.frozen import FrozenFeatures
-from clarena_native.strategies.gem import GEM
-from clarena_native.strategies.l2 import L2
-from clarena_native.strategies.lwf import LwF
-from clarena_native.strategies.mas import MAS
-from clarena_native.strategies.si import SI
+from clarena_native.backbones.small import Mlp
+from clarena_native.strategies.architecture.frozen import FrozenFeatures
+from clarena_native.strategies.distillation.lwf import LwF
+from clarena_native.strategies.projection.agem import AGEM
+from clarena_native.strategies.projection.gem import GEM
+from clarena_native.strategies.references.finetune import Finetune
+from clarena_native.strategies.regularisation.ewc import EWC
+from clarena_native.strategies.regularisation.l2 import L2
+from clarena_native.strategies.regularisation.mas import MAS
+from clarena_native.strategies.regularisation.si import SI
+from clarena_native.strategies.replay.er import ER
 from exact import DoubleStream, Smooth, begin, end, gradients
 from tiny import SCENARIOS, same, walk
 

@@ -6,8 +6,8 @@ import shutil
 import sys
 
 import pytest
-from clarena_native.strategies.ewc import EWC
-from clarena_native.strategies.finetune import Finetune
+from clarena_native.strategies.references.finetune import Finetune
+from clarena_native.strategies.regularisation.ewc import EWC
 
 from clarena import GradientStrategy
 from clarena.plugins.identity import closure, source_hash

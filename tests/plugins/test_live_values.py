@@ -181,7 +181,7 @@ def test_a_module_of_the_users_own_counts_by_its_file(notebook, tmp_path, monkey
 
 
 def test_a_method_put_on_a_class_of_a_file_counts(monkeypatch):
-    from clarena_native.strategies.ewc import EWC
+    from clarena_native.strategies.regularisation.ewc import EWC
 
     before = code_identity(EWC)
     space = {"__name__": "__main__"}

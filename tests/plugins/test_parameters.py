@@ -4,10 +4,10 @@ import math
 from typing import Annotated, Any, Literal, Optional
 
 import pytest
-from clarena_native.backbones import Cnn, Mlp
+from clarena_native.backbones.small import Cnn, Mlp
 from clarena_native.benchmarks.digits import RotatedDigits, SplitDigits
-from clarena_native.strategies.er import ER
-from clarena_native.strategies.ewc import EWC
+from clarena_native.strategies.regularisation.ewc import EWC
+from clarena_native.strategies.replay.er import ER
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import Field

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from clarena_native.strategies.finetune import Finetune
+from clarena_native.strategies.references.finetune import Finetune
 from hypothesis import given
 from hypothesis import strategies as st
 from made_up_records import track

@@ -5,7 +5,7 @@ import math
 from datetime import UTC, datetime
 
 import pytest
-from clarena_native.strategies.finetune import Finetune
+from clarena_native.strategies.references.finetune import Finetune
 from hypothesis import given
 from hypothesis import strategies as st
 

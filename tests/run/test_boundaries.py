@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 from clarena_native.benchmarks.digits import RotatedDigits
-from clarena_native.strategies.er import ER
-from clarena_native.strategies.finetune import Finetune
+from clarena_native.strategies.references.finetune import Finetune
+from clarena_native.strategies.replay.er import ER
 from cli_command import clarena, smoke
 from tiny import walk
 

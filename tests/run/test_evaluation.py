@@ -151,7 +151,7 @@ def test_an_edited_backbone_makes_another_track_and_a_comment_does_not(tmp_path)
 
 
 def test_a_backbone_or_benchmark_given_as_a_class_counts_by_its_code_and_a_built_in_one_by_its_revision(tmp_path):
-    from clarena_native.backbones import Mlp
+    from clarena_native.backbones.small import Mlp
     from clarena_native.benchmarks.digits import SplitDigits
 
     def track(**parts):

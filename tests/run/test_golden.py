@@ -27,11 +27,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from clarena_native.backbones import Mlp
+from clarena_native.backbones.small import Mlp
 from clarena_native.benchmarks.digits import SplitDigits
-from clarena_native.strategies.er import ER
-from clarena_native.strategies.ewc import EWC
-from clarena_native.strategies.finetune import Finetune
+from clarena_native.strategies.references.finetune import Finetune
+from clarena_native.strategies.regularisation.ewc import EWC
+from clarena_native.strategies.replay.er import ER
 from tiny import walk
 from torch import nn
 

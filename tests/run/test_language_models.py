@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from clarena_native.strategies.er import ER
-from clarena_native.strategies.ewc import EWC
-from clarena_native.strategies.finetune import Finetune
-from clarena_native.strategies.lwf import LwF
-from clarena_native.transformers import TextTransformer
+from clarena_native.backbones.transformers import TextTransformer
+from clarena_native.strategies.distillation.lwf import LwF
+from clarena_native.strategies.references.finetune import Finetune
+from clarena_native.strategies.regularisation.ewc import EWC
+from clarena_native.strategies.replay.er import ER
 from tiny import same, walk
 from tiny_language import SMALL, WIDTH, language_walk, write
 

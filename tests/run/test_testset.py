@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from clarena_native.strategies.finetune import Finetune
+from clarena_native.strategies.references.finetune import Finetune
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny import SCENARIOS, walk

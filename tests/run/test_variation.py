@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 from clarena_native.benchmarks.digits import PermutedDigits, RotatedDigits, SplitDigits
-from clarena_native.strategies.finetune import Finetune
-from clarena_native.strategies.joint import Joint
+from clarena_native.strategies.references.finetune import Finetune
+from clarena_native.strategies.references.joint import Joint
 from cli_command import clarena, smoke
 from hypothesis import given
 from hypothesis import strategies as st

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from clarena_native.strategies.finetune import Finetune
+from clarena_native.strategies.references.finetune import Finetune
 from tiny import same, walk
 from torch import nn
 

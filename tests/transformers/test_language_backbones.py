@@ -15,9 +15,9 @@ needs("transformers", "peft")
 
 import huggingface_hub  # noqa: E402
 import transformers  # noqa: E402
-from clarena_native.strategies.ewc import EWC  # noqa: E402
-from clarena_native.strategies.finetune import Finetune  # noqa: E402
-from clarena_native.strategies.frozen import FrozenFeatures  # noqa: E402
+from clarena_native.strategies.architecture.frozen import FrozenFeatures  # noqa: E402
+from clarena_native.strategies.references.finetune import Finetune  # noqa: E402
+from clarena_native.strategies.regularisation.ewc import EWC  # noqa: E402
 from clarena_transformers import hub  # noqa: E402
 from clarena_transformers.backbones import GPT2, HubModel  # noqa: E402
 from cli_command import clarena, smoke  # noqa: E402

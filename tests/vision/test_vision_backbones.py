@@ -9,7 +9,7 @@ from urllib.error import URLError
 
 import pytest
 import torch
-from clarena_native.strategies.frozen import FrozenFeatures
+from clarena_native.strategies.architecture.frozen import FrozenFeatures
 from clarena_native.torchvision_cpu import import_torchvision
 from clarena_vision import weights as files
 from clarena_vision.backbones import ResNet18ImageNet, TorchvisionModel, models

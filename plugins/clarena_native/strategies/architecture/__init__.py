@@ -1,0 +1,1 @@
+"""The network grows, or parts of it are frozen."""

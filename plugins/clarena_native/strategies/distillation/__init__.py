@@ -1,0 +1,1 @@
+"""Old outputs are kept on new inputs."""

@@ -1,0 +1,1 @@
+"""Steps that agree with each other are learned."""

@@ -1,0 +1,1 @@
+"""Steps are turned so that the past is not harmed."""

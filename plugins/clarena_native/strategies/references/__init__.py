@@ -1,0 +1,1 @@
+"""The bounds: what every table is read against."""

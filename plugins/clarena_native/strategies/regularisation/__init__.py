@@ -1,0 +1,1 @@
+"""Weights that mattered are held near where they were."""

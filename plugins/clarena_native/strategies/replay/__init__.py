@@ -1,0 +1,1 @@
+"""Exemplars of the past are learned again."""

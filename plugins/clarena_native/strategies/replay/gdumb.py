@@ -1,0 +1,71 @@
+"""GDumb: greedy sampler and dumb learner, the sobering control.
+
+Prabhu, Torr & Dokania, "GDumb: A Simple Approach that Questions Our Progress in Continual Learning", ECCV 2020,
+algorithms 1 and 2. The stream is only used to fill a balanced buffer, greedily: a sample is taken where its class
+has fewer than its share, in exchange for a random one of the largest class. Whenever a model is wanted, one is
+trained from scratch on the buffer alone.
+
+Differences from the paper:
+1. A model is trained at the end of each experience, with the protocol's optimiser and batch size for `epochs`
+   passes over the buffer, a constant learning rate and no augmentation.
+2. One pass of the protocol's budget reads the stream; the passes over the buffer are metered as replayed samples.
+"""
+
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from clarena import Context, Experience, ReplayBuffer, Strategy, cross_entropy
+from clarena_native.strategies.exemplars import fields
+
+
+class GDumb(Strategy):
+    """Fills a balanced buffer and trains from scratch on it alone."""
+
+    name = "gdumb"
+    reference = "Prabhu et al. 2020, GDumb: A Simple Approach that Questions Our Progress in Continual Learning"
+    family = "replay"
+    needs = frozenset({"own_loop"})
+    carries = "the model and the buffer"
+
+    def __init__(
+        self,
+        *,
+        epochs: Annotated[int, Field(ge=1, description="Passes over the buffer when a model is trained.")] = 50,
+        buffer_size: Annotated[
+            int | None, Field(ge=0, description="Exemplars kept in total; none takes all that the protocol grants.")
+        ] = None,
+    ) -> None:
+        super().__init__()
+        self.epochs = epochs
+        self.buffer_size = buffer_size
+
+    def setup(self, context: Context) -> None:
+        super().setup(context)
+        self.buffer = ReplayBuffer(context.granted_buffer(self.buffer_size), "greedy").to(context.device)
+
+    def learn(self, experience: Experience) -> None:
+        self.context.grow(self.model)  # until a new model is trained, the last one answers
+        for batch in experience.batches(1):
+            self.buffer.add(self.context.generator("buffer"), **fields(batch))
+        self.model = self.context.model()
+        self._train_from_scratch(experience, self.buffer.everything())
+
+    def _train_from_scratch(self, experience: Experience, stored: dict[str, Tensor]) -> None:
+        if not stored or not len(self.buffer):
+            return
+        x, y, task = stored["x"], stored["y"], stored.get("task")
+        optimizer = self.context.optimizer(self.model.parameters())
+        self.model.train()
+        for _ in range(self.epochs):
+            order = torch.randperm(len(y), generator=self.context.generator()).to(y.device)
+            for index in order.split(self.context.protocol.batch_size):
+                mask = self.context.space.exemplar_mask(None if task is None else task[index])
+                optimizer.zero_grad()
+                loss = cross_entropy(self.model(x[index]), y[index], mask)
+                loss.backward()
+                optimizer.step()
+                experience.meter.observe(loss)
+                experience.meter.replayed += len(index)
