@@ -3,7 +3,7 @@
 from typing import Any
 
 import numpy as np
-from made_up_records import make_record
+from records_of_matrices import make_record
 
 from clarena.record.record import Predictions, Record
 from clarena.record.store import Store

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from cli_command import clarena, smoke
-from made_records import changed, kept
+from records_with_predictions import changed, kept
 
 from clarena.record.store import Store
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from clarena_leaderboard.sources import StoreSource
-from made_up_records import CLASS, make_record
+from records_of_matrices import CLASS, make_record
 
 from clarena.record.aliases import Alias, SameBytes, add_aliases
 from clarena.record.record import Cell

@@ -13,8 +13,8 @@ from clarena_leaderboard import sources
 from clarena_leaderboard.board import load_board
 from clarena_leaderboard.cache import Cache
 from clarena_leaderboard.sources import StoreSource, open_source
-from made_records import changed
 from made_up import found, keep, record, row, track
+from records_with_predictions import changed
 
 from clarena.errors import StoreError, UsageError
 from clarena.record.metrics import METRICS

@@ -8,8 +8,8 @@ from clarena_leaderboard.board import load_board
 from clarena_leaderboard.site.detail import row_detail
 from clarena_leaderboard.site.render import build_site
 from clarena_leaderboard.sources import StoreSource
-from made_records import changed
 from made_up import record
+from records_with_predictions import changed
 
 from clarena.record.record import ExperienceInfo
 from clarena.record.store import RECORD, Store

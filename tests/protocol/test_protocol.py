@@ -5,7 +5,7 @@ import torch
 from clarena_native.strategies.references.finetune import Finetune
 from hypothesis import given
 from hypothesis import strategies as st
-from made_up_records import track
+from records_of_matrices import track
 from tiny import walk
 
 from clarena import UsageError

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made_records import TRACK, changed, kept, made_predictions, made_record
+from records_with_predictions import TRACK, changed, kept, made_predictions, made_record
 
 from clarena.errors import StoreError
 from clarena.protocol.protocol import NamedPart

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made_up_records import CLASS, DOMAIN, JOINT, NAN, make_record
 from PIL import Image
+from records_of_matrices import CLASS, DOMAIN, JOINT, NAN, make_record
 
 from clarena.record import plots
 from clarena.record.record import CurvePoint
@@ -92,6 +92,8 @@ def test_any_thread_may_draw():
 
 
 def test_pyplot_which_is_not_for_threads_stays_out():
-    drawing = "import sys, made_up_records as m, clarena.record.plots as p; p.accuracy_curves(m.make_record(m.CLASS))"
+    drawing = (
+        "import sys, records_of_matrices as m, clarena.record.plots as p; p.accuracy_curves(m.make_record(m.CLASS))"
+    )
     asking = "sys.exit('matplotlib.pyplot' in sys.modules)"
     subprocess.run([sys.executable, "-c", f"{drawing}; {asking}"], cwd=Path(__file__).parents[1], check=True)

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
-from made_records import changed, kept
+from records_with_predictions import changed, kept
 
 from clarena.errors import StoreError
 from clarena.record.reader import read_record, seal

@@ -11,7 +11,7 @@ from clarena_native.strategies.references.joint import Joint
 from cli_command import clarena, smoke
 from hypothesis import given
 from hypothesis import strategies as st
-from made_up_records import track
+from records_of_matrices import track
 from tiny import SCENARIOS, same, walk
 
 from clarena import Data, Store, UsageError, evaluate

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made_records import resealed
+from records_with_predictions import resealed
 from submissions import SETTINGS, honest, reseal, submit, write_plugin  # noqa: F401 - honest is a fixture
 
 from clarena.errors import UsageError

@@ -8,7 +8,7 @@ from contextlib import suppress
 
 import pytest
 import troublemakers as trouble
-from made_up_records import make_record
+from records_of_matrices import make_record
 from tracked_runs import cells, keep, run
 
 from clarena import evaluate

@@ -9,7 +9,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from made_up_records import make_record
+from records_of_matrices import make_record
 from tracked_runs import NAN, cells, keep, run, search
 
 from clarena.errors import UsageError
