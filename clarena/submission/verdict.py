@@ -56,7 +56,7 @@ class Rerun(FrozenModel):
     same_environment: bool
 
 
-class HiddenRun(FrozenModel):
+class SeasonRun(FrozenModel):
     """A run on a hidden seed, told by its number k in the season: while that is open, no seed may be told.
 
     Attributes:
@@ -69,14 +69,14 @@ class HiddenRun(FrozenModel):
     predictions: Digest | None
 
 
-class HiddenRow(FrozenModel):
+class SeasonRow(FrozenModel):
     """A row of a track on the season's seeds: the submission's, or a reference's."""
 
     track: Digest
     row: Digest
     strategy: str
     reference: bool
-    runs: list[HiddenRun]
+    runs: list[SeasonRun]
 
 
 class Canary(FrozenModel):
@@ -106,7 +106,7 @@ class Verdict(FrozenModel):
     commitment: Digest | Literal[""] = ""
     steps: Annotated[list[Step], Field(min_length=1)]
     reruns: list[Rerun] = []
-    hidden: list[HiddenRow] = []
+    hidden: list[SeasonRow] = []
     canaries: list[Canary] = []
     environment: dict[str, str] = {}
     clarena: Line

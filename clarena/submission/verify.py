@@ -29,9 +29,9 @@ from clarena.submission.verdict import (
     CANARY_RUNS,
     STEPS,
     Canary,
-    HiddenRow,
-    HiddenRun,
     Rerun,
+    SeasonRow,
+    SeasonRun,
     Step,
     Verdict,
     canary_bound,
@@ -91,7 +91,7 @@ class Verification:
         self.terms, self.execute = terms, execute
         self.steps: list[Step] = []
         self.reruns: list[Rerun] = []
-        self.hidden: list[HiddenRow] = []
+        self.hidden: list[SeasonRow] = []
         self.canaries: list[Canary] = []
 
     def verdict(self, path: Path) -> Verdict:
@@ -283,19 +283,19 @@ def _rerun(claimed: Record, ours: Record) -> Rerun:
     )
 
 
-def _rows(records: Sequence[Record], numbers: Mapping[int, int]) -> list[HiddenRow]:
+def _rows(records: Sequence[Record], numbers: Mapping[int, int]) -> list[SeasonRow]:
     """Runs on hidden seeds by row, told by the seed's number alone."""
     rows: dict[str, list[Record]] = {}
     for record in records:
         rows.setdefault(record.cell.row, []).append(record)
     return [
-        HiddenRow(
+        SeasonRow(
             track=group[0].track_digest,
             row=row,
             strategy=group[0].cell.strategy.name,
             reference=group[0].cell.strategy.reference,
             runs=[
-                HiddenRun(
+                SeasonRun(
                     number=numbers[record.cell.seed],
                     status=record.status,
                     metrics=record.metrics,

@@ -86,7 +86,7 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class HiddenRuns:
+class SeasonRuns:
     """A row on the hidden seeds of one season.
 
     Attributes:
@@ -136,7 +136,7 @@ class Submitted:
     """
 
     badge: Badge
-    seasons: tuple[HiddenRuns, ...] = ()
+    seasons: tuple[SeasonRuns, ...] = ()
     log: Log | None = None
 
 

@@ -27,7 +27,7 @@ from clarena.record.writing import write_atomic
 from clarena.submission.bundle import RECORDS, Bundle, read_bundle, sha256
 from clarena.submission.evidence import evidence
 from clarena.submission.manifest import BundleError, Digest, Manifest, read_json
-from clarena.submission.verdict import HiddenRow, Verdict, outcome
+from clarena.submission.verdict import SeasonRow, Verdict, outcome
 from clarena_leaderboard.contents import Badge, Log
 
 LEDGER, BUNDLE = "ledger.jsonl", "bundle.zip"
@@ -68,7 +68,7 @@ class Standing:
     """
 
     badge: Badge
-    hidden: tuple[tuple[Verdict, HiddenRow], ...] = ()
+    hidden: tuple[tuple[Verdict, SeasonRow], ...] = ()
     log: Log | None = None
 
 
@@ -250,7 +250,7 @@ def standing(root: Path, aliases: Aliases | None = None) -> Mapping[str, Standin
     found: dict[str, Standing] = {}
     for added, manifest in _manifests(root, entries):
         verdicts = tuple(_verdicts(root, entries, added.slug))
-        hidden: dict[str, list[tuple[Verdict, HiddenRow]]] = {}
+        hidden: dict[str, list[tuple[Verdict, SeasonRow]]] = {}
         today = {manifest.row(claim): proven.newest(manifest.cell(claim, 0)).row for claim in manifest.claims}
         for _, verdict in verdicts:
             for told in verdict.hidden:

@@ -8,7 +8,7 @@ import numpy as np
 from clarena.protocol.protocol import Track
 from clarena.record.record import StrategyInfo
 from clarena.record.statistics import Interval, student_t_interval
-from clarena_leaderboard.contents import Entry, HiddenRuns, Submitted
+from clarena_leaderboard.contents import Entry, SeasonRuns, Submitted
 from clarena_leaderboard.rows import Candidate
 
 METRIC = "final_average_accuracy"
@@ -39,7 +39,7 @@ def of_season(
     return {season: seasons[season] for season in sorted(ranked)}
 
 
-def _unknown(told: HiddenRuns, track: Track) -> StrategyInfo:
+def _unknown(told: SeasonRuns, track: Track) -> StrategyInfo:
     """What is known of a reference that this board has not run itself."""
     return StrategyInfo(
         name=told.strategy,
@@ -66,7 +66,7 @@ def measured(runs: Iterable[float]) -> Interval | None:
     return student_t_interval(values) if values else None
 
 
-def caution(entry: Entry, told: HiddenRuns) -> str:
+def caution(entry: Entry, told: SeasonRuns) -> str:
     """That a row does significantly worse on hidden seeds than on its own, in words; else nothing."""
     own, hidden = (
         [run.metrics[METRIC] for run in runs if run.status == "finished" and np.isfinite(run.metrics[METRIC])]

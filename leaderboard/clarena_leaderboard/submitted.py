@@ -5,9 +5,9 @@ from pathlib import Path
 
 from clarena.record.aliases import Aliases, read_aliases
 from clarena.record.curves import ACCURACY_METRICS
-from clarena.submission.verdict import HiddenRow, HiddenRun, Verdict
+from clarena.submission.verdict import SeasonRow, SeasonRun, Verdict
 from clarena_leaderboard import ledger
-from clarena_leaderboard.contents import HiddenRuns, Run, Submitted
+from clarena_leaderboard.contents import Run, SeasonRuns, Submitted
 from clarena_leaderboard.ledger import Standing
 from clarena_leaderboard.several_stores import SeveralStores
 from clarena_leaderboard.sources import RunSource, StoreSource, open_source
@@ -41,7 +41,7 @@ def submitted(root: Path, aliases: Aliases | None = None) -> dict[str, Submitted
     }
 
 
-def _seasons(standing: Standing) -> Iterator[HiddenRuns]:
+def _seasons(standing: Standing) -> Iterator[SeasonRuns]:
     """A row's hidden runs by season, the latest last; none of a submission that is not verified.
 
     Of a submission the last verdict of a season counts. A reference is run with every submission; of its verdicts the
@@ -49,7 +49,7 @@ def _seasons(standing: Standing) -> Iterator[HiddenRuns]:
     """
     if standing.badge == "claimed":
         return
-    chosen: dict[str, tuple[Verdict, HiddenRow]] = {}
+    chosen: dict[str, tuple[Verdict, SeasonRow]] = {}
     for verdict, row in standing.hidden:
         before = chosen.pop(verdict.season, None)
         keep = before is not None and row.reference and _finished(before[1]) >= _finished(row)
@@ -57,14 +57,14 @@ def _seasons(standing: Standing) -> Iterator[HiddenRuns]:
             chosen[verdict.season] = before if keep and before else (verdict, row)
     for season, (verdict, row) in chosen.items():
         runs = tuple(_run(verdict, row, run) for run in sorted(row.runs, key=lambda run: run.number))
-        yield HiddenRuns(season, row.track, row.strategy, row.reference, runs)
+        yield SeasonRuns(season, row.track, row.strategy, row.reference, runs)
 
 
-def _finished(row: HiddenRow) -> int:
+def _finished(row: SeasonRow) -> int:
     return sum(run.status == "finished" for run in row.runs)
 
 
-def _run(verdict: Verdict, row: HiddenRow, told: HiddenRun) -> Run:
+def _run(verdict: Verdict, row: SeasonRow, told: SeasonRun) -> Run:
     """A run as far as a verdict tells of it: no seed, no matrix, no costs."""
     unknown = float("nan")
     return Run(

@@ -17,7 +17,7 @@ from clarena.record.record import now
 from clarena.record.store import Store
 from clarena.submission.bundle import read_bundle, sha256
 from clarena.submission.manifest import BundleError
-from clarena.submission.verdict import STEPS, HiddenRow, HiddenRun, Step, Verdict
+from clarena.submission.verdict import STEPS, SeasonRow, SeasonRun, Step, Verdict
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def verdict_on(bundle: Path, path: Path, failed: str = "", outcome: str = "verif
     content = read_bundle(bundle)
     claim = content.manifest.claims[0]
     runs = [
-        HiddenRun(number=k, status="finished", metrics={"final_average_accuracy": a}, predictions="0" * 64)
+        SeasonRun(number=k, status="finished", metrics={"final_average_accuracy": a}, predictions="0" * 64)
         for k, a in enumerate(accuracies)
     ]
     rows = [("mine", content.manifest.row(claim), False), ("finetune", "f" * 64, True)]
@@ -49,7 +49,7 @@ def verdict_on(bundle: Path, path: Path, failed: str = "", outcome: str = "verif
             commitment="0" * 64,
             steps=[Step(name=name, state="failed" if name == failed else "passed") for name in STEPS],
             hidden=[
-                HiddenRow(track=claim.track.digest, row=row, strategy=name, reference=reference, runs=runs[::-1])
+                SeasonRow(track=claim.track.digest, row=row, strategy=name, reference=reference, runs=runs[::-1])
                 for name, row, reference in rows
             ],
             clarena="0",

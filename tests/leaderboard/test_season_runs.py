@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from clarena_leaderboard.contents import HiddenRuns, Submitted
+from clarena_leaderboard.contents import SeasonRuns, Submitted
 from clarena_leaderboard.season_runs import SIGNIFICANT, falls_by_chance
 from made_up import TOY, board, row
 from scipy.stats import t as student_t
@@ -18,7 +18,7 @@ LOW, HIGH = np.linspace(0.2, 0.22, N), np.linspace(0.9, 0.92, N)
 def told(name, accuracies, *, season="s1", reference=False, day=0):
     """A row on the hidden seeds of a season, as the ledger tells of it."""
     runs = row(name, accuracies, day=day)
-    return HiddenRuns(season, TOY.digest, name, reference, tuple(each.run for each in runs))
+    return SeasonRuns(season, TOY.digest, name, reference, tuple(each.run for each in runs))
 
 
 def bounds(seasons=("s1",)):

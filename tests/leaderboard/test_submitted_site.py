@@ -17,7 +17,7 @@ from clarena.run.planning import make_plan
 from clarena.submission.bundle import read_bundle, sha256
 from clarena.submission.rerun import built_in_host
 from clarena.submission.season import derived_seeds, new_season
-from clarena.submission.verdict import STEPS, Canary, HiddenRow, HiddenRun, Step, Verdict
+from clarena.submission.verdict import STEPS, Canary, SeasonRow, SeasonRun, Step, Verdict
 
 EVIL = "<img src=x onerror=alert(1)></script><b>"
 ROWS = {"mine": (0.22, 0.23, 0.21, 0.24, 0.22, 0.22), "finetune": (0.2,) * 6, "joint": (0.9,) * 6}
@@ -28,13 +28,13 @@ def made_up_verdict(bundle: Path, path: Path, rows=ROWS, said: str = "", **chang
     content = read_bundle(bundle)
     claim = content.manifest.claims[0]
     hidden = [
-        HiddenRow(
+        SeasonRow(
             track=claim.track.digest,
             row=content.manifest.row(claim) if name == "mine" else sha256(name.encode()),
             strategy=name,
             reference=name != "mine",
             runs=[
-                HiddenRun(number=k, status="finished", metrics={"final_average_accuracy": a}, predictions="0" * 64)
+                SeasonRun(number=k, status="finished", metrics={"final_average_accuracy": a}, predictions="0" * 64)
                 for k, a in enumerate(accuracies)
             ],
         )
