@@ -1,7 +1,9 @@
 """A client of one MLflow, beside whatever MLflow the process uses otherwise."""
 
 import os
+import tempfile
 import warnings
+from pathlib import Path
 from typing import Any
 
 from clarena.errors import ClarenaWarning
@@ -27,6 +29,21 @@ def configure() -> None:
         os.environ.setdefault(name, value)
 
 
+def import_mlflow() -> None:
+    """Import MLflow as it is to be; it asks for a home directory, and where none is known gets a folder for scratch."""
+    configure()
+    try:
+        Path.home()
+    except RuntimeError:
+        os.environ["HOME"] = tempfile.gettempdir()
+        try:
+            import mlflow
+        finally:
+            del os.environ["HOME"]
+    else:
+        import mlflow  # noqa: F401
+
+
 def connect(uri: str) -> Any:
     """A client; a database in a file is made where there is none, for which the caller holds its lock.
 
@@ -36,7 +53,7 @@ def connect(uri: str) -> Any:
     Raises:
         Exception: of any kind, where MLflow is out of reach.
     """
-    configure()
+    import_mlflow()
     from mlflow import MlflowClient
 
     if database := database_file(uri):

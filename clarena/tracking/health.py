@@ -12,7 +12,7 @@ from filelock import FileLock
 
 from clarena.record.record import Record
 from clarena.record.store import Store
-from clarena.tracking.connection import configure, connect
+from clarena.tracking.connection import configure, connect, import_mlflow
 from clarena.tracking.database import (
     DamagedDatabaseError,
     MlflowError,
@@ -47,9 +47,8 @@ def examine(uri: str, store: Store) -> Health:
         uri: as `resolve_uri` gives it.
         store: whose records it is asked for; it may not be there yet.
     """
-    configure()
     try:
-        import mlflow  # noqa: F401 - nothing is logged without
+        import_mlflow()  # nothing is logged without
     except Exception as error:  # a broken package of any kind
         text = f"MLflow cannot be imported: {type(error).__name__}: {error}"
         return Health("problem", text, "pip install --force-reinstall mlflow")

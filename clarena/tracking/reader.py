@@ -11,7 +11,7 @@ from urllib.parse import unquote, urlparse
 
 from clarena.record.likelihoods import ALL_METRICS
 from clarena.record.store import PREDICTIONS, RECORD
-from clarena.tracking.connection import configure, connect
+from clarena.tracking.connection import connect, import_mlflow
 from clarena.tracking.database import MlflowError, connected
 from clarena.tracking.uri import DATABASES, database_file, public
 
@@ -114,7 +114,7 @@ def fetch(uri: str, cell: LoggedCell, folder: Path) -> Path:
     if cell.folder is not None:
         return cell.folder
     with _told(uri):
-        configure()
+        import_mlflow()
         from mlflow import artifacts
 
         held = artifacts.list_artifacts(artifact_uri=cell.artifacts, tracking_uri=uri)

@@ -81,5 +81,5 @@ def test_what_cannot_be_checked_is_a_usage_error_or_a_broken_plugin(tmp_path):
     path.write_text("import no_such_package\n")
     broken = clarena("check", path)
     assert broken.code == 1
-    assert "No module named 'no_such_package' (at line 1 of two.py)" in broken.err
+    assert "No module named 'no_such_package', neither beside two.py nor installed (at line 1 of two.py)" in broken.err
     assert "Traceback" not in broken.err

@@ -215,7 +215,7 @@ def test_little_space_is_told(monkeypatch):
 def test_records_without_their_predictions_are_told(tmp_path):
     store = Store(tmp_path / "runs")
     record = keep(store, run(0.5))
-    (store.folder(record.cell) / "predictions.npz").write_bytes(b"else")
+    (store.folder(record.cell) / "predictions.npz").unlink()
     text = clarena("doctor", "--no-plugins").out
     assert "1 of its records are without their predictions" in text
 

@@ -36,7 +36,7 @@ def made(tmp_path_factory):
     store = Store(folder / "runs")
     for path in list(store.path.glob(f"*/*/{RECORD}")):
         content = json.loads(path.read_text())
-        del content["cell"]["strategy"]["identity"]
+        del content["cell"]["strategy"]["identity"], content["sha256"]
         cell = Record.model_validate(content | {"cell_id": ""}).cell
         path.parent.rename(store.folder(cell))
         (store.folder(cell) / RECORD).write_text(json.dumps(content | {"cell_id": cell.id}))

@@ -10,11 +10,13 @@ from clarena_leaderboard.site.render import build_site
 from clarena_leaderboard.sources import StoreSource
 from cli_command import clarena
 from made_up import keep, record, track
+from records_with_predictions import changed
 
 from clarena import Results
 from clarena.errors import StoreError
+from clarena.record.reader import read_record
 from clarena.record.record import CurvePoint
-from clarena.record.store import RECORD, Store, read_record
+from clarena.record.store import RECORD, Store
 from clarena.submission.evidence import Evidence, _wrong
 from clarena.submission.manifest import Claim, ClaimedRun
 from clarena.tracking.content import metrics as logged
@@ -42,7 +44,7 @@ def store(tmp_path):
 
 
 def test_an_older_record_gets_them_by_recomputation(store):
-    """The file stays as it is; what it may say of them does not count."""
+    """The file stays as it is; one that says something else of them is not believed."""
     held, damaged = store.records()
     assert not damaged
     (plain,) = (record for record in held if not record.curve)
@@ -52,9 +54,12 @@ def test_an_older_record_gets_them_by_recomputation(store):
     assert {name: value for name, value, step in logged(found) if name in WORKED} == pytest.approx(WORKED)
     assert Results([found, plain]).dataframe()["min_accuracy"].tolist() == pytest.approx([0.2, NAN], nan_ok=True)
     path = store.folder(found.cell) / RECORD
-    content = json.loads(path.read_bytes())
-    path.write_text(json.dumps(content | {"metrics": content["metrics"] | {"min_accuracy": 1.0}}))
-    assert read_record(path).metrics["min_accuracy"] == pytest.approx(0.2)
+    older = {name: value for name, value in json.loads(path.read_bytes())["metrics"].items() if name not in WORKED}
+    changed(path, sealed=False, metrics=older)
+    assert {name: store.find(found.cell).metrics[name] for name in WORKED} == pytest.approx(WORKED)
+    changed(path, metrics=older | {"min_accuracy": 1.0})
+    with pytest.raises(StoreError, match=r"min_accuracy is 1 in its record, and 0.2 when it is recomputed"):
+        store.find(found.cell)
 
 
 def test_a_curve_that_fits_no_matrix_is_damage(store):
@@ -62,7 +67,7 @@ def test_a_curve_that_fits_no_matrix_is_damage(store):
     path = store.folder(damaged.cell) / RECORD
     content = json.loads(path.read_bytes())
     content["curve"][1]["position"] = 9
-    path.write_text(json.dumps(content))
+    changed(path, curve=content["curve"])
     with pytest.raises(StoreError, match=r"not valid \(curve"):
         read_record(path)
 

@@ -13,7 +13,7 @@ import troublemakers as trouble
 from pydantic import Field
 
 import clarena
-from clarena import Data, DataError
+from clarena import Benchmark, Data, DataError, Track
 from clarena.plugins.host import Host
 from clarena.record.store import Store
 from clarena.run.data import load, stated
@@ -129,10 +129,15 @@ def test_an_option_added_later_moves_no_digest_at_its_default(tmp_path: Path) ->
 
         name = "later"
 
-    before, after = (plan(tmp_path, kind).track for kind in (Before, Later))
+    def track(kind: type[Benchmark], **options: bool) -> Track:
+        """As of a benchmark that is built in, for which no identity of its code stands in the track."""
+        found = plan(tmp_path, kind, **options).track
+        return found.model_copy(update={"benchmark": found.benchmark.model_copy(update={"identity": None})})
+
+    before, after = (track(kind) for kind in (Before, Later))
     assert after.digest == before.digest
-    assert plan(tmp_path, Later, sharp=False).track.digest == before.digest
-    sharp = plan(tmp_path, Later, sharp=True).track
+    assert track(Later, sharp=False).digest == before.digest
+    sharp = track(Later, sharp=True)
     assert sharp.digest != before.digest
     assert sharp.benchmark.options == {"experiences": 3, "sharp": True}
     assert stated(Later, {"experiences": 3, "sharp": False}) == {"experiences": 3}

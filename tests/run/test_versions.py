@@ -81,7 +81,7 @@ def without_identities(store):
         cell = held.cell.model_copy(update={"strategy": info})
         path.parent.rename(store.folder(cell))
         content = held.model_copy(update={"cell": cell, "cell_id": cell.id}).model_dump(mode="json")
-        del content["cell"]["strategy"]["identity"]
+        del content["cell"]["strategy"]["identity"], content["sha256"]
         (store.folder(cell) / RECORD).write_text(json.dumps(content))
 
 

@@ -24,7 +24,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from clarena import IGNORED, Batch, Experience, Frozen, GradientStrategy, cross_entropy, evaluating
+from clarena import Batch, Experience, Frozen, GradientStrategy, cross_entropy, evaluating
+
+IGNORED = -100
+"""The label of a token that does not count: `clarena.IGNORED`, written out, so that this code is that of its rows."""
 
 
 class LwF(GradientStrategy):
