@@ -1,6 +1,6 @@
 """What a strategy learns from: batches of an experience, and which outputs are in play for each sample."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -367,3 +367,9 @@ class ExperienceDataset(Dataset[Any]):
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         self._experience.meter.accesses += 1
         return self._experience.x[index], self.targets[index]
+
+    def inputs(self, index: Sequence[int]) -> Tensor:
+        """The inputs of several samples at once, [len(index), …], without waiting for the device."""
+        self._experience.meter.accesses += len(index)
+        x = self._experience.x
+        return x.index_select(0, torch.tensor(index).to(x.device, non_blocking=True))

@@ -20,7 +20,7 @@ from pydantic import Field, ValidationError
 from clarena.errors import StoreError
 from clarena.protocol.protocol import FrozenModel
 from clarena.record.record import Cell, Record
-from clarena.record.writing import write_atomic
+from clarena.record.writing import json_lines, write_atomic
 
 IDENTITIES = "identities.jsonl"
 
@@ -138,7 +138,7 @@ def add_aliases(folder: Path, aliases: Iterable[Alias]) -> None:
 def _read(path: Path, time: int, size: int) -> Aliases:
     found = []
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
+        lines = json_lines(path)
     except (OSError, UnicodeDecodeError) as error:
         raise StoreError(f"{path} cannot be read ({error}). Mend it, or move it away.") from error
     for number, line in enumerate(lines, 1):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from clarena.errors import StoreError
+from clarena.record.writing import json_lines
 
 LEDGER = "ledger.jsonl"
 BEGINNING = "0" * 64
@@ -42,7 +43,7 @@ def entered(root: Path) -> tuple[dict[str, str], list[str]]:
 def lines(root: Path) -> list[str]:
     """The lines of a folder's ledger, none where there is none; raises `StoreError` where it cannot be read."""
     try:
-        return (root / LEDGER).read_text(encoding="utf-8").splitlines()
+        return json_lines(root / LEDGER)
     except FileNotFoundError:
         return []
     except (OSError, UnicodeDecodeError) as error:

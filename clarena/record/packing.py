@@ -21,7 +21,7 @@ from clarena.record.reader import Checked, record_of
 from clarena.record.record import Cell
 from clarena.record.row_summary import row_summary
 from clarena.record.store import Damaged, Store
-from clarena.record.writing import write_atomic
+from clarena.record.writing import json_lines, write_atomic
 
 IDENTITIES = "identities.jsonl"
 
@@ -125,7 +125,7 @@ def _write(out: Path, path: Path, held: Mapping[str, Run]) -> bool:
 def _carry_identities(source: Path, target: Path) -> None:
     """Add the lines that say which rows are one."""
     if source.exists():
-        before = target.read_text(encoding="utf-8").splitlines() if target.exists() else []
-        more = [line for line in source.read_text(encoding="utf-8").splitlines() if line not in before]
+        before = json_lines(target) if target.exists() else []
+        more = [line for line in json_lines(source) if line not in before]
         if more:
             write_atomic(target, "".join(f"{line}\n" for line in (*before, *more)).encode())

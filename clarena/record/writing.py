@@ -1,4 +1,4 @@
-"""Writing files: in one move, kept by the disk, and with a message where that cannot be."""
+"""Writing files: in one move, kept by the disk, and with a message where that cannot be. And reading JSON lines."""
 
 import errno
 import os
@@ -27,6 +27,16 @@ def write_atomic(path: Path, content: bytes) -> None:
         if isinstance(error, OSError):
             raise StoreError(f"Cannot write {path}: {error.strerror}. What was finished before is safe.") from error
         raise
+
+
+def json_lines(path: Path) -> list[str]:
+    """The lines of a file of JSON lines: only a newline ends one; other separators of lines may stand within a text.
+
+    Raises:
+        OSError, UnicodeDecodeError: the file cannot be read.
+    """
+    text = path.read_text(encoding="utf-8")
+    return text.removesuffix("\n").split("\n") if text else []
 
 
 def make_folder(folder: Path) -> None:

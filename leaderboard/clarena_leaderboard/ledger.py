@@ -23,7 +23,7 @@ from pydantic import Field
 from clarena.errors import ClarenaError, StoreError, UsageError
 from clarena.protocol.protocol import FrozenModel
 from clarena.record.aliases import Aliases
-from clarena.record.writing import write_atomic
+from clarena.record.writing import json_lines, write_atomic
 from clarena.submission.bundle import RECORDS, Bundle, read_bundle, sha256
 from clarena.submission.evidence import evidence
 from clarena.submission.manifest import BundleError, Digest, Manifest, read_json
@@ -323,7 +323,7 @@ def _chain(root: Path) -> list[LedgerEntry]:
 
 def _lines(root: Path) -> list[str]:
     try:
-        return (root / LEDGER).read_text(encoding="utf-8").splitlines()
+        return json_lines(root / LEDGER)
     except FileNotFoundError:
         return []
     except (OSError, UnicodeDecodeError) as error:

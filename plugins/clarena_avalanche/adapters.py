@@ -12,7 +12,7 @@ from torch import nn
 from clarena import ClarenaError, Context, Experience, PluginError, Strategy, UsageError
 from clarena_avalanche.memory import Place, pack, unpack
 from clarena_avalanche.method import Method
-from clarena_avalanche.trainer import PlainModel, TaskModel, build, find, stage
+from clarena_avalanche.trainer import PlainModel, TaskModel, build, exemplars_of, find, stage
 
 
 class Adapted(Strategy):
@@ -137,10 +137,7 @@ class Adapted(Strategy):
         return list(self.method.remembers) if self.granted != 0 else []
 
     def _place(self, model: nn.Module, experience: Experience) -> Place:
-        def count() -> None:
-            experience.meter.replayed += 1
-
-        return Place(model, self.context.space.width, count)
+        return Place(model, self.context.space.width, exemplars_of(experience))
 
 
 def holder(trainer: Any, name: str) -> Any:

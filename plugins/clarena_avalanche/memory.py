@@ -5,7 +5,6 @@ the way of an uninterrupted one, exemplars are copies rather than views of whole
 """
 
 from collections import defaultdict
-from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
 from importlib import import_module
@@ -17,9 +16,9 @@ from avalanche.benchmarks.utils import AvalancheDataset, make_avalanche_dataset
 from avalanche.benchmarks.utils.data_attribute import TensorDataAttribute
 from avalanche.training.utils import ParamData
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 
 from clarena import Head, PluginError
+from clarena_avalanche.samples import Pool, Samples, joined
 from clarena_avalanche.trainer import labelled
 
 FACTORIES = {factory.__name__: factory for factory in (dict, set, list, int, float)}
@@ -32,26 +31,12 @@ class Place:
     Attributes:
         model: the model to be trained, of which copies are made.
         width: the number of outputs.
-        count: called for each exemplar that is read.
+        pool: where the exemplars of all buffers lie.
     """
 
     model: nn.Module
     width: int
-    count: Callable[[], None]
-
-
-class Exemplars(Dataset[Any]):
-    """Stored samples as (input, label); reads are counted."""
-
-    def __init__(self, x: Tensor, targets: list[int], count: Callable[[], None]) -> None:
-        self.x, self.targets, self.count = x, targets, count
-
-    def __len__(self) -> int:
-        return len(self.targets)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        self.count()
-        return self.x[index], self.targets[index]
+    pool: Pool
 
 
 def pack(value: Any) -> Any:
@@ -137,13 +122,13 @@ def _columns(dataset: Any) -> tuple[Tensor | None, list[int], list[int], list[Te
     if not rows:
         return None, [], [], None
     scores = [row[3][~row[3].isnan()] for row in rows] if len(rows[0]) > 3 else None
-    return torch.stack([row[0] for row in rows]), [int(row[1]) for row in rows], [int(row[2]) for row in rows], scores
+    return joined([row[0] for row in rows]), [int(row[1]) for row in rows], [int(row[2]) for row in rows], scores
 
 
 def _dataset(x: Tensor | None, y: list[int], tasks: list[int], scores: list[Tensor] | None, place: Place) -> Any:
     if x is None:
         return AvalancheDataset([])
-    samples = labelled(Exemplars(x, y, place.count), tasks)
+    samples = labelled(Samples(place.pool, y, place.pool.add(x)), tasks)
     if scores is None:
         return samples
     # A sample has no scores of outputs that came later: NaN.

@@ -1,10 +1,12 @@
 """What single strategies of Avalanche's need besides `Adapted`."""
 
 from copy import deepcopy
+from itertools import chain
 from math import ceil
 from typing import Any, ClassVar
 
 import torch
+from avalanche.benchmarks.utils import concat_datasets
 from avalanche.models import NCMClassifier
 from avalanche.models.scr_model import SCRModel
 from torch import Tensor, nn
@@ -13,6 +15,8 @@ from torch.nn import functional as F
 from clarena import Context, Experience, PluginError, UsageError, evaluating
 from clarena_avalanche.adapters import Adapted, holder
 from clarena_avalanche.memory import Place
+from clarena_avalanche.samples import Samples
+from clarena_avalanche.trainer import exemplars_of, labelled
 
 
 class Refused(Adapted):
@@ -293,10 +297,23 @@ class _FreshTeacher:
         super()._after_training_exp(**kwargs)  # type: ignore[misc]
 
 
+class _PooledExemplars:
+    """Joins the exemplars to the data where they lie, to be read a batch at a time; the plugin has them on the CPU."""
+
+    def _after_train_dataset_adaptation(self, **kwargs: Any) -> None:
+        super()._after_train_dataset_adaptation(**kwargs)  # type: ignore[misc]
+        whole = self.whole  # type: ignore[attr-defined]
+        if self.adapted_dataset is not whole:
+            plugin, pool = holder(self, "x_memory"), exemplars_of(self.source)  # type: ignore[attr-defined]
+            labels = list(chain.from_iterable(plugin.y_memory))
+            exemplars = labelled(Samples(pool, labels, pool.add(torch.cat(plugin.x_memory))), [0] * len(labels))
+            self.adapted_dataset: Any = concat_datasets((whole, exemplars))
+
+
 class ICaRLAdapter(NearestMean):
     """iCaRL, which takes backbone and head apart and has a loss of its own."""
 
-    mixins = (_FreshTeacher,)
+    mixins = (_FreshTeacher, _PooledExemplars)
 
     def arguments(self, experience: Experience) -> dict[str, Any]:
         """As many exemplars as make equal shares: Avalanche rounds shares up."""

@@ -21,6 +21,7 @@ from avalanche.training.templates.base_sgd import PeriodicEval
 from torch import Tensor, nn
 
 from clarena import Experience, Model, PluginError
+from clarena_avalanche.samples import Pool, Samples
 
 OUT_OF_PLAY = -1000.0
 """The score of an output that is not in play: as Avalanche's own multi-head classifier has it."""
@@ -109,9 +110,10 @@ def stage(experience: Experience, task_labels: bool) -> Stage:
     tasks = [0] * len(experience)
     if task_labels and experience.tasks is not None:
         tasks = experience.tasks.tolist()
+    dataset = experience.dataset()
     groups = [sorted(group) for group in experience.space.tasks]
     return Stage(
-        dataset=labelled(experience.dataset(), tasks),
+        dataset=labelled(Samples(dataset, dataset.targets), tasks),
         task_labels=sorted(set(tasks)),
         current_experience=experience.position,
         classes_in_this_experience=list(experience.classes),
@@ -120,6 +122,15 @@ def stage(experience: Experience, task_labels: bool) -> Stage:
             classes_order=[label for group in groups for label in group],
         ),
     )
+
+
+def exemplars_of(experience: Experience) -> Pool:
+    """A place for exemplars, whose reads are metered in this experience."""
+
+    def count(read: int) -> None:
+        experience.meter.replayed += read
+
+    return Pool(count)
 
 
 class HostLoader:

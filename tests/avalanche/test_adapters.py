@@ -17,6 +17,7 @@ import clarena_avalanche
 from clarena_avalanche import strategies
 from clarena_avalanche.adapters import Adapted
 from clarena_avalanche.memory import Place, pack, unpack
+from clarena_avalanche.samples import Pool
 from clarena_avalanche.table import METHODS, REFUSED, RUNNING
 from clarena_avalanche.trainer import find
 from clarena_native.strategies.references.cumulative import Cumulative
@@ -191,6 +192,13 @@ def test_passes_of_its_own_loader_are_counted(name: str) -> None:
         assert meter.loss_steps == meter.steps
 
 
+def test_exemplars_are_counted_once() -> None:
+    """MER of Avalanche asks for each three times: for its input, its label and its task; keeping them is one more."""
+    _, experiences = learned(Subject(strategy("mer"), "class"), n_inner_steps=1, batch_size_mem=10)
+    assert [e.meter.replayed > 0 for e in experiences] == [False, True, True]
+    assert all(e.meter.replayed <= 10 * e.meter.steps + BUFFER for e in experiences)
+
+
 def test_importances_are_read_apart() -> None:
     _, experiences = learned(Subject(strategy("ewc"), "class"))
     assert [e.meter.accesses for e in experiences] == [len(e) for e in experiences]
@@ -282,7 +290,7 @@ def test_a_batch_that_cannot_be_shared_out_is_refused() -> None:
     [{1: {2}, "a": (1.5, None, True)}, [torch.ones(2), {"b": torch.Size([1, 2])}], torch.device("cpu")],
 )
 def test_what_is_packed_comes_back(value: Any) -> None:
-    back = unpack(pack(value), Place(torch.nn.Identity(), 1, lambda: None))
+    back = unpack(pack(value), Place(torch.nn.Identity(), 1, Pool(lambda read: None)))
     assert type(back) is type(value)
     assert str(back) == str(value).replace("torch.Size([1, 2])", "(1, 2)")
 

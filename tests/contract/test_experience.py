@@ -123,6 +123,8 @@ def test_accesses_of_a_loader_are_counted():
     for _ in torch.utils.data.DataLoader(pairs, batch_size=4):
         pass
     assert data.meter.accesses == 17
+    assert pairs.inputs([3, 0, 3]).flatten().tolist() == [3.0, 0.0, 3.0]
+    assert data.meter.accesses == 20
     assert data.meter.scanned == data.meter.samples == 0
 
 

@@ -9,13 +9,13 @@ otherwise. Write it anew with `PYTHONPATH=tests python tests/house/test_revision
 
 import hashlib
 import json
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from needs import needs
 
 from clarena import Benchmark
 from clarena.plugins.host import Host, PluginSources
@@ -155,8 +155,8 @@ def complaint(what: str, kind: str, found: dict[str, Any], golden: dict[str, Any
 
 @pytest.mark.parametrize(("kind", "name", "options"), CASES, ids=lambda value: value if isinstance(value, str) else "")
 def test_what_is_computed_changes_with_the_revision_alone(kind, name, options, tmp_path):
-    if name.startswith("avalanche/") and find_spec("avalanche") is None:
-        pytest.skip("needs the extra avalanche")
+    if name.startswith("avalanche/"):
+        needs("avalanche")
     what = label(kind, name, options)
     found = computed(kind, name, options, tmp_path)
     problem = complaint(what, kind, found, json.loads(FILE.read_text())[kind].get(what))

@@ -218,6 +218,14 @@ def test_whatever_is_altered_is_listed(root, bundle, tmp_path, change, said):
     assert [words for words in said if words not in found] == []
 
 
+def test_a_separator_within_a_text_ends_no_line(root, bundle, tmp_path):
+    add(root, bundle, verdict_on(bundle, tmp_path / "v.json"))
+    alter(root / "ledger.jsonl", "mine.py", "mi\u2028n\u0085e.py")
+    told = audit(root)
+    assert told.entries == 2
+    assert any("mi\u2028n\u0085e.py is missing" in problem for problem in told.problems)
+
+
 def swap(path):
     path.write_text("".join(f"{line}\n" for line in reversed(path.read_text().splitlines())))
 

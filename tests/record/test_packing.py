@@ -13,7 +13,9 @@ from records_with_predictions import TRACK, changed, kept, made_predictions, mad
 
 from clarena.errors import StoreError
 from clarena.protocol.protocol import NamedPart
+from clarena.record.aliases import Alias, Attested, AttestedRun, add_aliases, read_aliases
 from clarena.record.archive import Archive, Run, archive_of
+from clarena.record.ledger import BEGINNING, LEDGER, entered
 from clarena.record.packing import pack_store
 from clarena.record.record import Predictions, Record
 from clarena.record.store import PREDICTIONS, RECORD, Store
@@ -219,6 +221,22 @@ def test_archive_and_ledger_must_agree(rows: Store, tmp_path: Path) -> None:
         assert any(str(ledger) in each.reason for each in rows.records()[1])
     ledger.write_bytes(b"\xff")
     assert "cannot be read" in rows.records()[1][0].reason
+
+
+def test_a_separator_within_a_text_ends_no_line(store: Store, tmp_path: Path) -> None:
+    """In the table of identities, and in a ledger that another hand has written."""
+    row, code = store.records()[0][0].cell.row, ["a" * 64, "b" * 64]
+    runs = [AttestedRun(track=row, seed=0, old_predictions=row, new_predictions=row)]
+    evidence = Attested(rows=[row], runs=runs, environment={"by": "Ada\u2028Love\u0085lace\u2029"})
+    add_aliases(store.path, [Alias(strategy="ewc", old=code[0], new=code[1], evidence=evidence)])
+    for _ in range(2):
+        pack_store(store, tmp_path / "rows")
+        assert read_aliases(tmp_path / "rows").all == read_aliases(store.path).all
+    ledger = tmp_path / "other" / LEDGER
+    ledger.parent.mkdir()
+    entry = {"number": 1, "archive": "a\u2028b.zip", "sha256": row, "previous": BEGINNING}
+    ledger.write_text(json.dumps(entry, ensure_ascii=False) + "\n", encoding="utf-8")
+    assert entered(ledger.parent) == ({"a\u2028b.zip": row}, [])
 
 
 def test_nothing_is_packed_beside_a_damaged_ledger_and_what_a_kill_left_is_entered(store: Store, rows: Store) -> None:
