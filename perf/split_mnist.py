@@ -1,6 +1,5 @@
 """What the measurements share: Split MNIST as it is realised, in memory."""
 
-import json
 from collections.abc import Sequence
 
 import torch
@@ -9,7 +8,8 @@ from clarena import Benchmark, Data, DataError, Protocol, Strategy, Track
 from clarena.plugins.host import Host, PluginSources
 from clarena.plugins.parameters import parse
 from clarena.protocol.protocol import NamedPart
-from clarena.run.realisation import CellClasses, Realisation, load_data
+from clarena.run.data import load
+from clarena.run.realisation import CellClasses, Realisation
 
 CPU = torch.device("cpu")
 
@@ -34,7 +34,7 @@ def realised(
 def make_sure_of_data(benchmark: type[Benchmark]) -> None:
     """Load MNIST; where it cannot be had, say so and put noise of the same shape in its place."""
     try:
-        load_data(benchmark, json.dumps(parse(benchmark, {}, "benchmark"), sort_keys=True))
+        load(benchmark, {})
     except DataError:
         print("MNIST is not here (set CLARENA_DATA): using noise of the same shape and types.")
         noise = random_digits()

@@ -85,7 +85,7 @@ def older(store, code=A):
         cell = held.cell.model_copy(update={"strategy": info})
         home = store.folder(cell)
         path.parent.rename(home)
-        changed = held.model_copy(update={"cell": cell, "cell_id": cell.id})
+        changed = held.model_copy(update={"cell": cell, "cell_id": cell.id, "sha256": None})
         (home / RECORD).write_text(changed.model_dump_json())
 
 

@@ -223,12 +223,14 @@ def test_a_study_that_cannot_be_trusted_is_refused(shared, tmp_path, damage, say
         tuning(tmp_path)
 
 
-def test_a_damaged_record_stops_the_tuning(tmp_path):
+def test_a_damaged_record_of_a_trial_is_set_aside_and_run_again(tmp_path):
     _, path = tuned(tmp_path, trials=1)
     path.unlink()
-    next(path.parent.glob("*/*/record.json")).write_text("{")
-    with pytest.raises(StoreError, match="Move its folder away"):
-        tuning(tmp_path).run(1, jobs=1)
+    record = next(path.parent.glob("*/*/record.json"))
+    record.write_text("{")
+    tuning(tmp_path).run(1, jobs=1)
+    assert record.with_name("record.damaged-1.json").read_text() == "{"
+    assert json.loads(record.read_text())["status"] == "finished"
 
 
 # --- what an evaluation makes of it --------------------------------------------------------------------------------
