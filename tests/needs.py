@@ -33,7 +33,8 @@ def is_there(name: str) -> bool:
             return PUBLISHED.exists()
         case "site":  # the extra `docs`
             return all(map(find_spec, ("mkdocs", "material", "mkdocstrings", "nbclient")))
-    return find_spec(name) is not None
+    found = find_spec(name)
+    return found is not None and found.origin is not None  # a folder of that name on the path is no package
 
 
 def needs(*names: str, test: str = "") -> None:
