@@ -37,7 +37,8 @@ def make(folder: Path, pixels: str | None) -> None:
     archive = folder / "cifar-100-python.tar.gz"
     write_cifar100(archive, *(images.transpose(0, 3, 1, 2) for images in x.values()), 100)
     with tarfile.open(archive) as tar:
-        tar.extractall(folder, filter="data")
+        tar.extraction_filter = getattr(tarfile, "data_filter", None)  # of Python 3.11.4 and later
+        tar.extractall(folder)
     np.savez(folder / "all.npz", **x, y_train=np.arange(50_000) % 100, y_test=np.arange(10_000) % 100)
 
 

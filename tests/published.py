@@ -106,7 +106,8 @@ def unpack_cifar100(archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from torchvision.datasets import CIFAR100
 
     with tarfile.open(archive) as tar:
-        tar.extractall(archive.parent, filter="data")
+        tar.extraction_filter = getattr(tarfile, "data_filter", None)  # of Python 3.11.4 and later
+        tar.extractall(archive.parent)
     digests = {name: md5(archive.parent / CIFAR100.base_folder / name) for name in ("train", "test", "meta")}
     monkeypatch.setattr(CIFAR100, "tgz_md5", md5(archive))
     monkeypatch.setattr(CIFAR100, "train_list", [["train", digests["train"]]])
