@@ -23,6 +23,11 @@ CHROMIUM = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_configure() -> None:
+    """What is asked of this pytest by PYTEST_ADDOPTS is not for those that tests start in folders of their own."""
+    os.environ.pop("PYTEST_ADDOPTS", None)
+
+
 def pytest_report_header() -> str:
     return f"matrices: CLARENA_MATRIX_SEED={matrix.SEED}"
 

@@ -12,6 +12,7 @@ from typing import Any
 import matrix
 import pytest
 import yaml
+from coverage import CoverageData
 
 ROOT = Path(__file__).parents[2]
 
@@ -139,6 +140,25 @@ def test_scripts_of_ci_are_whole_and_can_be_run(name: str) -> None:
     script = ROOT / ".ci" / name
     assert os.access(script, os.X_OK)
     assert subprocess.run(["bash", "-n", script], capture_output=True).returncode == 0
+
+
+def test_coverage_is_told_of_our_files_whatever_else_was_run(tmp_path: Path) -> None:
+    data = CoverageData(str(tmp_path / "data"))
+    data.add_lines({str(ROOT / "clarena" / "errors.py"): [1], str(tmp_path / "written_by_a_test.py"): [1]})
+    data.write()
+    told = subprocess.run(
+        [sys.executable, ROOT / ".ci" / "covered.py"],
+        cwd=ROOT,
+        env=os.environ | {"COVERAGE_FILE": str(tmp_path / "data")},
+        capture_output=True,
+        text=True,
+    )
+    assert told.returncode == 0, told.stderr
+    assert [line.split()[-1] for line in told.stdout.splitlines()[1:]] == ["clarena", "all"]
+
+
+def test_what_is_asked_of_this_pytest_is_not_asked_of_those_it_starts() -> None:
+    assert "PYTEST_ADDOPTS" not in os.environ
 
 
 def test_forms_and_hooks_can_be_read() -> None:
