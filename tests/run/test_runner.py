@@ -255,9 +255,7 @@ def test_a_checkpoint_of_an_earlier_version_is_said_and_the_run_starts_over(tmp_
     heard = []
     record = run(tmp_path, retry=True, listener=heard.append)
     (said,) = [event.message for event in heard if event.kind == "warning"]
-    assert (
-        "cannot be used; starting over. (This state does not say how its module is built, as those of" in said
-    )
+    assert "cannot be used; starting over. (This state does not say how its module is built, as those of" in said
     assert (record.status, record.resumed) == ("finished", [])
     assert record.predictions == whole.predictions
 
