@@ -254,7 +254,7 @@ class OnlyScans(GradientStrategy):
     def learn(self, experience: Experience) -> None:
         self.experience = experience
         self.context.grow(self.model)
-        self.optimizer = self._next_optimizer()
+        self.updater = self._next_updater()
         for _ in range(50):
             for batch in experience.scan(len(experience)):
                 self.step(batch)
