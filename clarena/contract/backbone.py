@@ -121,6 +121,6 @@ def require_model(strategy: nn.Module, name: str) -> None:
     """Raise `UsageError` where a strategy holds no model that computes in bfloat16."""
     if not any(isinstance(module, Model) and module.precision == "bf16" for module in strategy.modules()):
         raise UsageError(
-            f"{name} trains a network of its own, which protocol.precision=bf16 does not reach. Leave it out, or choose "
-            "another strategy: clarena list."
+            f"{name} trains a network of its own, which protocol.precision=bf16 does not reach. Leave it out, or "
+            "choose another strategy: clarena list."
         )

@@ -117,8 +117,8 @@ class GradientStrategy(Strategy):
     def stiffness(self) -> Tensor | None:
         """The second derivative of a quadratic penalty by each parameter that it holds [parameters], from the first on.
 
-        A composite that steps by plain SGD asks once, as an experience begins, so as not to step too far. None: there
-        is no such penalty.
+        A composite that steps by plain SGD asks at the first step of an experience, and whenever its rate changes, so
+        as not to step too far. None: there is no such penalty.
         """
         return None
 

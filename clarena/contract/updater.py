@@ -7,6 +7,7 @@ a loop of another library's.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from math import ceil, inf
 from typing import Any
 
@@ -29,6 +30,7 @@ class Clock:
     Attributes:
         meter: what counts the samples (or, with `by_steps`, the steps) handed out; None: the optimiser's own steps.
         start: what the meter said at the beginning.
+        told: the pass itself, where the caller says so.
     """
 
     passes: int
@@ -37,10 +39,13 @@ class Clock:
     by_steps: bool = False
     start: int = 0
     steps: int = 0
+    told: int | None = None
 
     @property
     def place(self) -> int:
         """The pass that is being made, from 0; the last one for whoever goes on beyond his horizon."""
+        if self.told is not None:
+            return min(self.told, self.passes - 1)
         done = self.steps
         if self.meter is not None:  # the batch at hand is counted already
             done = (self.meter.steps if self.by_steps else self.meter.samples) - self.start - 1
@@ -114,9 +119,11 @@ class Updater:
         self.optimizer.step()
 
     def rate(self, p: nn.Parameter) -> float:
-        """The learning rate at which the next step moves a parameter."""
-        self._rules.follow(self.optimizer)
-        return next(g["lr"] for g in self.optimizer.param_groups if any(p is q for q in g["params"]))  # type: ignore[no-any-return]
+        """The learning rate by which the step at hand moves a parameter (between two steps, the last one moved it)."""
+        for group in self.optimizer.param_groups:
+            if any(p is q for q in group["params"]):
+                return group["lr"]  # type: ignore[no-any-return]
+        raise PluginError("A rate was asked for of a parameter that this updater does not move.")
 
     @property
     def factor(self) -> float:
@@ -131,13 +138,14 @@ class Updater:
         The gradient of the step is the sum of the parts' gradients, each times its share. A batch of fewer samples
         than parts has one part for each.
         """
+        self._rules.follow(self.optimizer)
         self._rules.cut, n = True, len(batch)
         count = min(self.protocol.accumulation, n)
         if count <= 1:
             yield batch, 1.0
             return
         ends = [n * part // count for part in range(count + 1)]
-        for start, end in zip(ends, ends[1:]):
+        for start, end in pairwise(ends):
             yield batch._rows(slice(start, end), min(max(batch.fresh - start, 0), end - start)), (end - start) / n
 
     def descend(
@@ -169,9 +177,9 @@ class Updater:
             self.optimizer.add_param_group(group)
         self._rules.accept(self.optimizer)
 
-    def horizon(self, steps: int, passes: int) -> None:
-        """Say anew for how many steps this is, and how many passes they are; for a loop that is built after it."""
-        self._rules.clock = Clock(passes, max(1, steps))
+    def begin_pass(self, place: int, passes: int) -> None:
+        """Say which pass begins, from 0, of how many; for a loop whose batches the host does not hand out."""
+        self._rules.clock = Clock(passes, passes, told=place)
 
     def state(self, model: nn.Module) -> dict[str, dict[str, Any]]:
         """The optimiser's state by name of the parameter."""

@@ -23,8 +23,8 @@ def rates(protocol: Protocol, full: float, passes: int) -> list[float]:
 
     Warm-up: pass k of w, from 0, has (k + 1) / (w + 1) of the full rate (LinearLR; Goyal et al. 2017). After it the
     rate is constant, or falls by γ at each milestone (MultiStepLR), or along a cosine that would reach 0 one pass after
-    the last (CosineAnnealingLR; Loshchilov & Hutter 2017). Milestones count from the first pass. Who makes more or fewer
-    passes than the protocol's `epochs` has milestones and warm-up in proportion.
+    the last (CosineAnnealingLR; Loshchilov & Hutter 2017). Milestones count from the first pass. Who makes more or
+    fewer passes than the protocol's `epochs` has milestones and warm-up in proportion.
     """
     budget = protocol.epochs
     warmup = min(protocol.warmup * passes // budget, passes - 1)
