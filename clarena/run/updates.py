@@ -8,6 +8,7 @@ import torch
 from clarena.contract.strategy import NEEDS, Strategy
 from clarena.errors import UsageError
 from clarena.protocol.protocol import Protocol
+from clarena.run.devices import device_names
 from clarena.toolbox.schedule import scheduled
 
 Asks = Callable[[Protocol], bool]
@@ -34,29 +35,34 @@ def check_updates(cls: type[Strategy], protocol: Protocol) -> None:
             )
 
 
-def check_precision(protocol: Protocol, device: torch.device) -> None:
-    """Raise `UsageError` for bf16 on a processor without instructions for it, where torch would imitate it slowly.
+def check_precision(protocol: Protocol, devices: str) -> None:
+    """Raise `UsageError` for bf16 on a device without instructions for it, where torch would imitate it slowly.
 
-    Also where this release of torch cannot tell: results are then another processor's at best.
+    Also where this release of torch cannot tell. `devices`: one, or several as `--device` has them.
     """
     if protocol.precision != "bf16":
         return
-    if device.type == "cuda":
-        if not torch.cuda.is_bf16_supported(including_emulation=False):
+    for name in device_names(devices):
+        if lack := _lack(torch.device(name)):
             raise UsageError(
-                f"protocol.precision=bf16: {torch.cuda.get_device_name(device)} has no arithmetic in bfloat16. Take "
-                "another device, or another track: protocol.precision=float32."
+                f"protocol.precision=bf16: {lack}. Take another device, or another track: protocol.precision=float32."
             )
-        return
+
+
+def _lack(device: torch.device) -> str | None:
+    """Why a device cannot have bfloat16, or None."""
+    if device.type == "cuda":
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return None
+        return f"{torch.cuda.get_device_name(device)} has no arithmetic in bfloat16"
+    if device.type == "mps":
+        return None if torch.backends.mps.is_macos_or_newer(14, 0) else "it takes macOS 14 or newer"
     ask: Callable[[], Mapping[str, Any]] | None = getattr(torch.cpu, "get_capabilities", None)
     if ask is None:
-        raise UsageError(
-            f"protocol.precision=bf16: torch {torch.__version__} cannot say whether this processor has arithmetic in "
-            "bfloat16. Take a newer torch, a CUDA device, or another track: protocol.precision=float32."
+        return (
+            f"torch {torch.__version__} cannot say whether this processor has arithmetic in bfloat16, a newer one can"
         )
     found = ask()
-    if not any(found.get(name) for name in BF16):
-        raise UsageError(
-            f"protocol.precision=bf16: this processor ({found.get('architecture', 'unknown')}) has no arithmetic in "
-            "bfloat16. Take another device, or another track: protocol.precision=float32."
-        )
+    if any(found.get(name) for name in BF16):
+        return None
+    return f"this processor ({found.get('architecture', 'unknown')}) has no arithmetic in bfloat16"
