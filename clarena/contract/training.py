@@ -65,7 +65,8 @@ class GradientStrategy(Strategy):
 
     def step(self, batch: Batch) -> None:
         """One step: gradients of the loss, part by part; of the penalty; adjustment; update, clipped."""
-        parts, losses = [], []
+        parts: list[Batch] = []
+        losses: list[Tensor] = []
         for part, share in self.updater.parts(batch):
             part = self.replay(part)
             if not parts:
