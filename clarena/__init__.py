@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from clarena.contract.experience import Batch, Experience, cross_entropy
     from clarena.contract.strategy import Context, Strategy
     from clarena.contract.training import GradientStrategy
+    from clarena.contract.updater import Updater
     from clarena.plugins.registry import family_member
     from clarena.protocol.protocol import Protocol, Scenario, Track
     from clarena.record.record import Record
@@ -70,6 +71,7 @@ _LAZY = {
     "Strategy": "clarena.contract.strategy",
     "Stream": "clarena.contract.benchmark",
     "Track": "clarena.protocol.protocol",
+    "Updater": "clarena.contract.updater",
     "cross_entropy": "clarena.contract.experience",
     "data_root": "clarena.toolbox.downloads",
     "evaluate": "clarena.run.evaluation",
@@ -117,6 +119,7 @@ __all__ = [
     "Strategy",
     "Stream",
     "Track",
+    "Updater",
     "UsageError",
     "cross_entropy",
     "data_root",
