@@ -49,7 +49,7 @@ class Expand(Strategy):
     scenarios = frozenset({"class", "task"})
     reference = "Yan et al. 2021, DER: Dynamically Expandable Representation. arXiv:2103.16788"
     family = "architecture"
-    needs = frozenset({"own_loop"})
+    needs = frozenset({"own_loop", "float32"})
     tuning = {"auxiliary": "0.1..10:log", "balanced": "0..3"}
     carries = "a backbone for each experience, the head, and the exemplars"
 
@@ -114,22 +114,23 @@ class Expand(Strategy):
             auxiliary = nn.Linear(self.model.head.features, outputs).to(self.context.device)
         helped = bool(self.auxiliary and old and outputs > 1)
         trained = [p for p in self.model.parameters() if p.requires_grad]
-        optimizer = self.context.optimizer([*trained, *auxiliary.parameters()] if helped else trained)
+        updater = self.context.updater([*trained, *auxiliary.parameters()] if helped else trained, passes=passes)
         stored, dealer = self.buffer.everything(), Dealer(len(self.buffer), experience, self.context)
         self.train()
-        for batch in experience.batches(passes):
-            batch = self._replay(batch, stored, dealer)
-            optimizer.zero_grad()
-            features = self.model.backbone(batch.x)
-            loss = cross_entropy(self.model.head(features), batch.y, batch.mask)
+
+        def loss(part: Batch) -> Tensor:
+            part = self._replay(part, stored, dealer)
+            experience.meter.replayed += len(part) - part.fresh
+            features = self.model.backbone(part.x)
+            loss = cross_entropy(self.model.head(features), part.y, part.mask)
             if helped:
                 newest = features[:, -auxiliary.in_features :]
-                loss = loss + self.auxiliary * F.cross_entropy(auxiliary(newest), classes[batch.y])
-            loss.backward()
-            optimizer.step()
-            experience.meter.replayed += len(batch) - batch.fresh
-            experience.meter.observe(loss)
-        optimizer.zero_grad()
+                loss = loss + self.auxiliary * F.cross_entropy(auxiliary(newest), classes[part.y])
+            return loss
+
+        for batch in experience.batches(passes):
+            experience.meter.observe(updater.descend(batch, loss))
+        self.zero_grad()
 
     def _replay(self, batch: Batch, stored: dict[str, Tensor], dealer: Dealer) -> Batch:
         rows = dealer.next()
@@ -155,20 +156,23 @@ class Expand(Strategy):
     def _learn_classifier(self, experience: Experience, passes: int) -> None:
         stored, dealer = self.buffer.everything(), Dealer(len(self.buffer), experience, self.context)
         features, head = self._features(stored["x"]), self.model.head
-        optimizer = self.context.optimizer(head.parameters())
-        for _ in experience.batches(passes):
-            rows = dealer.next()
+        updater = self.context.updater(head.parameters(), passes=passes)
+
+        def loss(part: Batch) -> Tensor:
+            return cross_entropy(head(part.x) / self.temperature, part.y, part.mask)
+
+        for batch in experience.batches(passes):
+            parts = min(self.context.protocol.accumulation, len(batch))
+            rows = torch.cat([dealer.next() for _ in range(parts)])
             if not len(rows):
                 continue
             task = stored["task"][rows] if "task" in stored else None
-            mask = self.context.space.exemplar_mask(task)
-            optimizer.zero_grad()
-            loss = cross_entropy(head(features[rows]) / self.temperature, stored["y"][rows], mask)
-            loss.backward()
-            optimizer.step()
+            exemplars = Batch(
+                features[rows], stored["y"][rows], task, rows, self.context.space.exemplar_mask(task), fresh=0
+            )
+            experience.meter.observe(updater.descend(exemplars, loss))
             experience.meter.replayed += len(rows)
-            experience.meter.observe(loss)
-        optimizer.zero_grad()
+        self.zero_grad()
 
     @torch.no_grad()
     def _features(self, x: Tensor) -> Tensor:
