@@ -30,8 +30,9 @@ if TYPE_CHECKING:
         split_by_groups,
     )
     from clarena.contract.data import Data
-    from clarena.contract.experience import Batch, Experience, cross_entropy
+    from clarena.contract.experience import Batch, Experience
     from clarena.contract.strategy import Context, Strategy
+    from clarena.contract.target import Target
     from clarena.contract.training import GradientStrategy
     from clarena.plugins.registry import family_member
     from clarena.protocol.protocol import Protocol, Scenario, Track
@@ -39,9 +40,10 @@ if TYPE_CHECKING:
     from clarena.record.store import Store
     from clarena.run.evaluation import Results, evaluate
     from clarena.toolbox.buffer import ReplayBuffer
+    from clarena.toolbox.categorical import IGNORED, cross_entropy
     from clarena.toolbox.downloads import data_root, fetch, user_path
     from clarena.toolbox.files import file_stamps, require_file
-    from clarena.toolbox.gradients import IGNORED, fisher_diagonal, output_norm_sensitivity
+    from clarena.toolbox.gradients import fisher_diagonal, output_norm_sensitivity
     from clarena.toolbox.modules import BatchNorm, Frozen, evaluating
 
 __version__ = "0.2.0"
@@ -57,7 +59,7 @@ _LAZY = {
     "Frozen": "clarena.toolbox.modules",
     "GradientStrategy": "clarena.contract.training",
     "Head": "clarena.contract.backbone",
-    "IGNORED": "clarena.toolbox.gradients",
+    "IGNORED": "clarena.toolbox.categorical",
     "Model": "clarena.contract.backbone",
     "Protocol": "clarena.protocol.protocol",
     "Record": "clarena.record.record",
@@ -68,8 +70,9 @@ _LAZY = {
     "Store": "clarena.record.store",
     "Strategy": "clarena.contract.strategy",
     "Stream": "clarena.contract.benchmark",
+    "Target": "clarena.contract.target",
     "Track": "clarena.protocol.protocol",
-    "cross_entropy": "clarena.contract.experience",
+    "cross_entropy": "clarena.toolbox.categorical",
     "data_root": "clarena.toolbox.downloads",
     "evaluate": "clarena.run.evaluation",
     "evaluating": "clarena.toolbox.modules",
@@ -114,6 +117,7 @@ __all__ = [
     "StoreError",
     "Strategy",
     "Stream",
+    "Target",
     "Track",
     "UsageError",
     "cross_entropy",

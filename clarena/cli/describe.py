@@ -1,4 +1,4 @@
-"""`clarena describe`: all that is known of one strategy, backbone or benchmark."""
+"""`clarena describe`: all that is known of one strategy, backbone, benchmark or target."""
 
 import inspect
 import shlex
@@ -28,13 +28,15 @@ TEXT_WIDTH = 100
 
 @app.command(epilog="Example: clarena describe ewc")
 def describe(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A strategy, backbone or benchmark; see `clarena list`.")],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="A strategy, backbone, benchmark or target; see `clarena list`.")
+    ],
     plugin: PluginFiles = None,
     plugins_dir: PluginDirs = None,
     no_plugins: NoPlugins = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show a strategy, backbone or benchmark with all its options.
+    """Show a strategy, backbone, benchmark or target with all its options.
 
     For a strategy also its paper, where it differs from it, what it needs and carries, and how to switch it off. For a
     benchmark of your own data, such as `split:photos`, also what those data are.
@@ -60,7 +62,7 @@ def find(host: "Host", name: str) -> list[tuple["Registry", "Offer"]]:
     if not found:
         known = [entry.name for registry in registries(host).values() for entry in registry]
         broken = {f"{each.plugin} ({each.origin})": each.reason for each in host.broken}
-        raise unknown_name("strategy, backbone or benchmark", name, known, broken, see="clarena list")
+        raise unknown_name("strategy, backbone, benchmark or target", name, known, broken, see="clarena list")
     return found
 
 
@@ -91,6 +93,8 @@ def _facts(registry: "Registry", entry: "Offer", given: str) -> dict[str, Any]:
     elif registry.kind.word == "benchmark":
         facts |= _data(cls) if made else {}
         facts |= {"scenarios": list(cls.scenarios), "variations": _variations()}
+    elif registry.kind.word == "target":
+        facts |= {"scenarios": list(cls.scenarios)}
     return facts | {
         "identity": _identity(cls),
         "parameters": parameters,
@@ -109,6 +113,7 @@ def _strategy(cls: Any) -> dict[str, Any]:
         "paper": cls.reference,
         "family": cls.family,
         "scenarios": [scenario for scenario in SCENARIOS if scenario in cls.scenarios],
+        "targets": None if cls.targets is None else sorted(cls.targets),
         "needs": {need: NEEDS.get(need, "") for need in sorted(cls.needs)},
         "carries": cls.carries,
         "off": None if cls.off is None else dict(cls.off),
@@ -174,6 +179,8 @@ def _text(cls: type[Any]) -> str:
 
 def _example(kind: str, entry: "Offer", cls: type[Any], parameters: list[dict[str, Any]]) -> str:
     """A command that runs it."""
+    if kind == "target":
+        return f'Data(…, target="{entry.name}")  # in the benchmark'
     words = ["clarena", "evaluate"]
     if kind == "strategy":
         rivals = [name for name in ("finetune", "joint") if name != entry.name]
@@ -237,6 +244,8 @@ def _short_facts(facts: dict[str, Any]) -> Table:
     if facts["kind"] == "strategy":
         off = facts["off"]
         rows = {"paper": facts["paper"] or "none given", "family": facts["family"] or "none given"} | rows
+        if facts["targets"] is not None:
+            rows["targets"] = ", ".join(facts["targets"])
         rows["needs"] = "\n".join(f"{need}: {means}" for need, means in facts["needs"].items()) or "nothing besides"
         rows["carries"] = facts["carries"]
         rows["off"] = (

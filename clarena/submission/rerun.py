@@ -103,7 +103,10 @@ def wrong_labels(pieces: Sequence[Evidence], bench: Bench) -> list[str]:
     for piece in pieces:
         track = piece.claim.track
         parts = CellClasses(
-            Strategy, bench.host.benchmarks.load(track.benchmark.name), bench.host.backbones.load(track.backbone.name)
+            Strategy,
+            bench.host.benchmarks.load(track.benchmark.name),
+            bench.host.backbones.load(track.backbone.name),
+            bench.host.targets.load,
         )
         realised = Realisation(track, parts, piece.run.seed, torch.device("cpu"))
         where = f"{track.label} seed {piece.run.seed}"
@@ -111,7 +114,7 @@ def wrong_labels(pieces: Sequence[Evidence], bench: Bench) -> list[str]:
             problems.append(f"{where}: the labels beside its predictions are not the benchmark's")
         elif not np.array_equal(realised.test.experience, piece.predictions.experience):
             problems.append(f"{where}: its test samples are not in the experiences where the benchmark has them")
-        elif listed(realised.test.text_bytes) != listed(piece.predictions.text_bytes):
+        elif listed(realised.test.truth.get("text_bytes")) != listed(piece.predictions.text_bytes):
             problems.append(f"{where}: its tokens do not have the lengths that the benchmark gives them")
         elif list(realised.stream.output_names) != piece.record.output_names:
             problems.append(f"{where}: its outputs are named otherwise than the benchmark's")

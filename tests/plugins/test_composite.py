@@ -148,7 +148,7 @@ def test_c3_the_gradient_before_projection_is_the_sum_of_the_parts(scenario, dou
         scores = model(batch.x)
         loss = cross_entropy(scores, batch.y, batch.mask)
         for head in heads:
-            q = (lwf.targets[batch.index][:, head] / 2.0).softmax(1)
+            q = (lwf.recorded[batch.index][:, head] / 2.0).softmax(1)
             loss = loss - 2.0 * (q * (scores[:, head] / 2.0).log_softmax(1)).sum(1).mean()
         expected, theta = flat(gradients(ours, loss)), flat(ours.parameters())
         for weight, held in ((7.0, ewc.consolidated), (2 * 0.3, mas.consolidated)):

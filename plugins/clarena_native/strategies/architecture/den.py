@@ -51,7 +51,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from clarena import Batch, Context, Experience, Strategy, UsageError, cross_entropy, evaluating
+from clarena import Batch, Context, Experience, Strategy, UsageError, evaluating
 from clarena_native.strategies.architecture.den_network import GrowingNetwork, Part, Weights
 from clarena_native.strategies.architecture.layered import PER_UNIT, at_labels, require_task, take_apart
 
@@ -66,6 +66,7 @@ class DEN(Strategy):
 
     name = "den"
     scenarios = frozenset({"task"})  # time stamps select the units by the task label
+    targets = frozenset({"classes"})  # a task's outputs are one for each of its classes
     reference = "Yoon et al. 2018, Lifelong Learning with Dynamically Expandable Networks. arXiv:1708.01547"
     family = "architecture"
     needs = frozenset({"own_loop"})
@@ -177,7 +178,7 @@ class DEN(Strategy):
         self.network.train()
         for number, batch in enumerate(steps.until(phase), 1):
             optimizer.zero_grad()
-            loss = cross_entropy(self._scores(batch.x, task), batch.y, batch.mask)
+            loss = self.context.target.loss(self._scores(batch.x, task), batch.y, batch.mask)
             (loss if penalty is None else loss + penalty()).backward()
             optimizer.step()
             with torch.no_grad():
@@ -197,7 +198,7 @@ class DEN(Strategy):
         """The mean loss over the experience."""
         with evaluating(self.network):
             losses = [
-                cross_entropy(self._scores(batch.x, task), batch.y, batch.mask, reduction="sum")
+                self.context.target.loss(self._scores(batch.x, task), batch.y, batch.mask, reduction="sum")
                 for batch in experience.scan()
             ]
         return float(torch.stack(losses).sum()) / len(experience)

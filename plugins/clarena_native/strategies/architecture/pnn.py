@@ -21,7 +21,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from clarena import Backbone, Context, Experience, Frozen, Strategy, UsageError, cross_entropy, evaluating
+from clarena import Backbone, Context, Experience, Frozen, Strategy, UsageError, evaluating
 from clarena_native.strategies.architecture.layered import NORMS, PER_UNIT, Stack, at_labels, require_task, take_apart
 
 SMALL = 0.1
@@ -69,7 +69,7 @@ class PNN(Strategy):
         self.train()
         for batch in experience.batches():
             optimizer.zero_grad()
-            loss = cross_entropy(self._scores(batch.x, task), batch.y, batch.mask)
+            loss = self.context.target.loss(self._scores(batch.x, task), batch.y, batch.mask)
             loss.backward()
             optimizer.step()
             experience.meter.observe(loss)
