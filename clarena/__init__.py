@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from clarena.plugins.registry import family_member
     from clarena.protocol.protocol import Protocol, Scenario, Track
     from clarena.record.record import Record
+    from clarena.record.scoring import Scoring
     from clarena.record.store import Store
     from clarena.run.evaluation import Results, evaluate
     from clarena.toolbox.buffer import ReplayBuffer
@@ -66,6 +67,7 @@ _LAZY = {
     "ReplayBuffer": "clarena.toolbox.buffer",
     "Results": "clarena.run.evaluation",
     "Scenario": "clarena.protocol.protocol",
+    "Scoring": "clarena.record.scoring",
     "Split": "clarena.contract.benchmark",
     "Store": "clarena.record.store",
     "Strategy": "clarena.contract.strategy",
@@ -112,6 +114,7 @@ __all__ = [
     "ReplayBuffer",
     "Results",
     "Scenario",
+    "Scoring",
     "Split",
     "Store",
     "StoreError",

@@ -16,7 +16,7 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import ArrayLike
 
-from clarena.record.metrics import METRICS, Floats, Integers, Metric, checked_fractions, checked_integers, mean
+from clarena.record.metrics import Floats, Integers, Metric, checked_fractions, checked_integers, mean
 
 
 def min_accuracy(experience: ArrayLike, accuracy: ArrayLike) -> float:
@@ -83,9 +83,6 @@ SHORT: Mapping[str, str] = MappingProxyType(
     {"min_accuracy": "min-ACC", "worst_case_accuracy": "WC-ACC", "average_anytime_accuracy": "anytime"}
 )
 """What they are called where there is little room: as in the papers."""
-
-ACCURACY_METRICS: Mapping[str, Metric] = MappingProxyType({**METRICS, **CURVE_METRICS})
-"""The metrics of accuracies by name, in the order tables show them."""
 
 
 def evaluations(

@@ -14,10 +14,12 @@ from clarena.contract.benchmark import Benchmark, Split, limited, with_validatio
 from clarena.contract.experience import Experience, OutputSpace
 from clarena.contract.strategy import Context, Strategy
 from clarena.contract.target import Target, built_in
-from clarena.errors import UsageError
+from clarena.errors import PluginError, UsageError
 from clarena.plugins.parameters import parse
 from clarena.protocol.protocol import Track, Variation
+from clarena.record.predictions import Arrays, Predictions
 from clarena.record.record import ExperienceInfo
+from clarena.record.scoring import Groups, Scoring, scoring
 from clarena.run.data import load
 from clarena.run.testset import TestSet
 from clarena.run.variation import varied
@@ -209,6 +211,40 @@ class Realisation:
         transforms = [self._transforms[origin] for origin in origins]
         parts = zip(x.split(counts.tolist()), transforms)
         return torch.cat([part if transform is None else transform(part) for part, transform in parts])
+
+    @property
+    def scoring(self) -> Scoring:
+        """How the answers of this run are scored; raises `PluginError` where that half of the target is broken."""
+        found = scoring(self.data.target)
+        if found is None:
+            raise PluginError(f"The scoring of the target {self.data.target} cannot be used: clarena doctor says why.")
+        return found
+
+    @property
+    def groups(self) -> Groups | None:
+        """The outputs of each experience, where a cell of the matrix is scored by outputs and not by samples."""
+        if not self.scoring.by_output or self.track.scenario != "class":
+            return None
+        return [sorted(self._shown(position)) for position in range(len(self.stream.splits))]
+
+    def scores(self, answers: Arrays, after: int) -> list[float]:
+        """The score on each experience of what was answered while experience `after`, from 1, was learned."""
+        told = self.test.truth, self.test.experience, len(self.stream.splits), self.stream.output_names, self.groups
+        return self.scoring.row(answers, *told, after=after)
+
+    def chance(self, predictions: Predictions) -> list[float]:
+        """What one scores on each experience, in the end, who knows the training labels and looks at no input."""
+        told = self.trained_on(), predictions, self.stream.output_names, self.groups
+        return self.scoring.chance(*told, told=self.track.scenario == "task")
+
+    def trained_on(self) -> list[Arrays]:
+        """The truth of the training samples of each experience."""
+        known = []
+        for split in self.stream.splits:
+            counted = self.target.counted(split.y_train)
+            y = split.y_train if counted is None else split.y_train[counted]
+            known.append(self.target.truth(y.numpy(), self.data))
+        return known
 
     def experiences(self) -> list[ExperienceInfo]:
         """What each experience holds, for the record."""

@@ -227,7 +227,7 @@ class Verification:
             records = self._run(
                 plan, [f"{bundle.manifest.name} canary {i + 1} of {CANARY_RUNS}" for i in range(CANARY_RUNS)]
             )
-            scored = [r.metrics["final_average_accuracy"] for r in records if r.status == "finished"]
+            scored = [r.metric("final_average_accuracy") for r in records if r.status == "finished"]
             if not scored:
                 unfinished.append(f"{claim.track.label}: no run on shuffled labels finished ({records[0].reason})")
                 continue
@@ -275,8 +275,8 @@ def _rerun(claimed: Record, ours: Record) -> Rerun:
         track=claimed.track_digest,
         seed=claimed.cell.seed,
         cell=claimed.cell_id,
-        claimed=claimed.metrics["final_average_accuracy"],
-        ours=ours.metrics.get("final_average_accuracy", float("nan")),
+        claimed=claimed.metric("final_average_accuracy"),
+        ours=ours.metric("final_average_accuracy"),
         status=ours.status,
         identical=ours.status == "finished" and claimed.predictions == ours.predictions,
         same_environment=claimed.environment == ours.environment,

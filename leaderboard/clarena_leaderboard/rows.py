@@ -7,9 +7,10 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from clarena.protocol.protocol import Track
-from clarena.record.curves import ACCURACY_METRICS
+from clarena.record.catalogue import ACCURACY_METRICS
+from clarena.record.curves import CURVE_METRICS
 from clarena.record.metrics import METRICS
-from clarena.record.reader import same
+from clarena.record.recomputation import same
 from clarena.record.record import StrategyInfo
 from clarena.record.statistics import Interval, student_t_interval
 from clarena.record.summary import Row, row_labels
@@ -88,7 +89,7 @@ def entries(
 ) -> list[Entry]:
     """The rows of a table as entries, unordered and not yet compared; `slugs` and `submissions` go by the row's id."""
     labels = unique_labels([(row.id, row.info) for row in rows])
-    shown = ACCURACY_METRICS if track.protocol.eval_every else METRICS
+    shown = [name for name in ACCURACY_METRICS if track.protocol.eval_every or name not in CURVE_METRICS]
     made = []
     newest = max((run.metering for row in rows for run in row.runs.values() if run.status == "finished"), default=1)
     for row in rows:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from clarena.record.aliases import Aliases, read_aliases
-from clarena.record.curves import ACCURACY_METRICS
+from clarena.record.catalogue import ACCURACY_METRICS
 from clarena.submission.verdict import SeasonRow, SeasonRun, Verdict
 from clarena_leaderboard import ledger
 from clarena_leaderboard.contents import Run, SeasonRuns, Submitted
@@ -75,9 +75,7 @@ def _run(verdict: Verdict, row: SeasonRow, told: SeasonRun) -> Run:
         seed=told.number,
         status=told.status,
         reason="",
-        metrics={name: told.metrics.get(name, unknown) for name in ACCURACY_METRICS}
-        if told.status == "finished"
-        else {},
+        metrics={name: told.metric(name) for name in ACCURACY_METRICS} if told.status == "finished" else {},
         flaws=(),
         train_seconds=unknown,
         predict_seconds=unknown,

@@ -11,7 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clarena.record import metrics
-from clarena.record.record import Predictions, Record
+from clarena.record.predictions import Predictions
+from clarena.record.recomputation import matrices as recomputed
+from clarena.record.record import Record
+from clarena.record.scoring import scoring
 from clarena.record.statistics import student_t_interval
 from clarena_leaderboard.contents import Entry, Run, Table
 
@@ -28,10 +31,10 @@ def row_detail(entry: Entry, table: Table, load: Load) -> dict[str, Any]:
     Means are over the finished runs on the table's seeds; matrices follow from predictions where there are any.
     """
     loaded = [(run, *load(run)) for run in entry.runs]
-    matrices = {run.seed: _matrix(record, predictions) for run, record, predictions in loaded if _counts(run, table)}
+    found = {run.seed: recomputed(record, predictions) for run, record, predictions in loaded if _counts(run, table)}
+    matrices = {seed: each["score"] for seed, each in found.items()}
     counted = [record for run, record, _ in loaded if _counts(run, table)]
-    bits = {run.seed: _bits(record, predictions) for run, record, predictions in loaded if _counts(run, table)}
-    bits = {seed: matrix for seed, matrix in bits.items() if matrix.size}
+    bits = {seed: each["bits_per_byte"] for seed, each in found.items() if "bits_per_byte" in each}
     confusions = [_confusion(record, predictions) for run, record, predictions in loaded if _counts(run, table)]
     stack = np.array(list(matrices.values())) if matrices else np.zeros((0, 1, 0))
     return {
@@ -81,16 +84,6 @@ def _run(run: Run, record: Record) -> dict[str, Any]:
     }
 
 
-def _matrix(record: Record, predictions: Predictions | None) -> Floats:
-    return record.matrix if predictions is None else predictions.accuracy_matrix()
-
-
-def _bits(record: Record, predictions: Predictions | None) -> Floats:
-    """The matrix of bits per byte; empty where the run has none."""
-    found = np.array(record.bits_per_byte, dtype=float) if predictions is None else predictions.bits_per_byte()
-    return np.array([]) if found is None else found
-
-
 def _with_mean(matrices: Mapping[int, Floats]) -> dict[str, Any]:
     stack = np.array(list(matrices.values())) if matrices else np.zeros((0, 1, 0))
     return {
@@ -104,17 +97,12 @@ def _confusion(record: Record, predictions: Predictions | None) -> tuple[list[st
 
     None where it was not predicted whole, or has more classes than are reported.
     """
-    names = record.output_names
-    if len(names) > metrics.MOST_REPORTED:
-        return None
-    if predictions is None:
-        counts = np.array(record.confusion_matrix, dtype=np.int64)
+    names, target = record.output_names, scoring(record.target)
+    if predictions is None or target is None:
+        held = record.confusion_matrix
     else:
-        last = predictions.predicted[-1]
-        if (last < 0).any():
-            return None
-        counts = np.zeros((len(names), len(names)), dtype=np.int64)
-        np.add.at(counts, (predictions.labels, last), 1)
+        held = target.report(predictions, names).get("confusion_matrix", [])
+    counts = np.array(held, dtype=np.int64)
     return (names, counts) if counts.size else None
 
 
