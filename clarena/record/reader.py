@@ -19,10 +19,10 @@ from pydantic import ValidationError
 
 from clarena.errors import StoreError
 from clarena.protocol.protocol import digest
-from clarena.record.catalogue import ACCURACY, named_metrics
+from clarena.record.catalogue import ACCURACY
 from clarena.record.predictions import MOST_UNFOLDED, Predictions, unpacked
 from clarena.record.record import SCHEMA_VERSION, Record
-from clarena.record.scoring import scoring
+from clarena.record.scoring import metrics_of, scoring
 
 REMEDY = "clarena evaluate with --retry sets it aside and runs the cell again."
 TOLERANCE = 1e-9
@@ -178,7 +178,7 @@ def _odd_target(record: Record) -> Iterator[str]:
     target = scoring(record.target)
     if target is not None and (record.score, record.unit) != (target.score, target.unit):
         yield f"score: that of {record.target} is {target.score} of {target.unit}"
-    known = named_metrics(record.score) if target is None else target.metrics
+    known = metrics_of(record.target, record.score)
     for name, value in record.metrics.items():
         if name not in known and target is not None:
             yield f"metrics: {name!r} is none that this CLArena knows"

@@ -42,6 +42,10 @@ Number = Annotated[
 """A float whose undefined value is NaN here and `null` in JSON."""
 
 
+Words = Annotated[str, Field(pattern=r"^[^\s|;][^\n|;]{0,59}$")]
+"""A few words in one line, as a heading holds them."""
+
+
 class StrategyInfo(FrozenModel):
     """Which strategy ran, and with what.
 
@@ -206,9 +210,9 @@ class Record(FrozenModel):
     traceback: str | None = None
     output_names: list[str] = []
     experiences: list[ExperienceInfo] = []
-    target: str = "classes"
-    score: str = ACCURACY
-    unit: str = "samples"
+    target: Words = "classes"
+    score: Words = ACCURACY
+    unit: Words = "samples"
     chance: list[Number] = []
     accuracy_matrix: list[list[Number]] = []
     score_matrix: list[list[Number]] = []

@@ -301,6 +301,12 @@ def scoring(name: str) -> Scoring | None:
         return None
 
 
+def metrics_of(target: str, score: str) -> Mapping[str, Metric]:
+    """All metrics of a target by name; of one that is not installed, those that every matrix of its score has."""
+    found = scoring(target)
+    return named_metrics(score) if found is None else found.metrics
+
+
 def _unasked(array: NDArray[Any]) -> NDArray[np.bool_]:
     """Of answers [n, …] those that are -1 or NaN all over, [n]."""
     nothing = np.isnan(array) if array.dtype.kind == "f" else array == -1

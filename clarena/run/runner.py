@@ -316,11 +316,13 @@ class Run:
         predictions = None
         if self.realised is not None:
             names = list(self.realised.stream.output_names)
+            target = self.realised.scoring
             realised = {"output_names": names, "experiences": self.realised.experiences()}
+            realised |= {"target": target.name, "score": target.score, "unit": target.unit}
             if self.state.rows:
                 missing = len(self.realised.stream.splits) + 1 - len(self.state.rows)
                 rows = [*self.state.rows, *[unasked(self.state.rows[0])] * missing]
-                test, target = self.realised.test, self.realised.scoring
+                test = self.realised.test
                 answers = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
                 predictions = Predictions(answers, test.truth, test.experience)
                 realised |= facts(target, predictions, names, self.realised.groups, self.state.curve)

@@ -116,8 +116,8 @@ def write_artifacts(record: Record, content: bytes, predictions: bytes | None, f
     if predictions is not None:
         (folder / PREDICTIONS).write_bytes(predictions)
     if np.isfinite(record.matrix).any():
-        (folder / "accuracy_matrix.png").write_bytes(plots.accuracy_matrix(record))
-        (folder / "accuracy_curves.png").write_bytes(plots.accuracy_curves(record))
+        (folder / named("accuracy_matrix.png", record.score)).write_bytes(plots.accuracy_matrix(record))
+        (folder / named("accuracy_curves.png", record.score)).write_bytes(plots.accuracy_curves(record))
     (folder / "environment.json").write_text(json.dumps(record.environment, indent=1))
     (folder / "command.txt").write_text(record.command + "\n", encoding="utf-8")
     if record.class_report:

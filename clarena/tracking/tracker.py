@@ -15,9 +15,8 @@ from filelock import FileLock
 
 from clarena.errors import ClarenaError
 from clarena.protocol.protocol import Track
-from clarena.record.catalogue import named_metrics
 from clarena.record.record import Record, Status, now
-from clarena.record.scoring import scoring
+from clarena.record.scoring import metrics_of
 from clarena.record.store import Store
 from clarena.tracking import content
 from clarena.tracking.connection import connect
@@ -194,9 +193,11 @@ class Tracker:
                 client.delete_run(run.info.run_id)
         others = [run for run in cells if run.data.tags["clarena.cell"] != cell.id]
         finished = [run.data.metrics for run in others if _is_finished(run)]
-        known = scoring(record.target)
-        names = known.metrics if known else named_metrics(record.score)
-        self._summarise_row(row, names, finished + [record.metrics] * (record.status == "finished"))
+        self._summarise_row(
+            row,
+            metrics_of(record.target, record.score),
+            finished + [record.metrics] * (record.status == "finished"),
+        )
         return "already" if same else "logged"
 
     def _runs(self, experiment: str, row: str) -> list[Any]:

@@ -207,6 +207,11 @@ class Entry:
         return sum(values) / len(values) if values else float("nan")
 
     @property
+    def score(self) -> str:
+        """What its numbers are of: `accuracy`."""
+        return next((run.score for run in self.finished), ACCURACY)
+
+    @property
     def recomputed(self) -> bool:
         """Whether all its numbers were computed again from what is kept."""
         return all(run.recomputed for run in self.finished)

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clarena.record import metrics
+from clarena.record.catalogue import named
 from clarena.record.predictions import Predictions
 from clarena.record.recomputation import matrices as recomputed
 from clarena.record.record import Record
@@ -47,9 +48,14 @@ def row_detail(entry: Entry, table: Table, load: Load) -> dict[str, Any]:
         "reason": entry.reason,
         "seeds": [_run(run, record) for run, record, _ in loaded],
         "experiences": _experiences([record for _, record, _ in loaded]),
-        "accuracy_matrix": _with_mean(matrices),
+        "target": table.target,
+        "score": entry.score,
+        "unit": table.unit,
+        "recomputed": entry.recomputed,
+        "chance": _mean_chance(counted),
+        named("accuracy_matrix", entry.score): _with_mean(matrices),
         "bits_per_byte": _with_mean(bits),
-        "accuracy_over_time": _intervals(_over_time(stack)),
+        named("accuracy_over_time", entry.score): _intervals(_over_time(stack)),
         "forgetting_per_experience": _intervals(np.array([metrics.forgetting_per_experience(m) for m in stack])),
         "confusion": _total(confusions),
         "curve": _curve(counted),
@@ -68,7 +74,7 @@ def _run(run: Run, record: Record) -> dict[str, Any]:
         "status": run.status,
         "reason": run.reason,
         "flaws": list(run.flaws),
-        "metrics": {name: finite(value) for name, value in run.metrics.items()},
+        "metrics": {named(name, run.score): finite(value) for name, value in run.metrics.items()},
         "train_seconds": run.train_seconds,
         "predict_seconds": run.predict_seconds,
         "peak_memory_bytes": run.peak_memory_bytes,
@@ -82,6 +88,12 @@ def _run(run: Run, record: Record) -> dict[str, Any]:
         "resumed": record.resumed,
         "traceback": record.traceback,
     }
+
+
+def _mean_chance(records: Sequence[Record]) -> list[float | None] | None:
+    """Chance on each experience, mean over the runs that know it; None where none does."""
+    known = [record.chance for record in records if record.chance]
+    return _rounded(np.mean(known, axis=0)[None])[0] if known else None
 
 
 def _with_mean(matrices: Mapping[int, Floats]) -> dict[str, Any]:
@@ -138,7 +150,7 @@ def _experiences(records: Sequence[Record]) -> list[dict[str, Any]]:
 
 
 def _over_time(stack: Floats) -> Floats:
-    """Mean accuracy over the experiences seen, [seeds, T]; of matrices [seeds, T + 1, T]."""
+    """Mean score over the experiences seen, [seeds, T]; of matrices [seeds, T + 1, T]."""
     if not len(stack):
         return np.zeros((0, 0))
     return np.stack([stack[:, i, :i].mean(axis=1) for i in range(1, stack.shape[1])], axis=1)
@@ -156,7 +168,7 @@ def _intervals(values: Floats) -> list[dict[str, float | None]]:
 
 
 def _curve(records: Sequence[Record]) -> list[dict[str, float | None]]:
-    """Mean accuracy over the experiences seen, by step within the stream, over the seeds that tested there."""
+    """Mean score over the experiences seen, by step within the stream, over the seeds that tested there."""
     points: dict[tuple[int, int], list[float]] = {}
     for record in records:
         for point in record.curve:
