@@ -1,6 +1,6 @@
 """What every likelihood keeps: a target's loss, directions, divergence and answers fit each other."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -105,8 +105,9 @@ def _check_drawn(asked: Target, scores: Tensor, y: Tensor, fisher: Tensor) -> No
 def _curvature(asked: Target, scores: Tensor, y: Tensor) -> Tensor:
     """The second derivative [numbers, numbers] of the divergence of one sample, at equal scores."""
     counted = asked.counted(y)
-    hessian: Any = torch.autograd.functional.hessian(lambda s: asked.divergence(s, scores, counted), scores)
-    return hessian.reshape(scores.numel(), scores.numel())
+    found: Any = torch.autograd.functional.hessian(lambda s: asked.divergence(s, scores, counted), scores)
+    hessian: Tensor = found.reshape(scores.numel(), scores.numel())
+    return hessian
 
 
 def _check_curvature(asked: Target, scores: Tensor, y: Tensor, fisher: Tensor) -> None:
@@ -131,12 +132,17 @@ def _check_what_does_not_count(asked: Target, scores: Tensor, old: Tensor, y: Te
     if counted is not None and not bool(counted.all()):
         cases.append(("positions that are ignored", everything, ~counted[..., None].expand_as(scores)))
     for where, mask, away in cases:
-        moved, old_moved = scores + FAR * away, old - FAR * away
-        stays = f"with other scores at {where}", "what it was"
-        _same(f"loss {stays[0]}", asked.loss(moved, y, mask), asked.loss(scores, y, mask), stays[1])
-        apart = (asked.divergence(*pair, counted, mask) for pair in ((moved, old_moved), (scores, old)))
-        _same(f"divergence {stays[0]}", *apart, stays[1])
-        _same(f"A direction {stays[0]}", *(_masked(asked, s, y, mask, away) for s in (moved, scores)), stays[1])
+        moved = _values(asked, scores + FAR * away, old - FAR * away, y, mask, away)
+        for (what, after), (_, before) in zip(moved, _values(asked, scores, old, y, mask, away)):
+            _same(f"{what} with other scores at {where}", after, before, "what it was")
+
+
+def _values(
+    asked: Target, scores: Tensor, old: Tensor, y: Tensor, mask: Tensor, away: Tensor
+) -> Iterator[tuple[str, Tensor]]:
+    yield "loss", asked.loss(scores, y, mask)
+    yield "divergence", asked.divergence(scores, old, asked.counted(y), mask)
+    yield "A direction", _masked(asked, scores, y, mask, away)
 
 
 def _masked(asked: Target, scores: Tensor, y: Tensor, mask: Tensor, away: Tensor) -> Tensor:

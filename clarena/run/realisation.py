@@ -239,7 +239,7 @@ class Realisation:
 
     def trained_on(self) -> list[Arrays]:
         """The truth of the training samples of each experience."""
-        known = []
+        known: list[Arrays] = []
         for split in self.stream.splits:
             counted = self.target.counted(split.y_train)
             y = split.y_train if counted is None else split.y_train[counted]

@@ -8,7 +8,7 @@ so the exact directions are √(e^{s_k}) e_k. The divergence is that of two Pois
 scores alone decide. A temperature T has the rates λ^{1/T} in it, as a softmax has y^{1/T}.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Annotated
 
 import numpy as np
@@ -67,8 +67,8 @@ class CountScore(Scoring):
     """
 
     name, score, unit = "counts", "closeness", "counts"
-    answers: Mapping[str, type] = {"rate": float}
-    truth: Mapping[str, type] = {"labels": int}
+    answers = {"rate": float}
+    truth = {"labels": int}
 
     def measure(self, answers, truth, scope):
         error = np.mean((answers["rate"].astype(float) - truth["labels"]) ** 2, axis=0)  # [outputs]
