@@ -12,7 +12,7 @@ from torch import Tensor
 from clarena.contract.benchmark import Benchmark
 from clarena.contract.data import Data
 from clarena.contract.target import Target, built_in
-from clarena.errors import ClarenaError, DataError
+from clarena.errors import ClarenaError, DataError, PluginError
 from clarena.plugins.identity import HOST, code_identity
 from clarena.plugins.parameters import parameters, parse
 from clarena.protocol.protocol import NamedPart
@@ -121,6 +121,11 @@ def load(benchmark: type[Benchmark], options: Mapping[str, Any], targets: Target
         kept = _kept.get(key)
         data = made.data() if kept is None else kept.data
         target = targets(data.target)
+        if target.name != data.target:
+            raise PluginError(
+                f"The target {data.target!r} calls itself {target.name!r}, as another may. Give it a name of its own, "
+                "the same where it is registered and in both halves: records and tables say it."
+            )
         if kept is None or type(kept.target) is not target:
             data.validate(target())
             input_shape = tuple(made.inputs(data.x_train[:1]).shape[1:])

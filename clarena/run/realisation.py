@@ -216,7 +216,7 @@ class Realisation:
     def scoring(self) -> Scoring:
         """How the answers of this run are scored; raises `PluginError` where that half of the target is broken."""
         found = scoring(self.data.target)
-        if found is None:
+        if found is None or found.name != self.data.target:
             raise PluginError(f"The scoring of the target {self.data.target} cannot be used: clarena doctor says why.")
         return found
 

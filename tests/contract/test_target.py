@@ -19,10 +19,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny import CPU, same
 
-from clarena import DataError, Target, UsageError
+from clarena import DataError, PluginError, Target, UsageError
 from clarena.checks.declared import Broken
+from clarena.checks.tiny import TinyStream
 from clarena.contract.target import Classes, Text, Tokens
 from clarena.protocol.protocol import NamedPart, Protocol, Track
+from clarena.run.data import load
 from clarena.run.realisation import CellClasses, Realisation
 from clarena.testing import check_target
 
@@ -278,6 +280,35 @@ def test_a_strategy_that_cannot_learn_a_target_is_refused():
     with pytest.raises(UsageError, match="finetune learns classes, and visitors asks for counts"):
         visitors(Classifier())
     assert ICaRL.targets == {"classes"}
+
+
+def test_a_target_that_goes_by_another_name_is_refused():
+    class Renamed(Counts):
+        """Is registered as counts."""
+
+        name = "tallies"
+
+    with pytest.raises(PluginError, match="'counts' calls itself 'tallies'"):
+        load(COUNTS.Visitors, {}, lambda name: Renamed)
+    assert type(load(COUNTS.Visitors, {}, lambda name: Counts).target) is Counts
+
+
+def test_the_code_of_a_plugins_target_is_part_of_the_track():
+    class Other(Counts):
+        """Counts with another loss."""
+
+        def loss(self, scores, y, mask=None, reduction="mean"):
+            return super().loss(scores, y, mask, reduction)
+
+    class Revised(Classes):
+        """Classes, as they may be one day."""
+
+        revision = 2
+
+    plain, other = (load(COUNTS.Visitors, {}, lambda name, t=t: t).fingerprint for t in (Counts, Other))
+    assert len({plain, other, COUNTS.Visitors().data().fingerprint()}) == 3
+    classes, revised = (load(TinyStream, {}, lambda name, t=t: t).fingerprint for t in (Classes, Revised))
+    assert classes == TinyStream().data().fingerprint() != revised
 
 
 OFF = {ER: {"buffer_size": 0}, EWC: {"strength": 0.0}, MAS: {"strength": 0.0}, DER: {"alpha": 0.0}}

@@ -427,6 +427,25 @@ def test_projections_exemplars_and_scenarios_that_do_not_go_together():
     assert compose((EWC, ClassOnly)).scenarios == {"class"}
 
 
+def test_a_composite_learns_what_all_its_parts_can():
+    class OfClasses(GradientStrategy):
+        """Of classes."""
+
+        name = "of-classes"
+        targets = frozenset({"classes", "tokens"})
+
+    class OfText(GradientStrategy):
+        """Of text."""
+
+        name = "of-text"
+        targets = frozenset({"text"})
+
+    assert compose((EWC, SI)).targets is None
+    assert compose((EWC, OfClasses)).targets == {"classes", "tokens"}
+    with pytest.raises(UsageError, match="no target in common"):
+        compose((OfClasses, OfText))
+
+
 @pytest.mark.parametrize(
     ("name", "parts"),
     [
