@@ -41,7 +41,8 @@ def describe(
     For a strategy also its paper, where it differs from it, what it needs and carries, and how to switch it off. For a
     benchmark of your own data, such as `split:photos`, also what those data are.
     """
-    pages = [_facts(registry, entry, name) for registry, entry in find(discover(plugin, plugins_dir, no_plugins), name)]
+    host = discover(plugin, plugins_dir, no_plugins)
+    pages = [_facts(host, registry, entry, name) for registry, entry in find(host, name)]
     if as_json:
         typer.echo(to_json(pages))
     else:
@@ -66,7 +67,7 @@ def find(host: "Host", name: str) -> list[tuple["Registry", "Offer"]]:
     return found
 
 
-def _facts(registry: "Registry", entry: "Offer", given: str) -> dict[str, Any]:
+def _facts(host: "Host", registry: "Registry", entry: "Offer", given: str) -> dict[str, Any]:
     """A page as plain data; `given` is the name that was asked for."""
     argument = given.partition(":")[2] if entry.placeholder else ""
     made = argument not in ("", entry.placeholder)
@@ -91,7 +92,7 @@ def _facts(registry: "Registry", entry: "Offer", given: str) -> dict[str, Any]:
     if registry.kind.word == "strategy":
         facts |= _strategy(cls)
     elif registry.kind.word == "benchmark":
-        facts |= _data(cls) if made else {}
+        facts |= _data(host, cls) if made else {}
         facts |= {"scenarios": list(cls.scenarios), "variations": _variations()}
     elif registry.kind.word == "target":
         facts |= {"scenarios": list(cls.scenarios)}
@@ -128,11 +129,11 @@ def _identity(cls: type[Any]) -> str:
     return code_identity(cls)
 
 
-def _data(cls: Any) -> dict[str, Any]:
+def _data(host: "Host", cls: Any) -> dict[str, Any]:
     """What the data of a benchmark of files are."""
     from clarena.run.data import loaded_from_files
 
-    loaded = loaded_from_files(cls)
+    loaded = loaded_from_files(cls, host.targets.load)
     return {} if loaded is None else {"data": loaded.report, "data_summary": loaded.summary}
 
 

@@ -154,14 +154,16 @@ def blamed(error: Exception, name: str) -> ClarenaError:
     return DataError(f"The benchmark {name} is faulty: {type(error).__name__}: {error}")
 
 
-def loaded_from_files(benchmark: type[Benchmark]) -> Loaded | None:
+def loaded_from_files(benchmark: type[Benchmark], targets: Targets = built_in) -> Loaded | None:
     """The data that a benchmark reads from files that are there, by its default options; None where it names none.
+
+    `targets`: as for `load`.
 
     Raises:
         ClarenaError: as `load`, and where an option has no default.
     """
     paths = list(benchmark(**parse(benchmark, {}, benchmark.name)).source_files())
-    return load(benchmark, {}) if paths and all(path.exists() for path in paths) else None
+    return load(benchmark, {}, targets) if paths and all(path.exists() for path in paths) else None
 
 
 def require_unchanged(benchmark: type[Benchmark], part: NamedPart, targets: Targets = built_in) -> None:

@@ -109,6 +109,7 @@ def make_plan(
     options = parse(benchmark_class, settings.get("benchmark", {}), "benchmark")
     backbone_options = parse(backbone_class, settings.get("backbone", {}), "backbone")
     loaded = load(benchmark_class, options, host.targets.load)
+    host.targets.scoring(loaded.data.target)  # where that half is broken, it is said now, and not at a run's end
     for note in loaded.data.notes:
         warnings.warn(note, ClarenaWarning, stacklevel=2)
     track = Track(
