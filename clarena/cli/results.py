@@ -203,6 +203,8 @@ def _line(store: "Store", record: "Record") -> dict[str, Any]:
         "seed": record.cell.seed,
         "status": record.status,
         "reason": record.reason,
+        "target": record.target,
+        "score": record.score,
         **data["metrics"],
         "train_seconds": record.train_seconds if ran else None,
         "predict_seconds": record.predict_seconds if ran else None,

@@ -36,8 +36,9 @@ def average_incremental_pooled_accuracy(pooled: ArrayLike) -> float:
 
     It is `average_incremental_accuracy` where experiences have test sets of one size.
 
-    Source: Rebuffi et al. 2017 (iCaRL), section 4, "average incremental accuracy". Papers that leave the first
-    experience out of the mean, or weigh experiences alike, have other numbers.
+    Source: Rebuffi et al. 2017 (iCaRL), section 4, "average incremental accuracy": the average of the accuracies after
+    each batch of classes. Papers that leave the first experience out of the mean, or weigh experiences alike, have
+    other numbers.
     """
     return mean(_checked(pooled))
 

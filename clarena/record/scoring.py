@@ -280,11 +280,18 @@ def summarise(
 # ---- Looking one up ----
 
 _OFFERED: dict[str, Callable[[], type[Scoring]]] = {}
+_SEARCHES: list[Callable[[], object]] = []
 
 
 def offer(name: str, load: Callable[[], type[Scoring]]) -> None:
     """Make the scoring half of a target known by name; `load` is called when it is first asked for."""
     _OFFERED[name] = load
+    scoring.cache_clear()
+
+
+def search_with(find: Callable[[], object]) -> None:
+    """What to call, once, when a name is asked for that nobody has offered yet: it looks for plugins, which do."""
+    _SEARCHES.append(find)
     scoring.cache_clear()
 
 
@@ -296,6 +303,8 @@ def scoring(name: str) -> Scoring | None:
     if name in BUILT_IN:
         return BUILT_IN[name]
     try:
+        while name not in _OFFERED and _SEARCHES:
+            _SEARCHES.pop()()
         return _OFFERED[name]()() if name in _OFFERED else None
     except Exception:  # a plugin may fail in any way; its rows are then shown as those of a target that is not here
         return None

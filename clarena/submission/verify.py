@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from clarena.errors import ClarenaError
+from clarena.record.catalogue import ACCURACY
 from clarena.record.record import Record, now
 from clarena.submission.bundle import SOURCE, Bundle, read_bundle, sha256
 from clarena.submission.child import Plugin
@@ -233,6 +234,9 @@ class Verification:
                 unfinished.append(f"{claim.track.label}: no run on shuffled labels finished ({records[0].reason})")
                 continue
             test = pieces[0].predictions
+            if pieces[0].record.score != ACCURACY:
+                unfinished.append(f"{claim.track.label}: no bound of chance is known in {pieces[0].record.score}")
+                continue
             p, groups = chance(test.labels, test.experience, tells_experience(claim, bench))
             bound = canary_bound(p, len(scored) * groups)
             self.canaries.append(Canary(track=claim.track.digest, chance=p, bound=bound, accuracies=scored))

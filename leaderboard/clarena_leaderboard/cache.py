@@ -53,8 +53,9 @@ class Cache:
         return known[1]
 
     def put(self, key: str, stamp: str, found: Found) -> None:
-        """Remember what was found."""
-        self._now[key] = (stamp, found)
+        """Remember what was found; of a plugin's target nothing, whose code may be another the next time."""
+        if found.run.target in scorings.BUILT_IN:
+            self._now[key] = (stamp, found)
 
     def save(self, *, forget: bool) -> None:
         """Write it; raises `StoreError` where that fails. `forget` drops what nobody asked for since it was opened."""

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from clarena.cli.options import find_targets
 from clarena.record.aliases import Aliases, read_aliases
 from clarena.record.catalogue import ACCURACY_METRICS
 from clarena.submission.verdict import SeasonRow, SeasonRun, Verdict
@@ -21,6 +22,7 @@ def open_with_submissions(
     Raises:
         ClarenaError: there is no such store, or the ledger was altered.
     """
+    find_targets()
     source = open_source(store, tracking_uri)
     if not (submissions / ledger.LEDGER).exists():
         return source, {}

@@ -12,7 +12,7 @@ from clarena.record.catalogue import ACCURACY_METRICS, named, named_metrics, unn
 from clarena.record.metrics import METRICS, average_incremental_accuracy, final_average_accuracy
 from clarena.record.pooled import POOLED_METRICS, average_incremental_pooled_accuracy, final_pooled_accuracy
 from clarena.record.predictions import Predictions
-from clarena.record.scoring import Scoring, metrics_of, offer, scoring
+from clarena.record.scoring import Scoring, metrics_of, offer, scoring, search_with
 from clarena.record.scorings import BUILT_IN, Classes, Text
 
 NAN = math.nan
@@ -208,6 +208,24 @@ def test_a_target_is_known_by_name_while_it_is_installed():
         assert "final_average_score" in metrics_of("made-up numbers", "fit")
     assert scoring("made-up numbers") is None
     assert metrics_of("made-up numbers", "fit") == named_metrics("fit")
+
+
+def test_plugins_are_looked_for_once_when_an_unknown_name_is_asked_for():
+    found = []
+
+    def look():
+        found.append("looked")
+        offer("made-up numbers", lambda: Numbers)
+
+    with installed():
+        search_with(look)
+        assert scoring("classes") is CLASSES
+        assert found == []
+        assert isinstance(scoring("made-up numbers"), Numbers)
+        assert scoring("made-up otherwise") is None
+        assert found == ["looked"]
+    with installed(Numbers):
+        pass
 
 
 def test_one_that_cannot_be_loaded_is_not_installed():
