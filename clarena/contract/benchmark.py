@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from clarena.contract.data import Data
-from clarena.contract.target import Target
+from clarena.contract.target import Target, built_in
 from clarena.errors import DataError, UsageError
 from clarena.protocol.protocol import Scenario
 from clarena.toolbox.categorical import IGNORED
@@ -87,11 +87,15 @@ class Stream:
         """The number of outputs a full head has."""
         return len(self.output_names)
 
-    def validate(self, data: Data, name: str, target: Target) -> None:
+    def validate(self, data: Data, name: str, target: Target | None = None) -> None:
         """Raise `DataError` where the experiences do not fit the data they are made of, or what is asked of them.
 
-        `name`: the benchmark's.
+        Args:
+            data: the source.
+            name: the benchmark's.
+            target: what is asked of an input, where it is not built in.
         """
+        asked = target or built_in(data.target)()
         if not self.splits:
             raise DataError(f"The benchmark {name} makes a stream without experiences.")
         for number, split in enumerate(self.splits, 1):
@@ -107,7 +111,7 @@ class Stream:
                     raise DataError(f"{where} has {len(rows)} {part} samples but {len(labels)} labels.")
                 if int(rows.min()) < 0 or int(rows.max()) >= size:
                     raise DataError(f"{where} names {part} samples outside 0 … {size - 1}.")
-                target.check(labels, self.outputs, f"{where}: its {part} labels")
+                asked.check(labels, self.outputs, f"{where}: its {part} labels")
 
 
 def limited(stream: Stream, limit: int | None, by_class: bool = True) -> Stream:

@@ -16,7 +16,6 @@ from tiny_language import SMALL, own, write
 
 from clarena import DataError, UsageError, evaluate
 from clarena.contract.benchmark import limited, split_by_domain, with_validation
-from clarena.contract.target import Text
 from clarena.run.data import load
 from clarena.toolbox.categorical import IGNORED
 from clarena.toolbox.seeding import Seeds
@@ -89,7 +88,7 @@ def test_the_stream_has_a_domain_for_each_text(tmp_path: Path) -> None:
     assert data.target == "text"
     assert (data.classes, made.vocabulary) == (256, 256)
     found = made.stream(data, "domain", Seeds(0).numpy("class_order"))
-    found.validate(data, made.name, Text())
+    found.validate(data, made.name)
     assert found.output_names == data.class_names
     assert [split.classes for split in found.splits] == [(97, 98), (32, 120, 121, 122)]
     assert [len(split.train) for split in found.splits] == [23, 23]  # 179 of 180 tokens in eights
