@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from clarena.toolbox.downloads import data_root, fetch, user_path
     from clarena.toolbox.files import file_stamps, require_file
     from clarena.toolbox.gradients import IGNORED, fisher_diagonal, output_norm_sensitivity
-    from clarena.toolbox.modules import BatchNorm, Frozen, evaluating
+    from clarena.toolbox.modules import BatchNorm, Freezable, Frozen, evaluating
 
 __version__ = "0.2.0"
 
@@ -55,6 +55,7 @@ _LAZY = {
     "Context": "clarena.contract.strategy",
     "Data": "clarena.contract.data",
     "Experience": "clarena.contract.experience",
+    "Freezable": "clarena.toolbox.modules",
     "Frozen": "clarena.toolbox.modules",
     "GradientStrategy": "clarena.contract.training",
     "Head": "clarena.contract.backbone",
@@ -101,6 +102,7 @@ __all__ = [
     "DataError",
     "DivergedError",
     "Experience",
+    "Freezable",
     "Frozen",
     "GradientStrategy",
     "Head",

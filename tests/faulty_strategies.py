@@ -460,7 +460,7 @@ class ForgetsOptimiser(GradientStrategy):
         self.version = state["version"]
 
 
-@caught_by("restart", "there before it is loaded")
+@caught_by("restart", "structure() returns what there is")
 class GrowsUnannounced(GradientStrategy):
     """Adds modules while it learns, and cannot be given back a state that has them."""
 
@@ -470,6 +470,58 @@ class GrowsUnannounced(GradientStrategy):
 
     def after_experience(self, experience: Experience) -> None:
         self.extra.append(nn.Linear(2, 2))
+
+
+@caught_by("restart", "from structure()")
+class DeclaresHalf(GradientStrategy):
+    """Says how many modules it has added, and not how much of each it takes."""
+
+    def setup(self, context: Context) -> None:
+        super().setup(context)
+        self.extra, self.shares = nn.ModuleList(), []
+
+    def structure(self) -> Any:
+        return super().structure() | {"extra": len(self.extra)}
+
+    def build(self, structure: Any) -> None:
+        super().build(structure)
+        for _ in range(structure["extra"]):
+            self._add(1.0)
+
+    def _add(self, share: float) -> None:
+        self.extra.append(nn.Linear(self.model.backbone.features, 1, bias=False))
+        self.shares.append(share)
+
+    def after_experience(self, experience: Experience) -> None:
+        self._add(1 / (1 + experience.position))
+
+    def predict(self, x: Tensor, task: int | None = None) -> Tensor:
+        scores = super().predict(x, task)
+        with torch.no_grad(), evaluating(self):
+            features = self.model.backbone(x)
+            added = [share * layer(features) for share, layer in zip(self.shares, self.extra)]
+        return scores + 0.01 * sum(added, start=torch.zeros(len(x), 1)) * torch.linspace(0, 1, scores.shape[1])
+
+
+@caught_by("restart", "clarena.Freezable")
+class Renames(GradientStrategy):
+    """Moves what an experience has added to where the old things are."""
+
+    def setup(self, context: Context) -> None:
+        super().setup(context)
+        self.new, self.old = nn.ModuleList(), nn.ModuleList()
+
+    def structure(self) -> Any:
+        return super().structure() | {"new": len(self.new), "old": len(self.old)}
+
+    def build(self, structure: Any) -> None:
+        super().build(structure)
+        for place in ("new", "old"):
+            getattr(self, place).extend(nn.Linear(2, 2) for _ in range(structure[place]))
+
+    def after_experience(self, experience: Experience) -> None:
+        self.old.extend(self.new)
+        self.new = nn.ModuleList([nn.Linear(2, 2)])
 
 
 @caught_by("off", "bit for bit")

@@ -301,13 +301,13 @@ def check_predict_changes_nothing(subject: Subject) -> None:
         for question in trial.questions():
             state, modes, chance = trial.state(), _modes(trial), _chance()
             trial.ask(question)
-            changed = differing(state, dict(trial.strategy.state_dict()))
-            require(not changed, f"predict changed the state: {changed}. Only learn may.")
             require(
                 modes == _modes(trial),
                 "predict left a module in another mode (train or eval). Use `with evaluating(self):`, which puts "
                 "every module back as it was.",
             )
+            changed = differing(state, dict(trial.strategy.state_dict()))
+            require(not changed, f"predict changed the state: {changed}. Only learn may.")
             require(
                 same(chance, _chance()),
                 "predict drew from a global random generator. Draw what it needs in learn, and keep it.",

@@ -84,12 +84,15 @@ class Head(nn.Module):
             return features.new_zeros(*features.shape[:-1], 0)
         return torch.cat([block(features) for block in self.blocks], dim=-1)
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        # Called before the children are loaded, so that a checkpoint of a grown head fits one just set up.
-        while (key := f"{prefix}blocks.{len(self.blocks)}.weight") in state_dict:
-            self.grow(self.outputs + state_dict[key].shape[0])
-            self.blocks[-1].to(state_dict[key].dtype)
-        super()._load_from_state_dict(state_dict, prefix, *args)
+    def structure(self) -> list[int]:
+        """The number of outputs of each block."""
+        return [block.out_features for block in self.blocks]  # type: ignore[misc]
+
+    def build(self, structure: list[int]) -> None:
+        """Have these blocks."""
+        self.blocks = nn.ModuleList()
+        for outputs in structure:
+            self.grow(self.outputs + outputs)
 
 
 class Model(nn.Module):

@@ -1,14 +1,13 @@
 """The contract of a strategy: how a model learns from a stream.
 
 A strategy is a `torch.nn.Module`, and whatever it remembers is a parameter, a registered buffer, or goes through
-`get_extra_state`. From this one rule follow checkpoints and resume, moving to a device, exact metering of what is
-carried from one experience to the next, and running in another process.
+`get_extra_state`; what grows says how it is built (`structure`, `build`). From this follow checkpoints and resume,
+moving to a device, exact metering of what is carried from one experience to the next, and running in another process.
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from copy import deepcopy
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +21,7 @@ from clarena.protocol.protocol import Protocol, Scenario
 from clarena.toolbox.modules import Frozen, evaluating
 from clarena.toolbox.schedule import Budget
 from clarena.toolbox.seeding import Seeds
+from clarena.toolbox.structure import STRUCTURE, prepare, structure_of
 
 NEEDS: dict[str, str] = {
     "past_data": "sees the data of all experiences so far; a reference, never ranked",
@@ -197,32 +197,34 @@ class Strategy(nn.Module):
         with torch.no_grad(), evaluating(self):
             return self.model(x)  # type: ignore[no-any-return]
 
-    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """Restore a saved state into a strategy that was just set up.
+    def structure(self) -> Any:
+        """What has come while it learned and is there no sooner, as plain data (see `clarena.toolbox.structure`).
 
-        Structure comes first: buffers that were None or had another shape are allocated, and empty `Frozen` copies
-        are filled with a copy of the model. Heads grow by themselves. A strategy whose structure grows in other ways
-        does the same in `_load_from_state_dict` of the module that grows.
+        Modules that grow say so themselves, as heads do. By default: which `Frozen` copies of the model there are.
         """
-        modules = dict(self.named_modules())
-        for key in state_dict:
-            owner, _, leaf = key.rpartition(".")
-            while owner not in modules:
-                owner = owner.rpartition(".")[0]
-            module = modules[owner]
-            value = state_dict[key]
-            if isinstance(module, Frozen) and module.module is None and key.startswith(f"{owner}.module."):
-                module.hold(deepcopy(self.model))
-                modules = dict(self.named_modules())
-            elif owner == key.rpartition(".")[0] and leaf in module._buffers and isinstance(value, Tensor):
-                present = module._buffers[leaf]
-                if present is None or present.shape != value.shape:
-                    module._buffers[leaf] = torch.empty_like(value, device=self.context.device)
-        keys = super().load_state_dict(state_dict, strict, assign)
-        for module in self.modules():
-            if isinstance(module, Frozen):
-                module.requires_grad_(False).train()  # also what has grown in it while loading
-        return keys
+        frozen = [(name, module) for name, module in self.named_modules() if isinstance(module, Frozen)]
+        return {"copies": [name for name, module in frozen if module.module is not None]}
+
+    def build(self, structure: Any) -> None:
+        """Have this structure, before a state is loaded."""
+        for name in structure["copies"]:
+            cast(Frozen, self.get_submodule(name)).hold(self.model)
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """Parameters, registered buffers and extra state by name, and the structure into which they fit."""
+        state = super().state_dict(*args, **kwargs)
+        if not kwargs.get("prefix"):  # a part of a composite is within its structure
+            state[STRUCTURE] = structure_of(self)
+        return state
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Restore a saved state into a strategy that was just set up: build what has grown, then load.
+
+        Raises:
+            StoreError: when the state is of an earlier version of CLArena.
+            PluginError: where the structure cannot be built.
+        """
+        return super().load_state_dict(prepare(self, state_dict, self.context.device), strict, assign)
 
 
 def is_reference(cls: type[Strategy]) -> bool:

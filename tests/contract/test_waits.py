@@ -24,7 +24,7 @@ def test_what_waits_is_counted_and_what_does_not_is_not():
 
 
 @pytest.mark.parametrize("scenario", ["class", "task"])
-@pytest.mark.parametrize("name", ["finetune", "er", "ewc", "si", "lwf", "der", "ewc+lwf"])
+@pytest.mark.parametrize("name", ["finetune", "er", "ewc", "si", "lwf", "der", "expand", "ewc+lwf"])
 def test_three_times_the_steps_wait_no_more_often(name, scenario):
     strategy = Host.discover().strategy(name)
     once, thrice = (waits_of(walk(strategy, scenario, epochs=epochs)) for epochs in (1, 3))

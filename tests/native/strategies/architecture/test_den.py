@@ -17,6 +17,7 @@ from clarena.checks import TinyStream
 from clarena.protocol.protocol import NamedPart, Protocol, Track
 from clarena.run.realisation import CellClasses, Realisation
 from clarena.testing import parametrize_with_checks
+from clarena.toolbox.states import differing
 
 MLP: dict[str, Any] = {"hidden": (8, 7)}
 CNN: dict[str, Any] = {"widths": (4, 5), "features": 6}
@@ -358,8 +359,7 @@ def test_a_restored_copied_or_pickled_strategy_goes_on_alike(backbone: Any, opti
     fresh.load_state_dict(state)
     for other_place, other in (deep, pickled, (fresh_place, fresh)):
         reached = go_on(other_place, other, 3).state_dict()
-        assert reached.keys() == end.keys()
-        assert all(torch.equal(reached[key], end[key]) for key in end)
+        assert not differing(reached, end)
 
 
 @pytest.mark.parametrize("task", [None, 2, -1])
