@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from clarena.contract.strategy import Context, Strategy
     from clarena.contract.target import Target
     from clarena.contract.training import GradientStrategy
+    from clarena.contract.updater import Updater
     from clarena.plugins.registry import family_member
     from clarena.protocol.protocol import Protocol, Scenario, Track
     from clarena.record.metrics import Metric
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
     from clarena.toolbox.downloads import data_root, fetch, user_path
     from clarena.toolbox.files import file_stamps, require_file
     from clarena.toolbox.gradients import fisher_diagonal, output_norm_sensitivity
-    from clarena.toolbox.modules import BatchNorm, Frozen, evaluating
+    from clarena.toolbox.modules import BatchNorm, Freezable, Frozen, evaluating
 
 __version__ = "0.2.0"
 
@@ -59,6 +60,7 @@ _LAZY = {
     "Context": "clarena.contract.strategy",
     "Data": "clarena.contract.data",
     "Experience": "clarena.contract.experience",
+    "Freezable": "clarena.toolbox.modules",
     "Frozen": "clarena.toolbox.modules",
     "GradientStrategy": "clarena.contract.training",
     "Head": "clarena.contract.backbone",
@@ -79,6 +81,7 @@ _LAZY = {
     "Stream": "clarena.contract.benchmark",
     "Target": "clarena.contract.target",
     "Track": "clarena.protocol.protocol",
+    "Updater": "clarena.contract.updater",
     "cross_entropy": "clarena.toolbox.categorical",
     "data_root": "clarena.toolbox.downloads",
     "evaluate": "clarena.run.evaluation",
@@ -109,6 +112,7 @@ __all__ = [
     "DataError",
     "DivergedError",
     "Experience",
+    "Freezable",
     "Frozen",
     "GradientStrategy",
     "Head",
@@ -130,6 +134,7 @@ __all__ = [
     "Stream",
     "Target",
     "Track",
+    "Updater",
     "UsageError",
     "cross_entropy",
     "data_root",

@@ -34,6 +34,7 @@ from clarena.run.devices import check_devices
 from clarena.run.environment import working_directory
 from clarena.run.realisation import CellClasses, Realisation
 from clarena.run.rehearsal import check_backbone, check_buffers
+from clarena.run.updates import check_precision, check_updates
 from clarena.run.worker import Work
 from clarena.toolbox.seeding import forked
 
@@ -104,6 +105,7 @@ def make_plan(
     held_equal = protocol(preset, changes)
     if tuning:
         held_equal = held_equal.model_copy(update={"tested_on": "validation"})
+    check_precision(held_equal, device)
     benchmark_class: type[Benchmark] = host.benchmarks.resolve(benchmark)
     backbone_class: type[Backbone] = host.backbones.resolve(backbone)
     options = parse(benchmark_class, settings.get("benchmark", {}), "benchmark")
@@ -250,6 +252,7 @@ def _strategy_info(cls: type[Strategy], values: Mapping[str, Any], track: Track,
         )
     if "known_stream_length" in cls.needs and track.protocol.stream_length == "unknown":
         raise UsageError(f"{cls.name} {NEEDS['known_stream_length']}. Grant it: --set protocol.stream_length=known.")
+    check_updates(cls, track.protocol)
     values = dict(values)
     rate = track.protocol.learning_rate
     owner = owner_of_learning_rate(cls)

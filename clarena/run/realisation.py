@@ -1,6 +1,6 @@
 """What one run is made of: the stream realised on the device, what a strategy is granted, and what it is tested on."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from clarena.contract.augmentation import require_backbone, require_images
-from clarena.contract.backbone import Backbone
+from clarena.contract.backbone import Backbone, require_model
 from clarena.contract.benchmark import Benchmark, Split, limited, with_validation
-from clarena.contract.experience import Experience, OutputSpace
+from clarena.contract.experience import Experience, HiddenStream, OutputSpace
 from clarena.contract.strategy import Context, Strategy
 from clarena.contract.target import Target, built_in
 from clarena.errors import PluginError, UsageError
@@ -23,6 +23,7 @@ from clarena.record.scoring import Groups, Scoring, scoring
 from clarena.run.data import load
 from clarena.run.testset import TestSet
 from clarena.run.variation import varied
+from clarena.toolbox.schedule import Budget
 from clarena.toolbox.seeding import BEFORE_LEARNING, Seeds
 
 
@@ -75,6 +76,7 @@ class Realisation:
         self.steps = _steps(len(self.stream.splits), parts.strategy.needs)
         self._evaluation = self.seeds.torch("evaluation")
         self.space = self._fresh_space()
+        self.budget = Budget()
 
     def _check_target(self) -> None:
         """Raise `UsageError` where what is asked makes no sense in the scenario, or the strategy cannot learn it."""
@@ -120,9 +122,12 @@ class Realisation:
         """
         self.seeds.start(BEFORE_LEARNING)
         self.space = self._fresh_space()
+        self.budget = Budget()
         strategy.setup(self.context(learning_rate))
         if self.protocol.augmentation is not None:
             require_backbone(strategy, strategy.name)
+        if self.protocol.precision == "bf16":
+            require_model(strategy, strategy.name)
         return strategy.to(self.device)
 
     def context(self, learning_rate: float | None = None) -> Context:
@@ -143,6 +148,7 @@ class Realisation:
             space=self.space,
             seeds=self.seeds,
             make_backbone=partial(self.parts.backbone, input_shape, *self._tokens(), **options),
+            budget=self.budget,
             plain_sgd="plain_sgd" in self.parts.strategy.needs,
             outputs=self.stream.outputs if known else None,
             experiences=len(self.stream.splits) if known and not self.hidden else None,
@@ -173,6 +179,14 @@ class Realisation:
         """Reseed, once for the whole stream; outputs are revealed by the batches that show them."""
         self.seeds.start(0)
 
+    def hidden_stream(self, parts: Iterator[Experience]) -> HiddenStream:
+        """The stream made of these experiences; if its length is known, updaters know for how many steps it is."""
+        stream, p = HiddenStream(parts, self.space, self.protocol), self.protocol
+        if p.stream_length == "known":
+            steps = sum(p.epochs * -(-len(split.train) // p.batch_size) for split in self.stream.splits)
+            self.budget.begin(stream.meter, steps, size=1, by_steps=True)
+        return stream
+
     def begin(self, positions: list[int]) -> None:
         """Reseed, and reveal the outputs of what is learned next."""
         self.seeds.start(positions[-1])
@@ -188,7 +202,7 @@ class Realisation:
             tasks.append(torch.full_like(labels[-1], i))
         y = torch.cat(labels)
         with_task = self.track.scenario == "task"
-        return Experience(
+        experience = Experience(
             position=positions[-1],
             task=positions[0] if with_task and len(positions) == 1 else None,
             classes=tuple(sorted(frozenset().union(*map(self._shown, positions)))),
@@ -201,6 +215,9 @@ class Realisation:
             protocol=self.protocol,
             generator=self.seeds.apart("data", positions[-1]) if self.hidden else self.seeds.torch("data"),
         )
+        if not self.hidden:
+            self.budget.begin(experience.meter, self.protocol.epochs, len(y), self.protocol.batch_size)
+        return experience
 
     def _inputs(self, split: Split) -> Tensor:
         """The training inputs of an experience, each seen through the transform of the one it comes from."""

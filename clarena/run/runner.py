@@ -17,7 +17,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 
-from clarena.contract.experience import Experience, HiddenStream, Meter
+from clarena.contract.experience import Experience, Meter
 from clarena.contract.strategy import Strategy
 from clarena.errors import ClarenaError, ClarenaWarning, DivergedError, StoreError
 from clarena.record.predictions import Predictions
@@ -196,7 +196,7 @@ class Run:
                 yield experience
 
         realised.begin_hidden()
-        stream = HiddenStream(parts(), realised.space, realised.protocol)
+        stream = realised.hidden_stream(parts())
         with clock:
             strategy.learn(cast(Experience, stream))
         stream.check_finished()

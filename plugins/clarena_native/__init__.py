@@ -75,6 +75,10 @@ STRATEGIES = {
         "architecture.den:DEN",
         "Dynamically expandable networks: retrains units a task needs, adds those it lacks, splits those that drift",
     ),
+    "expand": (
+        "architecture.expand:Expand",
+        "Expandable representation: every experience adds a backbone beside the older ones, which are frozen",
+    ),
     "gdumb": ("replay.gdumb:GDumb", "Fills a balanced buffer and trains from scratch on it alone"),
     "frozen": (
         "architecture.frozen:FrozenFeatures",

@@ -65,6 +65,30 @@ def test_the_plugin_in_the_readme_passes_the_conformance_kit(plugin_file):
     assert failed == []
 
 
+def test_the_example_that_grows_is_short_and_passes_the_whole_kit():
+    from clarena.checks import run_checks
+    from clarena.checks.tiny import Subject
+    from clarena.checks.trial import Trial, laboratory
+    from clarena.plugins.host import Host
+
+    file = EXAMPLES / "branches.py"
+    assert len(file.read_text().splitlines()) < 60
+    strategy = Host.discover(PluginSources(files=[file], third_party=False)).strategies.load("branches")
+    results = run_checks(strategy)
+    assert [result for result in results if not result.ok] == []
+    assert {result.scenario for result in results if result.name == "restart"} == {"class", "domain", "task"}
+    with laboratory():
+        trial = Trial(Subject(strategy, "class"))
+        sizes = []
+        while trial.done < len(trial.steps):
+            trial.step()
+            sizes.append(len(trial.strategy.model.backbone.parts))
+        trunk, first, second = trial.strategy.model.backbone.parts
+    assert sizes == [1, 2, 3]
+    assert [part.frozen for part in (trunk, first, second)] == [True, True, False]
+    assert all(part.module.weight.any() for part in (first, second))
+
+
 def test_the_python_in_the_readme_runs(tmp_path):
     program = tmp_path / "program.py"
     program.write_text(PYTHON[1])
