@@ -10,8 +10,9 @@ import numpy as np
 from clarena.record.aliases import Aliases
 from clarena.record.catalogue import ACCURACY, named, unnamed
 from clarena.record.curves import SHORT
+from clarena.record.metrics import Metric
 from clarena.record.record import Record, StrategyInfo, counted
-from clarena.record.scoring import scoring
+from clarena.record.scoring import further_of, scoring
 from clarena.record.statistics import Interval, student_t_interval
 
 
@@ -211,15 +212,16 @@ EARLIER = "†"
 def table_texts(table: list[Row]) -> tuple[list[str], list[list[str]]]:
     """Titles and cells of a track's table as a person reads them, the strategy first; wherever it is shown.
 
-    Columns of bits per byte and of what did not finish are there where a row has any; one of the pooled score where
-    experiences are of unequal sizes.
+    Columns of further matrices (bits per byte) and of what did not finish are there where a row has any; one of the
+    pooled score where experiences are of unequal sizes.
     """
-    language = any(row.interval("final_bits_per_byte") for row in table)
+    target = next((row.records[0].target for row in table if row.finished), "")
+    further = [group[0] for group in further_of(target).values() if any(row.interval(group[0].name) for row in table)]
     problems = any(row.problems for row in table)
     pooled = any(_unequal(row) for row in table)
     score = max((row.score for row in table if row.finished), default=ACCURACY)
     titles = ["strategy", f"final {score} %", *["pooled %"] * pooled, "n", "forgetting %", "train s", "state"]
-    titles += ["bits per byte"] * language + ["not finished"] * problems
+    titles += [_column(metric) for metric in further] + ["not finished"] * problems
     lines = []
     for label, row in zip(row_labels(table), table):
         seconds = row.total("train_seconds")
@@ -232,7 +234,8 @@ def table_texts(table: list[Row]) -> tuple[list[str], list[list[str]]]:
             NOTHING if math.isnan(seconds) else f"{seconds:.1f}",
             size(row.total("state_bytes")),
         ]
-        lines.append(cells + [plain(row.interval("final_bits_per_byte"))] * language + [row.problems] * problems)
+        cells += [(percent if metric.fraction else plain)(row.interval(metric.name)) for metric in further]
+        lines.append(cells + [row.problems] * problems)
     return titles, lines
 
 
@@ -295,6 +298,11 @@ def _interval(values: list[float]) -> Interval | None:
     if not values or not all(map(math.isfinite, values)):
         return None
     return student_t_interval(values)
+
+
+def _column(metric: Metric) -> str:
+    """A column's title: `bits per byte`."""
+    return metric.title.removeprefix("Final ").lower() + " %" * metric.fraction
 
 
 def _unequal(row: Row) -> bool:
