@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         split_by_domain,
         split_by_groups,
     )
+    from clarena.contract.classes import ClassOrder, ClassSizes, class_order, class_sizes
     from clarena.contract.data import Data
     from clarena.contract.experience import Batch, Experience, cross_entropy
     from clarena.contract.strategy import Context, Strategy
@@ -51,6 +52,8 @@ _LAZY = {
     "Batch": "clarena.contract.experience",
     "BatchNorm": "clarena.toolbox.modules",
     "Benchmark": "clarena.contract.benchmark",
+    "ClassOrder": "clarena.contract.classes",
+    "ClassSizes": "clarena.contract.classes",
     "Context": "clarena.contract.strategy",
     "Data": "clarena.contract.data",
     "Experience": "clarena.contract.experience",
@@ -69,6 +72,8 @@ _LAZY = {
     "Strategy": "clarena.contract.strategy",
     "Stream": "clarena.contract.benchmark",
     "Track": "clarena.protocol.protocol",
+    "class_order": "clarena.contract.classes",
+    "class_sizes": "clarena.contract.classes",
     "cross_entropy": "clarena.contract.experience",
     "data_root": "clarena.toolbox.downloads",
     "evaluate": "clarena.run.evaluation",
@@ -94,6 +99,8 @@ __all__ = [
     "Benchmark",
     "ClarenaError",
     "ClarenaWarning",
+    "ClassOrder",
+    "ClassSizes",
     "Context",
     "Data",
     "DataError",
@@ -116,6 +123,8 @@ __all__ = [
     "Stream",
     "Track",
     "UsageError",
+    "class_order",
+    "class_sizes",
     "cross_entropy",
     "data_root",
     "evaluate",
