@@ -1,6 +1,6 @@
 """One run of a strategy on the tiny stream, in the open: step by step, with state and scores to look at."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -54,13 +54,17 @@ class Trial:
         *,
         seed: int = 0,
         strategy: Strategy | None = None,
-        buffer_size: int | None = None,
+        protocol: Mapping[str, Any] | None = None,
         learning_rate: float | None = None,
         **hyperparameters: Any,
     ) -> None:
-        """Set up `strategy`, or a new object with these hyper-parameters; `learning_rate` replaces the protocol's."""
+        """Set up `strategy`, or a new object with these hyper-parameters; `learning_rate` replaces the protocol's.
+
+        Args:
+            protocol: fields of the protocol that are otherwise than in `Subject.track`.
+        """
         self.subject, self.seed = subject, seed
-        track = subject.track() if buffer_size is None else subject.track(buffer_size)
+        track = subject.track(**protocol or {})
         parts = CellClasses(subject.strategy, TinyStream, subject.backbone)
         self.realised = Realisation(track, parts, seed, torch.device("cpu"))
         self.strategy = self.realised.set_up(strategy or subject.strategy(**hyperparameters), learning_rate)

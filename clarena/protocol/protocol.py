@@ -26,6 +26,10 @@ REVISION = 1
 """Raised whenever a change of the host moves results; golden trajectories in the tests force it."""
 
 
+TOTAL = 200
+"""The default of `buffer_size`, at which it stays where exemplars are counted per class."""
+
+
 class FrozenModel(BaseModel):
     """Data that cannot change and knows no field but its own."""
 
@@ -69,7 +73,15 @@ class Protocol(FrozenModel):
         Literal["known", "hidden"],
         Field(description="Whether a strategy is told where one experience ends and the next begins."),
     ] = "known"
-    buffer_size: Annotated[int, Field(ge=0, description="Upper limit on stored exemplars, in total samples.")] = 200
+    buffer_size: Annotated[int, Field(ge=0, description="Upper limit on stored exemplars, in total samples.")] = TOTAL
+    exemplars_per_class: Annotated[
+        int | None,
+        Field(ge=1, description="In place of buffer_size: so many stored exemplars for each class seen so far."),
+    ] = None
+    scans: Annotated[
+        int | None,
+        Field(ge=0, description="Looks at an experience's data outside training, in passes over it; none: any number."),
+    ] = None
     eval_batch_size: Annotated[int, Field(ge=1, description="Test samples per call of predict.")] = 512
     eval_every: Annotated[
         int,
@@ -109,6 +121,11 @@ class Protocol(FrozenModel):
             raise ValueError("the optimiser cannot start anew at boundaries that are hidden: set optimizer_state=kept")
         if self.boundaries == "hidden" and self.loss_over == "current":
             raise ValueError("where boundaries are hidden there is no current experience: set loss_over=seen")
+        if self.exemplars_per_class is not None and self.buffer_size != TOTAL:
+            raise ValueError(
+                f"buffer_size={self.buffer_size} counts exemplars in total, exemplars_per_class="
+                f"{self.exemplars_per_class} for each class: set one of them"
+            )
         return self
 
 
@@ -124,7 +141,10 @@ HIDDEN = {"boundaries": "hidden", "optimizer_state": "kept"}
 
 
 def protocol(preset: str = "standard", changes: dict[str, Any] | None = None) -> Protocol:
-    """A preset, with some of its fields changed; `boundaries=hidden` keeps the optimiser's state unless told otherwise.
+    """A preset, with some of its fields changed.
+
+    `boundaries=hidden` keeps the optimiser's state unless told otherwise; `exemplars_per_class` stands in for the
+    preset's `buffer_size`.
 
     Raises:
         UsageError: for an unknown preset or field, or a value that does not fit.
@@ -136,7 +156,9 @@ def protocol(preset: str = "standard", changes: dict[str, Any] | None = None) ->
         if field not in fields:
             raise unknown_name("protocol field", field, fields)
     given = {key: None if value in ("none", "null") else value for key, value in (changes or {}).items()}
-    implied = HIDDEN if given.get("boundaries") == "hidden" else {}
+    implied: dict[str, Any] = dict(HIDDEN) if given.get("boundaries") == "hidden" else {}
+    if given.get("exemplars_per_class") is not None:
+        implied["buffer_size"] = TOTAL
     return _checked(Protocol, PRESETS[preset].model_dump() | implied | given, "protocol")
 
 

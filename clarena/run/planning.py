@@ -32,7 +32,7 @@ from clarena.run.data import Loaded, blamed, load, stated
 from clarena.run.deadline import NO_LIMITS, Limits, TimedOut, limited
 from clarena.run.environment import device_named, working_directory
 from clarena.run.realisation import CellClasses, Realisation
-from clarena.run.rehearsal import check_backbone, check_buffers
+from clarena.run.rehearsal import check_backbone, check_buffers, check_scans
 from clarena.run.worker import Work
 from clarena.toolbox.seeding import forked
 
@@ -181,7 +181,7 @@ def _try_out(parts: CellClasses, info: StrategyInfo, track: Track, seed: int, *,
             raise blamed(error, track.benchmark.name) from error
         if first:
             check_backbone(realised)
-        check_buffers(parts.strategy, info.hyperparameters, track.protocol)
+        check_buffers(parts.strategy, info.hyperparameters, track.protocol, realised.data.per_token)
         try:
             realised.set_up(parts.strategy(**info.hyperparameters), info.learning_rate)
         except UsageError:
@@ -189,6 +189,7 @@ def _try_out(parts: CellClasses, info: StrategyInfo, track: Track, seed: int, *,
         except Exception:
             return
         admit(track, parts, info, seed)
+        check_scans(track, parts, info, seed)
         if realised.data.per_token:
             _rehearse(parts, info, track, seed)
 

@@ -24,7 +24,7 @@ DEFAULTS = {
     "optimizer_state": "reset", "heads": "growing", "loss_over": "seen", "stream_length": "unknown",
     "buffer_size": 200, "eval_batch_size": 512, "eval_every": 0, "precision": "float32", "limit": None,
     "tested_on": "test", "validation_fraction": 0.2, "tuning_experiences": 3, "boundaries": "known",
-    "augmentation": None,
+    "augmentation": None, "exemplars_per_class": None, "scans": None,
 }  # fmt: skip
 """Of revision 1. A field at its default takes no part in a digest, so a default may never change unnoticed; a field
 that is added joins this list, with what was done before it existed."""
@@ -98,6 +98,8 @@ CHANGES = [
     {"stream_length": "known"},
     {"boundaries": "hidden"},
     {"buffer_size": 201},
+    {"exemplars_per_class": 20},
+    {"scans": 2},
     {"eval_batch_size": 511},
     {"eval_every": 1},
     {"augmentation": "crop-flip"},
@@ -150,6 +152,8 @@ def test_text_and_numbers_are_one_protocol():
         protocol("standard", {"weight_decay": 1.0}).model_dump(mode="json")
     )
     assert protocol("smoke", {"limit": "none"}).limit is None
+    assert protocol("standard", {"scans": "none", "exemplars_per_class": "none"}) == Protocol()
+    assert protocol("standard", {"exemplars_per_class": "20"}) == Protocol(exemplars_per_class=20)
 
 
 def test_presets():
@@ -194,6 +198,9 @@ def test_every_field_has_a_sentence():
         ({"boundaries": "hidden", "loss_over": "current"}, "there is no current experience"),
         ({"boundaries": "blurred"}, "'known' or 'hidden'"),
         ({"buffer_size": -1}, "protocol.buffer_size is not valid"),
+        ({"exemplars_per_class": 0}, "protocol.exemplars_per_class is not valid"),
+        ({"exemplars_per_class": 20, "buffer_size": 2000}, "exemplars_per_class=20 for each class: set one of them"),
+        ({"scans": -1}, "protocol.scans is not valid: Input should be greater than or equal to 0"),
         ({"validation_fraction": 0}, "protocol.validation_fraction is not valid"),
         ({"validation_fraction": 1}, "protocol.validation_fraction is not valid"),
         ({"tuning_experiences": 0}, "protocol.tuning_experiences is not valid"),
