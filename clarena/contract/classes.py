@@ -22,7 +22,7 @@ ClassSizes = Count | Annotated[tuple[Count, ...], Field(min_length=1)]
 PUBLISHED_SEEDS = {"icarl": 1993}
 """Orders that papers share: numpy's `np.random.seed(SEED); np.random.permutation(classes)`.
 
-`icarl` is CIFAR-100's in the table of iCaRL as LUCIR, PyCIL and many others run it: 68, 56, 78, 8, 23, …
+`icarl` is the seed of iCaRL's code (Rebuffi et al. 2017), as PyCIL applies it: of CIFAR-100, 68, 56, 78, 8, 23, …
 """
 
 

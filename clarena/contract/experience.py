@@ -282,8 +282,7 @@ class Experience:
     def scan(self, batch_size: int | None = None) -> Iterator[Batch]:
         """Every sample once, in order, without augmentation or chance: for importance, herding, targets.
 
-        Raises:
-            PluginError: when the protocol's `scans` are spent.
+        Raises `PluginError` when the protocol's `scans` are spent.
         """
         size = batch_size or self.protocol.eval_batch_size
         order, there = torch.arange(len(self)), torch.arange(len(self), device=self.y.device)
@@ -294,10 +293,7 @@ class Experience:
 
     @property
     def looks(self) -> float:
-        """Passes over the data outside training so far: `scan`, and what `dataset` hands out beyond the budget.
-
-        A pass that `batches` has begun is none that is left for `dataset`.
-        """
+        """Passes over the data outside training: `scan`, and `dataset` beyond what `batches` left of the budget."""
         beyond = max(0, self.meter.accesses - self.passes_left * len(self))
         return (self.meter.scanned + beyond) / len(self)
 

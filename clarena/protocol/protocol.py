@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from clarena.errors import UsageError, unknown_name
+from clarena.protocol.presets import NAMED
 
 Scenario = Literal["class", "domain", "task"]
 """van de Ven & Tolias (2019): what is to be inferred at test time."""
@@ -129,12 +130,8 @@ class Protocol(FrozenModel):
         return self
 
 
-PRESETS: dict[str, Protocol] = {
-    "standard": Protocol(),
-    "online": Protocol(epochs=1, batch_size=10),
-    "smoke": Protocol(epochs=1, limit=64),
-}
-"""`standard` is ranked, `online` passes over the data once, `smoke` takes seconds and is never ranked."""
+PRESETS: dict[str, Protocol] = {name: Protocol(**preset.protocol) for name, preset in NAMED.items()}
+"""What `presets` names."""
 
 HIDDEN = {"boundaries": "hidden", "optimizer_state": "kept"}
 """What hidden boundaries mean for a preset: an optimiser cannot start anew at what nobody is told."""
@@ -262,9 +259,18 @@ class Track(FrozenModel):
 
     @property
     def preset(self) -> str:
-        """The preset that the protocol is, `online+hidden` where its boundaries are hidden, or `custom`."""
-        known = PRESETS | {f"{name}+hidden": preset.model_copy(update=HIDDEN) for name, preset in PRESETS.items()}
-        return next((name for name, preset in known.items() if preset == self.protocol), "custom")
+        """The preset that the protocol is, `online+hidden` where its boundaries are hidden, or `custom`.
+
+        A preset that says how classes are split is that of a benchmark with these options alone.
+        """
+        options = self.model_dump(mode="json", include={"benchmark"})["benchmark"]["options"].items()
+        for name, preset in PRESETS.items():
+            if NAMED[name].benchmark.items() <= options:
+                if preset == self.protocol:
+                    return name
+                if preset.model_copy(update=HIDDEN) == self.protocol:
+                    return f"{name}+hidden"
+        return "custom"
 
     @property
     def label(self) -> str:

@@ -23,6 +23,7 @@ from clarena.plugins.host import Host
 from clarena.plugins.identity import code_identity, source_hash
 from clarena.plugins.parameters import parameters, parse
 from clarena.plugins.registry import Registry, first_sentence
+from clarena.protocol.presets import NAMED
 from clarena.protocol.protocol import SCENARIOS, NamedPart, Scenario, Track, protocol, variation
 from clarena.record.reader import NewerError
 from clarena.record.record import FIRST_TUNING_SEED, RETRIED, Cell, Record, StrategyInfo
@@ -105,7 +106,7 @@ def make_plan(
         held_equal = held_equal.model_copy(update={"tested_on": "validation"})
     benchmark_class: type[Benchmark] = host.benchmarks.resolve(benchmark)
     backbone_class: type[Backbone] = host.backbones.resolve(backbone)
-    options = parse(benchmark_class, settings.get("benchmark", {}), "benchmark")
+    options = parse(benchmark_class, {**split(preset, benchmark_class), **settings.get("benchmark", {})}, "benchmark")
     backbone_options = parse(backbone_class, settings.get("backbone", {}), "backbone")
     loaded = load(benchmark_class, options)
     for note in loaded.data.notes:
@@ -164,6 +165,17 @@ def make_plan(
         if record and not (retry and record.status in RETRIED):
             done[work.cell.id] = record
     return Plan(track, works, done, damaged, loaded)
+
+
+def split(preset: str, benchmark: type[Benchmark]) -> dict[str, Any]:
+    """The options of the benchmark that go with a preset; raises `UsageError` where it has none such."""
+    options = dict(NAMED[preset].benchmark)
+    if lacking := options.keys() - parameters(benchmark).keys():
+        raise UsageError(
+            f"--protocol {preset} says how classes are split ({', '.join(sorted(lacking))}), and {benchmark.name} does "
+            "not split any. Choose a benchmark that does, such as split-cifar100, or another protocol: clarena list."
+        )
+    return options
 
 
 def _try_out(parts: CellClasses, info: StrategyInfo, track: Track, seed: int, *, first: bool) -> None:
