@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from clarena.contract.experience import Batch, Experience, cross_entropy
     from clarena.contract.strategy import Context, Strategy
     from clarena.contract.training import GradientStrategy
+    from clarena.contract.updater import Updater
     from clarena.plugins.registry import family_member
     from clarena.protocol.protocol import Protocol, Scenario, Track
     from clarena.record.record import Record
@@ -72,6 +73,7 @@ _LAZY = {
     "Strategy": "clarena.contract.strategy",
     "Stream": "clarena.contract.benchmark",
     "Track": "clarena.protocol.protocol",
+    "Updater": "clarena.contract.updater",
     "class_order": "clarena.contract.classes",
     "class_sizes": "clarena.contract.classes",
     "cross_entropy": "clarena.contract.experience",
@@ -122,6 +124,7 @@ __all__ = [
     "Strategy",
     "Stream",
     "Track",
+    "Updater",
     "UsageError",
     "class_order",
     "class_sizes",

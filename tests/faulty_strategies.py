@@ -13,7 +13,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from clarena import Batch, Context, Experience, GradientStrategy, ReplayBuffer, Strategy, evaluating
+from clarena import Batch, Context, Experience, GradientStrategy, ReplayBuffer, Strategy, cross_entropy, evaluating
 
 FAULTY: list[tuple[type[Strategy], str, str]] = []
 """(class, the check that catches it, words that its message must hold to be of help)"""
@@ -254,7 +254,7 @@ class OnlyScans(GradientStrategy):
     def learn(self, experience: Experience) -> None:
         self.experience = experience
         self.context.grow(self.model)
-        self.optimizer = self._next_optimizer()
+        self.updater = self._next_updater()
         for _ in range(50):
             for batch in experience.scan(len(experience)):
                 self.step(batch)
@@ -283,6 +283,47 @@ class AlwaysKeepsOne(GradientStrategy):
 
     def after_step(self, batch: Batch) -> None:
         self.buffer.add(self.context.generator("buffer"), x=batch.stream().x)
+
+
+@caught_by("runs", "parameter_groups()")
+class SlowsDown(GradientStrategy):
+    """Halves its learning rate at every step, by the optimiser's own settings."""
+
+    def after_step(self, batch: Batch) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] /= 2
+
+
+@caught_by("runs", "parameter_groups()")
+class BorrowsRate(GradientStrategy):
+    """Takes a rate of its own for the step alone, and puts the host's back before anyone looks."""
+
+    def adjust_gradients(self, batch: Batch) -> None:
+        self.optimizer.param_groups[0]["lr"] *= 2
+
+    def after_step(self, batch: Batch) -> None:
+        self.optimizer.param_groups[0]["lr"] /= 2
+
+
+@caught_by("updates", "updater.descend(batch, loss)")
+class StepsAtOnce(GradientStrategy):
+    """Makes steps of its own on whole batches, and does not say so."""
+
+    def step(self, batch: Batch) -> None:
+        self.model.zero_grad()
+        loss = cross_entropy(self.model(batch.x), batch.y, batch.mask)
+        loss.backward()
+        self.updater.step()
+        self.experience.meter.observe(loss)
+
+
+@caught_by("updates", "Make it in learn")
+class OneOptimiserForAll(GradientStrategy):
+    """Makes its optimiser before there is anything to learn, and none for what comes later."""
+
+    def setup(self, context: Context) -> None:
+        super().setup(context)
+        self.once = context.updater(self.model.backbone.parameters())
 
 
 # ---- Two runs that must be one ----

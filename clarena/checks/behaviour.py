@@ -244,6 +244,17 @@ def check_budget(subject: Subject) -> None:
         )
 
 
+def check_updates(subject: Subject) -> None:
+    """It learns under a schedule, with clipped gradients and batches in parts, or declares which it cannot have."""
+    asked: dict[str, dict[str, Any]] = {
+        "constant_rate": {"schedule": "cosine", "warmup": 1},
+        "unclipped": {"clip_norm": 1.0},
+        "whole_batches": {"accumulation": 2},
+    }
+    granted = [protocol for need, protocol in asked.items() if need not in subject.strategy.needs]
+    Trial(subject, protocol={name: value for protocol in granted for name, value in protocol.items()}).finish()
+
+
 def check_buffer_budget(subject: Subject) -> None:
     """No more training samples are kept than the protocol grants: in total, none, or so many for each class seen."""
     total = subject.track().protocol.buffer_size

@@ -19,6 +19,7 @@ from clarena.checks.behaviour import (
     check_runs,
     check_scores,
     check_untrained_scores,
+    check_updates,
 )
 from clarena.checks.declared import Broken, NotApplicable, check_constructible, check_metadata, require
 from clarena.checks.identity import (
@@ -92,6 +93,7 @@ STREAM_CHECKS = _named(
     check_data_untouched,
     check_data_released,
     check_budget,
+    check_updates,
     check_buffer_budget,
     check_reproducible,
     check_predict_changes_nothing,

@@ -54,8 +54,8 @@ class Trial:
         *,
         seed: int = 0,
         strategy: Strategy | None = None,
-        protocol: Mapping[str, Any] | None = None,
         learning_rate: float | None = None,
+        protocol: Mapping[str, Any] | None = None,
         **hyperparameters: Any,
     ) -> None:
         """Set up `strategy`, or a new object with these hyper-parameters; `learning_rate` replaces the protocol's.

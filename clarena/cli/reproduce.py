@@ -8,7 +8,19 @@ import typer
 
 from clarena.cli import app
 from clarena.cli.evaluate import run
-from clarena.cli.options import NoPlugins, PluginDirs, PluginFiles, Retry, StorePath, TrackingUri, discover, parse_seeds
+from clarena.cli.options import (
+    Device,
+    ExperienceTimeout,
+    NoPlugins,
+    PluginDirs,
+    PluginFiles,
+    Retry,
+    StorePath,
+    Timeout,
+    TrackingUri,
+    discover,
+    parse_seeds,
+)
 
 if TYPE_CHECKING:
     from clarena.reproduction.tables import Comparison, Reproduction
@@ -24,9 +36,11 @@ def reproduce(
     write: Annotated[
         bool, typer.Option("--write", help="Write docs/reproductions/NAME.md, with all that the store holds.")
     ] = False,
-    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
+    device: Device = "cpu",
     jobs: Annotated[int | None, typer.Option(min=1, help="Runs at a time; default: one per core.")] = None,
     retry: Retry = False,
+    timeout: Timeout = None,
+    experience_timeout: ExperienceTimeout = None,
     store: StorePath = Path("runs"),
     tracking_uri: TrackingUri = None,
     no_tracking: Annotated[bool, typer.Option("--no-tracking", help="Keep records in the store only.")] = False,
@@ -41,6 +55,7 @@ def reproduce(
     Example: clarena reproduce hsu2018-split-mnist --only ewc,er-1100/class
     """
     from clarena.reproduction.tables import available, compare, joined, load, page, plans, select
+    from clarena.run.deadline import Limits
 
     if name is None:
         for known in available():
@@ -50,7 +65,8 @@ def reproduce(
     wanted = {cell.label for cell in select(table, only).cells}
     host = discover(plugin, plugins_dir, no_plugins)
     chosen = parse_seeds(seeds) if seeds else list(range(table.seeds))
-    parts = plans(table, seeds=chosen, device=device, store=store, retry=retry, host=host)
+    limits = Limits(timeout, experience_timeout)
+    parts = plans(table, seeds=chosen, device=device, store=store, retry=retry, host=host, limits=limits)
     plan = joined([part for cell, part in zip(table.cells, parts) if cell.label in wanted])
     results = run(plan, store, jobs, tracking_uri, not no_tracking)
     comparisons = compare(table, parts, results)

@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from clarena.cli import app
-from clarena.cli.options import FLAG, Retry, StorePath, TrackingUri, parse_seeds, parse_settings
+from clarena.cli.options import (
+    FLAG,
+    Device,
+    ExperienceTimeout,
+    Retry,
+    StorePath,
+    Timeout,
+    TrackingUri,
+    parse_seeds,
+    parse_settings,
+)
 from clarena.errors import UsageError
 
 if TYPE_CHECKING:
@@ -57,9 +67,11 @@ def submit(
         typer.Option(metavar="NAME", rich_help_panel=ABOUT, help="Of the submission. Default: the strategy's."),
     ] = None,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Default: NAME.zip in this folder.")] = None,
-    device: Annotated[str, typer.Option(metavar="DEVICE", help="cpu, cuda or cuda:N.")] = "cpu",
+    device: Device = "cpu",
     jobs: Annotated[int | None, typer.Option(metavar="N", min=1, help="Runs at a time. Default: one per core.")] = None,
     retry: Retry = False,
+    timeout: Timeout = None,
+    experience_timeout: ExperienceTimeout = None,
     store: StorePath = Path("runs"),
     tracking_uri: TrackingUri = None,
     no_tracking: Annotated[
@@ -79,6 +91,7 @@ def submit(
     from clarena.record.store import Store
     from clarena.record.summary import rows
     from clarena.record.writing import write_atomic
+    from clarena.run.deadline import Limits
     from clarena.run.planning import make_plan
     from clarena.submission.bundle import write_files
     from clarena.submission.rerun import REFERENCES
@@ -120,6 +133,7 @@ def submit(
                 device=device,
                 store=store,
                 retry=retry,
+                limits=Limits(timeout, experience_timeout),
                 host=host,
                 chosen={cls.name: about.chosen} if about.chosen else None,
             )

@@ -7,7 +7,7 @@ carried from one experience to the next, and running in another process.
 
 from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from clarena.contract.augmentation import Augmentation
 from clarena.contract.backbone import Backbone, Model
 from clarena.contract.experience import Experience, OutputSpace
+from clarena.contract.updater import Budget, Factors, Updater
 from clarena.errors import UsageError
 from clarena.protocol.protocol import Protocol, Scenario
 from clarena.toolbox.buffer import Capacity
@@ -29,6 +30,10 @@ NEEDS: dict[str, str] = {
     "known_stream_length": "has to know the number of experiences and outputs in advance",
     "boundaries": "has to be told where one experience ends and the next begins",
     "own_loop": "trains through a loop and loader of its own",
+    "unclipped": "goes by the size of its gradients, which clipping would change",
+    "whole_batches": "makes steps of its own within a batch, which cannot be added up over parts of it",
+    "constant_rate": "has learning rates of its own, which no schedule reaches",
+    "float32": "trains in float32 alone: by its mathematics, or because it builds a network of its own",
 }
 """What a strategy may declare to need, and what each means."""
 
@@ -46,6 +51,7 @@ class Context:
         learning_rate: of this row: the protocol's, or the one set for it.
         space: which outputs exist and are in play.
         seeds: the named generators.
+        budget: how far learning has come with what it was given.
         outputs, experiences: of the whole stream; None unless the protocol says that they are known in advance. The
             number of experiences is never told where boundaries are hidden.
     """
@@ -58,6 +64,7 @@ class Context:
     space: OutputSpace
     seeds: Seeds
     make_backbone: Callable[[], Backbone] = field(repr=False)
+    budget: Budget = field(repr=False, default_factory=Budget)
     plain_sgd: bool = False
     outputs: int | None = None
     experiences: int | None = None
@@ -87,7 +94,7 @@ class Context:
 
     def model(self) -> Model:
         """A freshly initialised backbone with a head; a full head has all outputs at once."""
-        model = Model(self.backbone())
+        model = Model(self.backbone(), precision=self.protocol.precision)
         self.grow(model)
         return model
 
@@ -101,9 +108,32 @@ class Context:
         """The named generator (on the CPU) for a strategy's own draws: `strategy`, `buffer`."""
         return self.seeds.torch(name)
 
+    def updater(
+        self,
+        params: Iterable[nn.Parameter],
+        *,
+        steps: int | None = None,
+        passes: int | None = None,
+        factors: Factors = (),
+    ) -> Updater:
+        """What moves `params`: the protocol's optimiser (plain SGD for a strategy that needs it) with all that belongs
+        to it. Make a new one in `learn`, for each experience or phase; its schedule begins with it.
+
+        Args:
+            params: to be trained.
+            steps: for how many steps; None: for what is left of the budget of the experience.
+            passes: how many passes these steps are; without `steps`, for so many passes over the experience.
+            factors: groups of parameters whose rate differs, each with its factor.
+        """
+        clock = self.budget.clock(steps, passes)
+        return Updater(params, self._optimizer, self.protocol, self.learning_rate, clock, factors)
+
     def optimizer(self, params: Iterable[nn.Parameter], learning_rate: float | None = None) -> torch.optim.Optimizer:
-        """The protocol's optimiser over `params`; plain SGD for a strategy that needs it."""
-        rate = learning_rate if learning_rate is not None else self.learning_rate
+        """The optimiser of `updater(params)`, for plugins of before there was one: call that instead."""
+        context = self if learning_rate is None else replace(self, learning_rate=learning_rate)
+        return context.updater(params).optimizer
+
+    def _optimizer(self, params: Any, rate: float) -> torch.optim.Optimizer:
         p = self.protocol
         if self.plain_sgd:
             return torch.optim.SGD(params, lr=rate)

@@ -31,6 +31,9 @@ _PYCIL = {
     "learning_rate": 0.1,
     "momentum": 0.9,
     "weight_decay": 2e-4,
+    "schedule": "milestones",
+    "milestones": (80, 120),
+    "gamma": 0.1,
     "augmentation": "crop-flip",
 }
 _PYCIL_SOURCE = (

@@ -17,6 +17,7 @@ from clarena.plugins.host import Host
 from clarena.protocol.protocol import FrozenModel, Scenario
 from clarena.record.record import Record
 from clarena.record.statistics import Interval, student_t_interval
+from clarena.run.deadline import NO_LIMITS, Limits
 from clarena.run.planning import OWNERS, Plan, make_plan
 
 GROUP = "clarena.reproductions"
@@ -157,9 +158,16 @@ def select(reproduction: Reproduction, only: str | None) -> Reproduction:
 
 
 def plans(
-    reproduction: Reproduction, *, seeds: list[int], device: str, store: Path, retry: bool, host: Host
+    reproduction: Reproduction,
+    *,
+    seeds: list[int],
+    device: str,
+    store: Path,
+    retry: bool,
+    host: Host,
+    limits: Limits = NO_LIMITS,
 ) -> list[Plan]:
-    """One plan for each published cell."""
+    """One plan for each published cell, each run within these limits of time."""
     return [
         make_plan(
             [cell.strategy],
@@ -174,6 +182,7 @@ def plans(
             device=device,
             store=store,
             retry=retry,
+            limits=limits,
             host=host,
             chosen={cell.strategy: "paper"},
         )

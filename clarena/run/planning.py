@@ -31,9 +31,11 @@ from clarena.record.store import Store
 from clarena.run.boundaries import admit
 from clarena.run.data import Loaded, blamed, load, stated
 from clarena.run.deadline import NO_LIMITS, Limits, TimedOut, limited
-from clarena.run.environment import device_named, working_directory
+from clarena.run.devices import check_devices
+from clarena.run.environment import working_directory
 from clarena.run.realisation import CellClasses, Realisation
 from clarena.run.rehearsal import check_backbone, check_buffers, check_scans
+from clarena.run.updates import check_precision, check_updates
 from clarena.run.worker import Work
 from clarena.toolbox.seeding import forked
 
@@ -99,11 +101,12 @@ def make_plan(
         raise UsageError("Name at least one strategy, such as finetune or ewc. clarena list names all.")
     seeds = _checked_seeds(seeds, tuning)
     store = os.path.join(working_directory(), store)
-    device_named(device)
+    check_devices(device)
     changes = dict(settings.get("protocol", {})) | ({"limit": limit} if limit is not None else {})
     held_equal = protocol(preset, changes)
     if tuning:
         held_equal = held_equal.model_copy(update={"tested_on": "validation"})
+    check_precision(held_equal, device)
     benchmark_class: type[Benchmark] = host.benchmarks.resolve(benchmark)
     backbone_class: type[Backbone] = host.backbones.resolve(backbone)
     options = parse(benchmark_class, {**split(preset, benchmark_class), **settings.get("benchmark", {})}, "benchmark")
@@ -258,6 +261,7 @@ def _strategy_info(cls: type[Strategy], values: Mapping[str, Any], track: Track,
         )
     if "known_stream_length" in cls.needs and track.protocol.stream_length == "unknown":
         raise UsageError(f"{cls.name} {NEEDS['known_stream_length']}. Grant it: --set protocol.stream_length=known.")
+    check_updates(cls, track.protocol)
     values = dict(values)
     rate = track.protocol.learning_rate
     owner = owner_of_learning_rate(cls)

@@ -1,5 +1,6 @@
 """What one run is made of: the stream realised on the device, what a strategy is granted, and what it is tested on."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
@@ -8,10 +9,11 @@ import torch
 from torch import Tensor
 
 from clarena.contract.augmentation import require_backbone, require_images
-from clarena.contract.backbone import Backbone
+from clarena.contract.backbone import Backbone, require_model
 from clarena.contract.benchmark import Benchmark, Split, limited, with_validation
-from clarena.contract.experience import Experience, OutputSpace
+from clarena.contract.experience import Experience, HiddenStream, OutputSpace
 from clarena.contract.strategy import Context, Strategy
+from clarena.contract.updater import Budget
 from clarena.errors import UsageError
 from clarena.plugins.parameters import parse
 from clarena.protocol.protocol import Track, Variation
@@ -70,6 +72,7 @@ class Realisation:
         self.steps = _steps(len(self.stream.splits), parts.strategy.needs)
         self._evaluation = self.seeds.torch("evaluation")
         self.space = OutputSpace(track.scenario, self.protocol, self.stream.outputs, device)
+        self.budget = Budget()
 
     @cached_property
     def test(self) -> TestSet:
@@ -86,9 +89,12 @@ class Realisation:
         """
         self.seeds.start(BEFORE_LEARNING)
         self.space = OutputSpace(self.track.scenario, self.protocol, self.stream.outputs, self.device)
+        self.budget = Budget()
         strategy.setup(self.context(learning_rate))
         if self.protocol.augmentation is not None:
             require_backbone(strategy, strategy.name)
+        if self.protocol.precision == "bf16":
+            require_model(strategy, strategy.name)
         return strategy.to(self.device)
 
     def context(self, learning_rate: float | None = None) -> Context:
@@ -109,6 +115,7 @@ class Realisation:
             space=self.space,
             seeds=self.seeds,
             make_backbone=partial(self.parts.backbone, input_shape, *self._tokens(), **options),
+            budget=self.budget,
             plain_sgd="plain_sgd" in self.parts.strategy.needs,
             outputs=self.stream.outputs if known else None,
             experiences=len(self.stream.splits) if known and not self.hidden else None,
@@ -134,6 +141,14 @@ class Realisation:
         """Reseed, once for the whole stream; outputs are revealed by the batches that show them."""
         self.seeds.start(0)
 
+    def hidden_stream(self, parts: Iterator[Experience]) -> HiddenStream:
+        """The stream made of these experiences; if its length is known, updaters know for how many steps it is."""
+        stream, p = HiddenStream(parts, self.space, self.protocol), self.protocol
+        if p.stream_length == "known":
+            steps = sum(p.epochs * -(-len(split.train) // p.batch_size) for split in self.stream.splits)
+            self.budget.begin(stream.meter, steps, size=1, by_steps=True)
+        return stream
+
     def begin(self, positions: list[int]) -> None:
         """Reseed, and reveal the outputs of what is learned next."""
         self.seeds.start(positions[-1])
@@ -149,7 +164,7 @@ class Realisation:
             tasks.append(torch.full_like(labels[-1], i))
         y = torch.cat(labels)
         with_task = self.track.scenario == "task"
-        return Experience(
+        experience = Experience(
             position=positions[-1],
             task=positions[0] if with_task and len(positions) == 1 else None,
             classes=tuple(sorted({label for i in positions for label in self.stream.splits[i].classes})),
@@ -162,6 +177,9 @@ class Realisation:
             protocol=self.protocol,
             generator=self.seeds.apart("data", positions[-1]) if self.hidden else self.seeds.torch("data"),
         )
+        if not self.hidden:
+            self.budget.begin(experience.meter, self.protocol.epochs, len(y), self.protocol.batch_size)
+        return experience
 
     def _inputs(self, split: Split) -> Tensor:
         """The training inputs of an experience, each seen through the transform of the one it comes from."""

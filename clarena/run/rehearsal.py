@@ -102,7 +102,8 @@ def check_scans(track: Track, parts: CellClasses, info: StrategyInfo, seed: int)
     """
     if track.protocol.scans is None:
         return
-    short = track.protocol.model_copy(update={"epochs": 1, "limit": FEW})
+    still = {"schedule": "constant", "milestones": (), "warmup": 0}
+    short = track.protocol.model_copy(update={"epochs": 1, "limit": FEW} | still)
     realised = Realisation(track.model_copy(update={"protocol": short}), parts, seed, torch.device("cpu"))
     strategy = realised.set_up(parts.strategy(**info.hyperparameters), info.learning_rate)
     for positions in realised.steps[:2]:

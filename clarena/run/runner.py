@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from clarena.contract.experience import Experience, HiddenStream, Meter
+from clarena.contract.experience import Experience, Meter
 from clarena.contract.strategy import Strategy
 from clarena.errors import ClarenaError, ClarenaWarning, DivergedError, StoreError
 from clarena.record.record import Cell, Cost, CurvePoint, Predictions, Record, Status, now
@@ -195,7 +195,7 @@ class Run:
                 yield experience
 
         realised.begin_hidden()
-        stream = HiddenStream(parts(), realised.space, realised.protocol)
+        stream = realised.hidden_stream(parts())
         with clock:
             strategy.learn(cast(Experience, stream))
         stream.check_finished()

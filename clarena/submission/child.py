@@ -144,8 +144,6 @@ class Server:
         return {"kind": "done", "samples": experience.meter.samples, "steps": experience.meter.steps}, b""
 
     def _learn_hidden(self) -> tuple[dict[str, Any], bytes]:
-        from clarena.contract.experience import HiddenStream
-
         def parts() -> Iterator[Any]:
             for positions in self.realised.steps:
                 if stream.meter.steps:
@@ -155,7 +153,7 @@ class Server:
                 yield experience
 
         self.realised.begin_hidden()
-        stream: Any = HiddenStream(parts(), self.realised.space, self.realised.protocol)
+        stream: Any = self.realised.hidden_stream(parts())
         self.strategy.learn(stream)
         stream.check_finished()
         _check_finite(stream.meter, self.realised.steps[-1][-1])

@@ -3,6 +3,8 @@
 import os
 import tempfile
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,18 +32,25 @@ def configure() -> None:
 
 
 def import_mlflow() -> None:
-    """Import MLflow as it is to be; it asks for a home directory, and where none is known gets a folder for scratch."""
+    """Import MLflow as it is to be."""
     configure()
+    with _a_home():
+        import mlflow  # noqa: F401
+
+
+@contextmanager
+def _a_home() -> Iterator[None]:
+    """MLflow asks for a home directory as it is imported; where none is known, the folder for scratch is one."""
     try:
         Path.home()
     except RuntimeError:
         os.environ["HOME"] = tempfile.gettempdir()
         try:
-            import mlflow
+            yield
         finally:
             del os.environ["HOME"]
     else:
-        import mlflow  # noqa: F401
+        yield
 
 
 def connect(uri: str) -> Any:

@@ -26,6 +26,7 @@ def test_what_is_wrong_is_said_before_anything_runs(tmp_path):
         ((plugin, "--track", "split-digits/class/mlp/smoke", *WHO), "only 64 samples of each experience were used"),
         ((plugin, *track, *WHO, "--set", "mine.strenght=1"), "Did you mean 'strength'?"),
         ((plugin, *track, *WHO, "--set", "protocol.limit=9"), "only 9 samples"),
+        ((plugin, *track, *WHO, "--timeout", 0), "timeout = 0.0 is not valid"),
     ]:
         outcome = submit(tmp_path, *arguments)
         assert outcome.code == 2, outcome.err
@@ -42,6 +43,15 @@ def test_a_plugin_that_breaks_a_rule_is_not_submitted(tmp_path):
     assert "mine breaks rules of the contract, so it cannot be submitted" in outcome.err
     assert "parameters" in outcome.err
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_run_that_takes_too_long_is_ended_and_not_submitted(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    plugin = write_plugin(tmp_path / "p")
+    outcome = submit(tmp_path, plugin, "--track", "split-digits/class", *WHO, "--seeds", 5, "--timeout", 0.001)
+    assert outcome.code == 2, outcome.err
+    assert "timed out" in outcome.err
+    assert not (tmp_path / "mine.zip").exists()
 
 
 @pytest.mark.slow

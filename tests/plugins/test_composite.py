@@ -301,7 +301,7 @@ def test_a_bounded_step_never_overshoots_an_anchor_and_moves_no_bit_where_it_is_
     ewc, l2, _ = composite.running
     held = flat(model.parameters())[: len(l2.consolidated.anchor)]
     a = 1000.0 * ewc.consolidated.importance + 5.0
-    slowed = flat(composite._slowed)
+    slowed = flat(composite._rates())
     torch.testing.assert_close(slowed, torch.minimum(torch.tensor(1.0), 1 / (rate * a)))
     assert (rate * a > 2).any()  # these would diverge
     assert (rate * a < 1).any()  # and these need nothing
@@ -330,7 +330,7 @@ def test_an_adaptive_optimiser_is_left_to_its_own_rates():
     ours = walk(make(EWC, L2, ewc={"strength": 1e6}), "task", optimizer="adam")
     ours.step(0)
     begin(ours, 1)
-    assert ours.strategy._slowed == []
+    assert ours.strategy._rates() == []
 
 
 COMPOSABLE = ["finetune", "ewc", "mas", "si", "l2", "lwf", "er", "der", "der++", "gem", "agem", "frozen"]

@@ -8,7 +8,7 @@ import pytest
 from needs import PUBLISHED
 from typer.testing import CliRunner
 
-from clarena import UsageError
+from clarena import Store, UsageError
 from clarena.cli import app, commands  # noqa: F401 - the commands add themselves to `app`
 from clarena.plugins.host import Host
 from clarena.record.statistics import student_t_interval
@@ -161,6 +161,15 @@ def test_the_page_holds_what_the_store_holds_and_says_what_was_not_run(
     line = next(line for line in first.splitlines() if line.startswith("| baseline/class"))
     assert line in second
     assert "not run" not in second
+
+
+def test_a_run_that_takes_too_long_is_ended_and_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("tiny.toml").write_text(TINY)
+    arguments = ["reproduce", "tiny.toml", "--only", "baseline", "--seeds", "1", "--timeout", "0.001", "--no-tracking"]
+    assert "timed_out" in CliRunner().invoke(app, arguments).output
+    (record,), _ = Store("runs").records()
+    assert record.status == "timed_out"
 
 
 def test_cells_are_selected_by_method_or_by_cell() -> None:

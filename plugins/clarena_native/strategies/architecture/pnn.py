@@ -21,7 +21,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from clarena import Backbone, Context, Experience, Frozen, Strategy, UsageError, cross_entropy, evaluating
+from clarena import Backbone, Batch, Context, Experience, Frozen, Strategy, UsageError, cross_entropy, evaluating
 from clarena_native.strategies.architecture.layered import NORMS, PER_UNIT, Stack, at_labels, require_task, take_apart
 
 SMALL = 0.1
@@ -35,7 +35,7 @@ class PNN(Strategy):
     scenarios = frozenset({"task"})
     reference = "Rusu et al. 2016, Progressive Neural Networks. arXiv:1606.04671"
     family = "architecture"
-    needs = frozenset({"own_loop"})
+    needs = frozenset({"own_loop", "float32"})
     carries = "a column with its laterals for each task"
 
     def __init__(
@@ -65,14 +65,14 @@ class PNN(Strategy):
         task = require_task("pnn", experience.task, range(len(self.columns), len(self.columns) + 1))
         column = self._column(torch.tensor(experience.classes))
         self.columns.append(column)
-        optimizer = self.context.optimizer(column.parameters())
+        updater = self.context.updater(column.parameters())
         self.train()
+
+        def loss(part: Batch) -> Tensor:
+            return cross_entropy(self._scores(part.x, task), part.y, part.mask)
+
         for batch in experience.batches():
-            optimizer.zero_grad()
-            loss = cross_entropy(self._scores(batch.x, task), batch.y, batch.mask)
-            loss.backward()
-            optimizer.step()
-            experience.meter.observe(loss)
+            experience.meter.observe(updater.descend(batch, loss))
         self.columns[task] = Frozen(column)
 
     def predict(self, x: Tensor, task: int | None = None) -> Tensor:

@@ -100,17 +100,16 @@ class LwF(GradientStrategy):
         if passes < 1 or len(blocks) < 2 or set(newest) != self.context.space.current:
             return
         features = Frozen(self.model.backbone)
-        optimizer = self.context.optimizer(blocks[-1].parameters())
-        for batch in experience.batches(passes):
+
+        def loss(part: Batch) -> Tensor:
             with torch.no_grad():
-                x = features(batch.x)
+                x = features(part.x)
                 old = torch.cat([block(x) for block in blocks[:-1]], dim=1)
-            batch.scores = torch.cat([old, blocks[-1](x)], dim=1)
-            optimizer.zero_grad()
-            loss = cross_entropy(batch.scores, batch.y, batch.mask)
-            loss.backward()
-            optimizer.step()
-            experience.meter.observe(loss)
+            return cross_entropy(torch.cat([old, blocks[-1](x)], dim=1), part.y, part.mask)
+
+        updater = self.context.updater(blocks[-1].parameters(), passes=passes)
+        for batch in experience.batches(passes):
+            experience.meter.observe(updater.descend(batch, loss))
 
 
 def distillation(scores: Tensor, targets: Tensor, temperature: float) -> Tensor:

@@ -21,7 +21,7 @@ from pydantic import Field
 from torch import Tensor
 
 from clarena import Batch, Context, GradientStrategy, ReplayBuffer, cross_entropy
-from clarena_native.strategies.exemplars import draw, fields, joined
+from clarena_native.strategies.exemplars import draw, fields, joined, per_part
 
 
 class DER(GradientStrategy):
@@ -64,7 +64,7 @@ class DER(GradientStrategy):
         self.stored: dict[str, Tensor] = {}
         if len(self.buffer) == 0:
             return batch
-        wanted = self.replay_size or self.context.protocol.batch_size
+        wanted = per_part(self.replay_size or self.context.protocol.batch_size, self.context)
         if self.alpha > 0:
             self.stored = draw(self.buffer, wanted, self.context)
             batch = joined(batch, self.stored, self.context)

@@ -23,7 +23,7 @@ from pydantic import Field
 from torch import Tensor
 
 from clarena import Batch, Context, Experience, GradientStrategy, ReplayBuffer
-from clarena_native.strategies.exemplars import Dealer, draw, fields, joined, ring_key
+from clarena_native.strategies.exemplars import Dealer, draw, fields, joined, per_part, ring_key
 
 
 class ER(GradientStrategy):
@@ -85,7 +85,7 @@ class ER(GradientStrategy):
             return joined(batch, self._deal(self.dealer), self.context) if self.dealer else batch
         if len(self.buffer) == 0:
             return batch
-        wanted = self.replay_size or self.context.protocol.batch_size
+        wanted = per_part(self.replay_size or self.context.protocol.batch_size, self.context)
         return joined(batch, draw(self.buffer, wanted, self.context), self.context)
 
     def _deal(self, dealer: Dealer) -> dict[str, Tensor]:
