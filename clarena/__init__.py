@@ -37,7 +37,10 @@ if TYPE_CHECKING:
     from clarena.contract.updater import Updater
     from clarena.plugins.registry import family_member
     from clarena.protocol.protocol import Protocol, Scenario, Track
+    from clarena.record.metrics import Metric
+    from clarena.record.predictions import Predictions
     from clarena.record.record import Record
+    from clarena.record.scoring import Scope, Scoring
     from clarena.record.store import Store
     from clarena.run.evaluation import Results, evaluate
     from clarena.toolbox.buffer import ReplayBuffer
@@ -62,12 +65,16 @@ _LAZY = {
     "GradientStrategy": "clarena.contract.training",
     "Head": "clarena.contract.backbone",
     "IGNORED": "clarena.toolbox.gradients",
+    "Metric": "clarena.record.metrics",
     "Model": "clarena.contract.backbone",
+    "Predictions": "clarena.record.predictions",
     "Protocol": "clarena.protocol.protocol",
     "Record": "clarena.record.record",
     "ReplayBuffer": "clarena.toolbox.buffer",
     "Results": "clarena.run.evaluation",
     "Scenario": "clarena.protocol.protocol",
+    "Scope": "clarena.record.scoring",
+    "Scoring": "clarena.record.scoring",
     "Split": "clarena.contract.benchmark",
     "Store": "clarena.record.store",
     "Strategy": "clarena.contract.strategy",
@@ -111,13 +118,17 @@ __all__ = [
     "Frozen",
     "GradientStrategy",
     "Head",
+    "Metric",
     "Model",
     "PluginError",
+    "Predictions",
     "Protocol",
     "Record",
     "ReplayBuffer",
     "Results",
     "Scenario",
+    "Scope",
+    "Scoring",
     "Split",
     "Store",
     "StoreError",

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,10 +18,13 @@ from clarena.contract.updater import Budget
 from clarena.errors import UsageError
 from clarena.plugins.parameters import parse
 from clarena.protocol.protocol import Track, Variation
+from clarena.record.predictions import Arrays, Predictions
 from clarena.record.record import ExperienceInfo
+from clarena.record.scoring import Groups, Scoring, scoring
 from clarena.run.data import load
 from clarena.run.testset import TestSet
 from clarena.run.variation import varied
+from clarena.toolbox.gradients import IGNORED
 from clarena.toolbox.seeding import BEFORE_LEARNING, Seeds
 
 
@@ -190,6 +194,37 @@ class Realisation:
         transforms = [self._transforms[origin] for origin in origins]
         parts = zip(x.split(counts.tolist()), transforms)
         return torch.cat([part if transform is None else transform(part) for part, transform in parts])
+
+    @property
+    def scoring(self) -> Scoring:
+        """How the answers of this run are scored."""
+        name = "text" if self.data.class_bytes else "tokens" if self.data.per_token else "classes"
+        found = scoring(name)
+        assert found is not None
+        return found
+
+    @property
+    def groups(self) -> Groups | None:
+        """The outputs of each experience, where a cell of the matrix is scored by outputs and not by samples."""
+        if not self.scoring.by_output or self.track.scenario != "class":
+            return None
+        return [list(split.classes) for split in self.stream.splits]
+
+    def scores(self, answers: Arrays, after: int) -> list[float]:
+        """The score on each experience of what was answered while experience `after`, from 1, was learned."""
+        told = self.test.truth, self.test.experience, len(self.stream.splits), self.stream.output_names, self.groups
+        return self.scoring.row(answers, *told, after=after)
+
+    def chance(self, predictions: Predictions) -> list[float]:
+        """What one scores on each experience, in the end, who knows the training labels and looks at no input."""
+        told = self.trained_on(), predictions, self.stream.output_names, self.groups
+        return self.scoring.chance(*told, told=self.track.scenario == "task")
+
+    def trained_on(self) -> list[Arrays]:
+        """The truth of the training samples of each experience."""
+        counted = [split.y_train[split.y_train != IGNORED].numpy() for split in self.stream.splits]
+        sizes = np.array(self.data.class_bytes)
+        return [{"labels": y, **({"text_bytes": sizes[y]} if sizes.size else {})} for y in counted]
 
     def experiences(self) -> list[ExperienceInfo]:
         """What each experience holds, for the record."""

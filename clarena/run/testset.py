@@ -1,6 +1,6 @@
 """Testing: the host asks for scores, decides which outputs count, and keeps the arg-max. A strategy never does."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -30,6 +30,11 @@ class Answers(NamedTuple):
 
     predicted: NDArray[np.int64]
     log_probability: NDArray[np.float32] | None
+
+    @property
+    def named(self) -> dict[str, NDArray[Any]]:
+        """The arrays by the names that the target's scoring half has for them."""
+        return {name: array for name, array in self._asdict().items() if array is not None}
 
 
 class TestSet:
@@ -75,6 +80,12 @@ class TestSet:
         self.experience: NDArray[np.int64] = np.repeat(self._origin, per_sample)
         self.text_bytes = np.array(data.class_bytes)[self.labels] if data.class_bytes else None
         self.seed = generator.initial_seed()
+
+    @property
+    def truth(self) -> dict[str, NDArray[Any]]:
+        """The truth by the names that the target's scoring half has for it."""
+        sizes = {} if self.text_bytes is None else {"text_bytes": self.text_bytes}
+        return {"labels": self.labels, **sizes}
 
     def predict(self, strategy: Strategy, space: OutputSpace) -> NDArray[np.int64]:
         """The class predicted for each label, as in `answers`."""

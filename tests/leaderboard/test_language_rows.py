@@ -9,8 +9,9 @@ from clarena_leaderboard.site.detail import row_detail
 from clarena_leaderboard.site.render import build_site
 from clarena_leaderboard.sources import StoreSource
 from made_up import record
-from records_with_predictions import changed
+from records_with_predictions import changed, summary
 
+from clarena.record.predictions import Predictions
 from clarena.record.record import ExperienceInfo
 from clarena.record.store import RECORD, Store
 
@@ -30,8 +31,12 @@ def store(tmp_path):
             likely = np.full((3, 20), np.nan, dtype=np.float32)
             likely[1, :10], likely[2, :10], likely[2, 10:] = -math.log(4), -math.log(2), -math.log(4)
             sizes = np.repeat([2, 1], 10)
-            predictions = predictions.model_copy(update={"log_probability": likely, "text_bytes": sizes})
-            facts = predictions.summary(TOKENS) | {"output_names": TOKENS, "class_report": {}, "confusion_matrix": []}
+            predictions = Predictions(
+                predictions.answers | {"log_probability": likely},
+                predictions.truth | {"text_bytes": sizes},
+                predictions.experience,
+            )
+            facts = summary(predictions, TOKENS) | {"output_names": TOKENS, "class_report": {}, "confusion_matrix": []}
             facts["experiences"] = [
                 ExperienceInfo(classes=TOKENS, domain=domain, train_samples=9, test_samples=10)
                 for domain in (DOMAINS if name == "er" or seed else DOMAINS[::-1])
@@ -52,8 +57,8 @@ def test_bits_per_byte_are_recomputed_and_in_the_rows_data(store):
     assert [run.flaws for run in entry.runs] == [()] * 5
     assert entry.runs[0].metrics["final_bits_per_byte"] == pytest.approx(1.25)
     assert entry.runs[0].metrics["bits_per_byte_forgetting"] == pytest.approx(-0.5)
-    assert data["bits_per_byte"]["mean"] == BITS
-    assert data["bits_per_byte"]["seeds"]["4"] == BITS
+    assert data["further"]["bits_per_byte"]["mean"] == BITS
+    assert data["further"]["bits_per_byte"]["seeds"]["4"] == BITS
     assert data["confusion"] is None  # of 300 tokens it is a table that nobody can read
 
 
@@ -69,7 +74,7 @@ def test_without_predictions_they_follow_from_the_matrix(store):
     for path in store.path.glob("*/*/predictions.npz"):
         path.unlink()
     entry, data = the_row(store)
-    assert data["bits_per_byte"]["mean"] == BITS
+    assert data["further"]["bits_per_byte"]["mean"] == BITS
     assert entry.runs[0].metrics["final_bits_per_byte"] == pytest.approx(1.25)
 
 

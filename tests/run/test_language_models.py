@@ -12,6 +12,7 @@ from clarena_native.strategies.distillation.lwf import LwF
 from clarena_native.strategies.references.finetune import Finetune
 from clarena_native.strategies.regularisation.ewc import EWC
 from clarena_native.strategies.replay.er import ER
+from records_with_predictions import summary
 from tiny import same, walk
 from tiny_language import SMALL, WIDTH, language_walk, write
 
@@ -87,16 +88,16 @@ def test_likelihoods_and_accuracies_by_hand(batch: int) -> None:
     assert likely.dtype == np.float32
     bits = -likely / math.log(2)
     assert bits.tolist() == pytest.approx([1.0 if label == 0 else 2.0 for label in test.labels])
-    from clarena.record.record import Predictions
+    from clarena.record.predictions import Predictions
 
     rows = {"predicted": np.stack([predicted] * 3), "log_probability": np.stack([likely] * 3)}
-    kept = Predictions(**rows, labels=test.labels, experience=test.experience, text_bytes=test.text_bytes)
-    assert kept.accuracy_matrix().tolist() == [[1 / 3, 1.0]] * 3
-    np.testing.assert_allclose(kept.bits_per_byte(), [[5 / 6, 1.0]] * 3, rtol=1e-6)
-    found = kept.summary(["a", "bb", "ccc"])
+    kept = Predictions.of_classes(**rows, labels=test.labels, experience=test.experience, text_bytes=test.text_bytes)
+    found = summary(kept, ["a", "bb", "ccc"])
+    assert found["accuracy_matrix"] == [[1 / 3, 1.0]] * 3
+    np.testing.assert_allclose(found["bits_per_byte"], [[5 / 6, 1.0]] * 3, rtol=1e-6)
     assert found["metrics"]["final_bits_per_byte"] == pytest.approx((5 / 6 + 1) / 2, rel=1e-6)
     assert found["confusion_matrix"] == [[3, 0, 0], [1, 0, 0], [1, 0, 0]]
-    assert "confusion_matrix" not in kept.summary(["token"] * 256)  # a table that nobody can read
+    assert "confusion_matrix" not in summary(kept, ["token"] * 256)  # a table that nobody can read
 
 
 def test_scores_of_whole_sequences_are_refused_and_infinite_ones_diverged() -> None:
@@ -267,7 +268,7 @@ def test_a_run_keeps_likelihoods_and_resumes_exactly(tmp_path: Path, monkeypatch
     kept = Store(tmp_path / "whole").predictions(whole)
     assert kept.log_probability is not None
     assert kept.log_probability.dtype == np.float32
-    assert kept.summary(whole.output_names)["bits_per_byte"] == whole.bits_per_byte
+    assert summary(kept, whole.output_names)["bits_per_byte"] == whole.bits_per_byte
     with np.load(next((tmp_path / "whole").glob("*/*/predictions.npz"))) as arrays:
         assert arrays["predicted"].dtype == np.int16
         assert arrays["predicted"].shape == (3, 38)  # 19 tokens of each text
