@@ -16,11 +16,12 @@ from torch import Tensor, nn
 from clarena.contract.augmentation import Augmentation
 from clarena.contract.backbone import Backbone, Model
 from clarena.contract.experience import Experience, OutputSpace
-from clarena.contract.updater import Budget, Factors, Updater
+from clarena.contract.updater import Factors, Updater
 from clarena.errors import UsageError
 from clarena.protocol.protocol import Protocol, Scenario
 from clarena.toolbox.buffer import Capacity
 from clarena.toolbox.modules import Frozen, evaluating
+from clarena.toolbox.schedule import Budget
 from clarena.toolbox.seeding import Seeds
 
 NEEDS: dict[str, str] = {

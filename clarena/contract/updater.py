@@ -6,78 +6,20 @@ a loop of another library's.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from itertools import pairwise
-from math import ceil, inf
+from math import inf
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from clarena.contract.experience import Batch, Meter, _full_mask
+from clarena.contract.experience import Batch, _full_mask
 from clarena.errors import PluginError
 from clarena.protocol.protocol import Protocol
-from clarena.toolbox.schedule import rates, scheduled
+from clarena.toolbox.schedule import Clock, rates, scheduled
 
 Factors = Sequence[tuple[Iterable[nn.Parameter], float]]
 """Groups of parameters, each with the factor by which its rate differs from that of all others."""
-
-
-@dataclass
-class Clock:
-    """How far a caller has come in its horizon: in `length` steps or samples it makes `passes` passes.
-
-    Attributes:
-        meter: what counts the samples (or, with `by_steps`, the steps) handed out; None: the optimiser's own steps.
-        start: what the meter said at the beginning.
-        told: the pass itself, where the caller says so.
-    """
-
-    passes: int
-    length: int
-    meter: Meter | None = None
-    by_steps: bool = False
-    start: int = 0
-    steps: int = 0
-    told: int | None = None
-
-    @property
-    def place(self) -> int:
-        """The pass that is being made, from 0; the last one for whoever goes on beyond his horizon."""
-        if self.told is not None:
-            return min(self.told, self.passes - 1)
-        done = self.steps
-        if self.meter is not None:  # the batch at hand is counted already
-            done = (self.meter.steps if self.by_steps else self.meter.samples) - self.start - 1
-        return min(max(done, 0) * self.passes // self.length, self.passes - 1)
-
-
-@dataclass
-class Budget:
-    """The passes over what is being learned; the host tells of each experience as it begins.
-
-    Where boundaries are hidden it tells of the whole stream, once, if its length is known: a step is a pass then.
-    """
-
-    meter: Meter = field(default_factory=Meter)
-    passes: int = 0
-    size: int = 0
-    batch_size: int = 1
-    by_steps: bool = False
-
-    def begin(self, meter: Meter, passes: int, size: int, batch_size: int = 1, by_steps: bool = False) -> None:
-        """So many passes over so many samples are all there is, and `meter` counts them."""
-        self.meter, self.passes, self.size, self.batch_size, self.by_steps = meter, passes, size, batch_size, by_steps
-
-    def clock(self, steps: int | None, passes: int | None) -> Clock | None:
-        """The clock of an updater with this horizon; None where nothing is known of what there is to learn from."""
-        if steps is not None:
-            per_pass = ceil(self.size / self.batch_size) or steps
-            return Clock(passes or max(1, ceil(steps / per_pass)), max(1, steps))
-        done = self.meter.steps if self.by_steps else self.meter.samples
-        left = self.passes - ceil(done / self.size) if self.size else 0
-        passes = min(left, passes or left)
-        return Clock(passes, passes * self.size, self.meter, self.by_steps, done) if passes > 0 else None
 
 
 class Updater:
@@ -180,6 +122,7 @@ class Updater:
     def begin_pass(self, place: int, passes: int) -> None:
         """Say which pass begins, from 0, of how many; for a loop whose batches the host does not hand out."""
         self._rules.clock = Clock(passes, passes, told=place)
+        self._rules.follow(self.optimizer)
 
     def state(self, model: nn.Module) -> dict[str, dict[str, Any]]:
         """The optimiser's state by name of the parameter."""

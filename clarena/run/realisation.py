@@ -14,7 +14,6 @@ from clarena.contract.backbone import Backbone, require_model
 from clarena.contract.benchmark import Benchmark, Split, limited, with_validation
 from clarena.contract.experience import Experience, HiddenStream, OutputSpace
 from clarena.contract.strategy import Context, Strategy
-from clarena.contract.updater import Budget
 from clarena.errors import UsageError
 from clarena.plugins.parameters import parse
 from clarena.protocol.protocol import Track, Variation
@@ -25,6 +24,7 @@ from clarena.run.data import load
 from clarena.run.testset import TestSet
 from clarena.run.variation import varied
 from clarena.toolbox.gradients import IGNORED
+from clarena.toolbox.schedule import Budget
 from clarena.toolbox.seeding import BEFORE_LEARNING, Seeds
 
 

@@ -303,8 +303,9 @@ class Rehead(Finetune):
 
 @pytest.mark.parametrize("state", ["kept", "reset"])
 @pytest.mark.parametrize("strategy", [Finetune, EWC, ER, Thaws, Rehead])
-def test_saved_after_each_experience_it_goes_on_bit_for_bit(strategy, state):
-    for optimiser in OPTIMISERS.values():
+@pytest.mark.parametrize("steps", [{}, {"schedule": "cosine", "warmup": 1, "clip_norm": 0.5, "epochs": 4}], ids=len)
+def test_saved_after_each_experience_it_goes_on_bit_for_bit(strategy, state, steps):
+    for optimiser in ({**kind, **steps} for kind in OPTIMISERS.values()):
         whole = walk(strategy, "task", optimizer_state=state, **optimiser)
         saved = []
         for position in range(3):

@@ -32,10 +32,10 @@ from torch.nn import functional as F
 from torch.optim import lr_scheduler
 
 from clarena import Batch, PluginError, Strategy, Updater, UsageError, cross_entropy
-from clarena.contract.updater import Budget, Clock, joined
+from clarena.contract.updater import joined
 from clarena.plugins.composite import compose
 from clarena.protocol.protocol import Protocol
-from clarena.toolbox.schedule import rates
+from clarena.toolbox.schedule import Budget, Clock, rates
 
 COSINE = {"schedule": "cosine", "epochs": 6, "optimizer": "sgd", "learning_rate": 0.05}
 STEPS = (5, 2, 3)  # of a pass over each experience: 33, 13 and 22 samples in batches of 8

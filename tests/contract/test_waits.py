@@ -31,6 +31,14 @@ def test_three_times_the_steps_wait_no_more_often(name, scenario):
     assert thrice == once
 
 
+@pytest.mark.parametrize("name", ["finetune", "er", "ewc+gem", "lwf", "gdumb", "pnn"])
+def test_nor_do_steps_that_are_scheduled_clipped_and_made_in_parts(name):
+    protocol = {"schedule": "cosine", "warmup": 1, "clip_norm": 0.5, "accumulation": 2, "epochs": 4}
+    strategy = Host.discover().strategy(name)
+    plain, ours = (walk(strategy, "task", **changes) for changes in ({"epochs": 4}, protocol))
+    assert waits_of(ours) == waits_of(plain)
+
+
 @pytest.mark.parametrize("name", ["finetune", "er", "der"])
 def test_labels_that_show_as_they_come_are_looked_up_on_the_host(name):
     """Where boundaries are hidden, each batch may show a new one."""
