@@ -90,6 +90,7 @@ def _preset(name: str) -> dict[str, Any] | None:
         "name": name,
         "summary": preset.summary,
         "settings": owned,
+        "headline": preset.headline,
         "source": preset.source,
         "example": shlex.join(words),
     }
@@ -105,6 +106,7 @@ def _print_preset(facts: dict[str, Any]) -> None:
         grid.add_row(Text(f"  {name}", "cyan"), Text(value(setting)))
     if facts["settings"]:
         put(console, grid)
+    console.print(f"\nHeadline  {facts['headline']}")
     if facts["source"]:
         console.print("\nSource", style="bold")
         console.print(textwrap.indent(reflow(facts["source"], min(console.width, TEXT_WIDTH) - 2), "  "))

@@ -7,13 +7,13 @@ A benchmark's stream is a clean split unless the track varies it: `Variation`.
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from clarena.errors import UsageError, unknown_name
-from clarena.protocol.presets import NAMED
+from clarena.protocol.presets import FINAL, NAMED
 
 Scenario = Literal["class", "domain", "task"]
 """van de Ven & Tolias (2019): what is to be inferred at test time."""
@@ -132,6 +132,10 @@ class Protocol(FrozenModel):
         float, Field(gt=0, lt=1, description="Share of each class's training data that a tuning run holds out.")
     ] = 0.2
     tuning_experiences: Annotated[int, Field(ge=1, description="Experiences at most that a tuning run sees.")] = 3
+
+    def __repr_args__(self) -> Iterator[tuple[str, Any]]:
+        """What it prints: the fields that are not at their default."""
+        yield from self.model_dump(exclude_defaults=True).items()
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -331,6 +335,12 @@ class Track(FrozenModel):
                 if preset.model_copy(update=HIDDEN) == self.protocol:
                     return f"{name}+hidden"
         return "custom"
+
+    @property
+    def headline(self) -> str:
+        """The metric by which rows are compared: that of a paper's preset, else the final average accuracy."""
+        name = self.preset.removesuffix("+hidden")
+        return NAMED[name].headline if name in NAMED else FINAL
 
     @property
     def label(self) -> str:

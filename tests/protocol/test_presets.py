@@ -6,11 +6,14 @@ from pathlib import Path
 
 import pytest
 from cli_command import clarena as command
+from records_of_matrices import NAN, make_record
 
 import clarena
 from clarena import ClarenaError, UsageError
 from clarena.protocol.presets import NAMED
 from clarena.protocol.protocol import HIDDEN, PRESETS, NamedPart, Protocol, Track, protocol
+from clarena.record.catalogue import ACCURACY_METRICS
+from clarena.record.summary import legend, rows, table_texts
 
 PAPERS = {name: preset for name, preset in NAMED.items() if preset.on}
 
@@ -48,6 +51,31 @@ def test_a_papers_preset_is_named_by_both_its_sides(name):
     if PRESETS[name].schedule == "constant":  # a schedule over a stream of unknown length is refused
         assert track(name, **HIDDEN).preset == f"{name}+hidden"
     assert Track.model_validate_json(track(name).model_dump_json()).label == f"split-cifar100/class/resnet18/{name}"
+
+
+def test_a_track_names_its_headline():
+    assert {track(name).headline for name in PAPERS if name.startswith("b")} == {"average_incremental_pooled_accuracy"}
+    assert track("online-cifar10").headline == track("b0-inc10", batch_size=3).headline == "final_average_accuracy"
+    assert track("online-cifar10", **HIDDEN).headline == "final_average_accuracy"
+    assert {preset.headline for preset in NAMED.values()} <= set(ACCURACY_METRICS)
+
+
+def test_a_table_is_in_the_order_of_its_tracks_headline(monkeypatch):
+    """Of two rows, the one with the better headline comes first; the final average comes beside it."""
+    matrices = {"one": [[NAN, NAN], [0.9, NAN], [0.1, 0.9]], "two": [[NAN, NAN], [0.5, NAN], [0.3, 0.9]]}
+    records = [make_record(matrix, strategy=name) for name, matrix in matrices.items()]
+    table = rows(records)
+    assert [row.info.name for row in table] == ["two", "one"]
+    assert table_texts(table)[0][:2] == ["strategy", "final accuracy %"]
+    monkeypatch.setattr(Track, "headline", property(lambda self: "average_incremental_accuracy"))
+    table = rows(records)
+    assert [row.info.name for row in table] == ["one", "two"]
+    titles, lines = table_texts(table)
+    assert titles[:3] == ["strategy", "headline %", "final accuracy %"]
+    assert [line[1] for line in lines] == ["70.0", "55.0"]
+    assert [line[2] for line in lines] == ["50.0", "60.0"]
+    assert "by which the track's paper compares: average incremental accuracy." in legend(table)
+    assert table[0].as_dict()["headline"] == "average_incremental_accuracy"
 
 
 def test_streams_of_one_protocol_are_told_apart():

@@ -187,6 +187,11 @@ def test_presets():
     assert track("task").label == "split-digits/task/mlp/standard"
 
 
+def test_it_prints_what_is_not_at_its_default():
+    assert repr(Protocol()) == "Protocol()"
+    assert repr(Protocol(epochs=3, scans=0)) == "Protocol(epochs=3, scans=0)"
+
+
 def test_every_field_has_a_sentence():
     assert all(field.description and field.description.endswith(".") for field in Protocol.model_fields.values())
 
