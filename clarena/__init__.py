@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         split_by_domain,
         split_by_groups,
     )
+    from clarena.contract.classes import ClassOrder, ClassSizes, class_order, class_sizes
     from clarena.contract.data import Data
     from clarena.contract.experience import Batch, Experience
     from clarena.contract.strategy import Context, Strategy
@@ -57,6 +58,8 @@ _LAZY = {
     "Batch": "clarena.contract.experience",
     "BatchNorm": "clarena.toolbox.modules",
     "Benchmark": "clarena.contract.benchmark",
+    "ClassOrder": "clarena.contract.classes",
+    "ClassSizes": "clarena.contract.classes",
     "Context": "clarena.contract.strategy",
     "Data": "clarena.contract.data",
     "Experience": "clarena.contract.experience",
@@ -82,6 +85,8 @@ _LAZY = {
     "Target": "clarena.contract.target",
     "Track": "clarena.protocol.protocol",
     "Updater": "clarena.contract.updater",
+    "class_order": "clarena.contract.classes",
+    "class_sizes": "clarena.contract.classes",
     "cross_entropy": "clarena.toolbox.categorical",
     "data_root": "clarena.toolbox.downloads",
     "evaluate": "clarena.run.evaluation",
@@ -107,6 +112,8 @@ __all__ = [
     "Benchmark",
     "ClarenaError",
     "ClarenaWarning",
+    "ClassOrder",
+    "ClassSizes",
     "Context",
     "Data",
     "DataError",
@@ -136,6 +143,8 @@ __all__ = [
     "Track",
     "Updater",
     "UsageError",
+    "class_order",
+    "class_sizes",
     "cross_entropy",
     "data_root",
     "evaluate",
