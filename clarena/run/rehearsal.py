@@ -70,8 +70,8 @@ def check_buffers(cls: type[Strategy], hyperparameters: Mapping[str, Any], proto
     """
     if protocol.exemplars_per_class is not None and not target.labels_are_classes:
         raise UsageError(
-            f"protocol.exemplars_per_class counts exemplars of each class, and samples of {target.name} are of none. Set "
-            "protocol.buffer_size: so many samples in total."
+            f"protocol.exemplars_per_class counts exemplars of each class, and samples of {target.name} are of none. "
+            "Set protocol.buffer_size: so many samples in total."
         )
     members = cls.members if issubclass(cls, Composite) else (cls,)
     for member in members:
