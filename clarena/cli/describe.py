@@ -69,7 +69,7 @@ def find(host: "Host", name: str, required: bool = True) -> list[tuple["Registry
     if not found and required:
         known = [*NAMED, *(entry.name for registry in registries(host).values() for entry in registry)]
         broken = {f"{each.plugin} ({each.origin})": each.reason for each in host.broken}
-        raise unknown_name("strategy, backbone, benchmark, target or protocol", name, known, broken, see="clarena list")
+        raise unknown_name("strategy, benchmark or other entry", name, known, broken, see="clarena list")
     return found
 
 
