@@ -30,9 +30,11 @@ if TYPE_CHECKING:
         split_by_groups,
     )
     from clarena.contract.data import Data
-    from clarena.contract.experience import Batch, Experience, cross_entropy
+    from clarena.contract.experience import Batch, Experience
     from clarena.contract.strategy import Context, Strategy
+    from clarena.contract.target import Target
     from clarena.contract.training import GradientStrategy
+    from clarena.contract.updater import Updater
     from clarena.plugins.registry import family_member
     from clarena.protocol.protocol import Protocol, Scenario, Track
     from clarena.record.metrics import Metric
@@ -42,10 +44,11 @@ if TYPE_CHECKING:
     from clarena.record.store import Store
     from clarena.run.evaluation import Results, evaluate
     from clarena.toolbox.buffer import ReplayBuffer
+    from clarena.toolbox.categorical import IGNORED, cross_entropy
     from clarena.toolbox.downloads import data_root, fetch, user_path
     from clarena.toolbox.files import file_stamps, require_file
-    from clarena.toolbox.gradients import IGNORED, fisher_diagonal, output_norm_sensitivity
-    from clarena.toolbox.modules import BatchNorm, Frozen, evaluating
+    from clarena.toolbox.gradients import fisher_diagonal, output_norm_sensitivity
+    from clarena.toolbox.modules import BatchNorm, Freezable, Frozen, evaluating
 
 __version__ = "0.2.0"
 
@@ -57,10 +60,11 @@ _LAZY = {
     "Context": "clarena.contract.strategy",
     "Data": "clarena.contract.data",
     "Experience": "clarena.contract.experience",
+    "Freezable": "clarena.toolbox.modules",
     "Frozen": "clarena.toolbox.modules",
     "GradientStrategy": "clarena.contract.training",
     "Head": "clarena.contract.backbone",
-    "IGNORED": "clarena.toolbox.gradients",
+    "IGNORED": "clarena.toolbox.categorical",
     "Metric": "clarena.record.metrics",
     "Model": "clarena.contract.backbone",
     "Predictions": "clarena.record.predictions",
@@ -75,8 +79,10 @@ _LAZY = {
     "Store": "clarena.record.store",
     "Strategy": "clarena.contract.strategy",
     "Stream": "clarena.contract.benchmark",
+    "Target": "clarena.contract.target",
     "Track": "clarena.protocol.protocol",
-    "cross_entropy": "clarena.contract.experience",
+    "Updater": "clarena.contract.updater",
+    "cross_entropy": "clarena.toolbox.categorical",
     "data_root": "clarena.toolbox.downloads",
     "evaluate": "clarena.run.evaluation",
     "evaluating": "clarena.toolbox.modules",
@@ -106,6 +112,7 @@ __all__ = [
     "DataError",
     "DivergedError",
     "Experience",
+    "Freezable",
     "Frozen",
     "GradientStrategy",
     "Head",
@@ -125,7 +132,9 @@ __all__ = [
     "StoreError",
     "Strategy",
     "Stream",
+    "Target",
     "Track",
+    "Updater",
     "UsageError",
     "cross_entropy",
     "data_root",

@@ -17,7 +17,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 
-from clarena.contract.experience import Experience, HiddenStream, Meter
+from clarena.contract.experience import Experience, Meter
 from clarena.contract.strategy import Strategy
 from clarena.errors import ClarenaError, ClarenaWarning, DivergedError, StoreError
 from clarena.record.predictions import Predictions
@@ -29,7 +29,7 @@ from clarena.run.clock import Clock
 from clarena.run.deadline import NO_LIMITS, Deadline, TimedOut
 from clarena.run.environment import configured, environment, peak_memory, reset_peak_memory
 from clarena.run.realisation import CellClasses, Realisation
-from clarena.run.testset import UNDEFINED, Answers
+from clarena.run.testset import Answers, unasked
 from clarena.run.warmup import warm_up
 from clarena.toolbox.modules import state_bytes
 from clarena.toolbox.seeding import forked
@@ -196,7 +196,7 @@ class Run:
                 yield experience
 
         realised.begin_hidden()
-        stream = HiddenStream(parts(), realised.space, realised.protocol)
+        stream = realised.hidden_stream(parts())
         with clock:
             strategy.learn(cast(Experience, stream))
         stream.check_finished()
@@ -211,7 +211,7 @@ class Run:
         with testing:
             row = realised.test.answers(strategy, realised.space)
         skipped = position - len(self.state.rows)  # joint has no rows between the first and the last
-        self.state.rows += [_unasked(row)] * skipped + [row]
+        self.state.rows += [unasked(row)] * skipped + [row]
         self.state.costs.append(
             Cost(
                 position=position,
@@ -249,7 +249,7 @@ class Run:
                 finite_loss(meter, position)
             if protocol.eval_every and step and step % protocol.eval_every == 0:
                 with clock.stopped():
-                    scores = realised.scores(realised.test.answers(strategy, realised.space).named, position + 1)
+                    scores = realised.scores(realised.test.answers(strategy, realised.space), position + 1)
                 self.state.curve.append(CurvePoint(position=position + 1, step=step, accuracy=scores))
             self.progress((finished + min(1.0, step / total)) / len(realised.steps))
 
@@ -261,7 +261,7 @@ class Run:
         content = {
             "cell": self.cell.id,
             "strategy": None if strategy is None else strategy.state_dict(),
-            "rows": [[None if part is None else torch.from_numpy(part) for part in row] for row in self.state.rows],
+            "rows": [{name: torch.from_numpy(kept) for name, kept in row.items()} for row in self.state.rows],
             "costs": [cost.model_dump() for cost in self.state.costs],
             "curve": [point.model_dump() for point in self.state.curve],
             "resumed": self.state.resumed,
@@ -301,10 +301,7 @@ class Run:
         if saved["cell"] != self.cell.id:
             raise ValueError("it belongs to another cell")
         state = State(
-            rows=[
-                Answers(predicted.cpu().numpy(), None if likely is None else likely.cpu().numpy())
-                for predicted, likely in saved["rows"]
-            ],
+            rows=[{name: kept.cpu().numpy() for name, kept in row.items()} for row in saved["rows"]],
             costs=[Cost(**cost) for cost in saved["costs"]],
             curve=[CurvePoint(**point) for point in saved["curve"]],
             resumed=list(saved["resumed"]),
@@ -324,7 +321,7 @@ class Run:
             realised |= {"target": target.name, "score": target.score, "unit": target.unit}
             if self.state.rows:
                 missing = len(self.realised.stream.splits) + 1 - len(self.state.rows)
-                rows = [row.named for row in (*self.state.rows, *[_unasked(self.state.rows[0])] * missing)]
+                rows = [*self.state.rows, *[unasked(self.state.rows[0])] * missing]
                 test = self.realised.test
                 answers = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
                 predictions = Predictions(answers, test.truth, test.experience)
@@ -365,12 +362,6 @@ def finite_loss(meter: Meter, position: int) -> float:
     if loss is not None and not np.isfinite(loss):
         raise DivergedError(f"The loss in experience {position + 1} is not finite.")
     return float("nan") if loss is None else loss
-
-
-def _unasked(row: Answers) -> Answers:
-    """A row of the same size as this one, in which nothing was predicted."""
-    predicted, likely = row
-    return Answers(np.full_like(predicted, UNDEFINED), None if likely is None else np.full_like(likely, np.nan))
 
 
 def _reason(error: BaseException | None) -> str | None:

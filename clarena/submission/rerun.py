@@ -103,7 +103,10 @@ def wrong_labels(pieces: Sequence[Evidence], bench: Bench) -> list[str]:
     for piece in pieces:
         track = piece.claim.track
         parts = CellClasses(
-            Strategy, bench.host.benchmarks.load(track.benchmark.name), bench.host.backbones.load(track.backbone.name)
+            Strategy,
+            bench.host.benchmarks.load(track.benchmark.name),
+            bench.host.backbones.load(track.backbone.name),
+            bench.host.targets.load,
         )
         realised = Realisation(track, parts, piece.run.seed, torch.device("cpu"))
         where = f"{track.label} seed {piece.run.seed}"

@@ -1,6 +1,8 @@
 """One run: its record, its statuses, what it leaves as it found it."""
 
 import gc
+import hashlib
+import io
 import os
 import random
 import warnings
@@ -232,6 +234,33 @@ def test_a_damaged_checkpoint_is_said_and_the_run_starts_over(tmp_path):
         assert record.predictions == whole.predictions
         assert not path.exists()
     assert "belongs to another cell" in said[0]
+
+
+def test_a_checkpoint_of_an_earlier_version_is_said_and_the_run_starts_over(tmp_path, monkeypatch):
+    """One that does not say how its modules are built, as they were until 0.2."""
+    whole = run(tmp_path / "whole")
+    save, saved = Run._save, []
+
+    def stop_after_saving(self, strategy):
+        saved.append(save(self, strategy))
+        if len(saved) == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Run, "_save", stop_after_saving)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path)
+    path = Store(tmp_path).folder(whole.cell) / "checkpoint.pt"
+    content = torch.load(io.BytesIO(path.read_bytes()[32:]), weights_only=True)
+    del content["strategy"]["_structure"]
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    path.write_bytes(hashlib.sha256(buffer.getvalue()).digest() + buffer.getvalue())
+    heard = []
+    record = run(tmp_path, retry=True, listener=heard.append)
+    (said,) = [event.message for event in heard if event.kind == "warning"]
+    assert "cannot be used; starting over. (This state does not say how its module is built, as those of" in said
+    assert (record.status, record.resumed) == ("finished", [])
+    assert record.predictions == whole.predictions
 
 
 def test_the_clock_stands_still_while_testing_within_an_experience(tmp_path, monkeypatch):
