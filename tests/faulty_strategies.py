@@ -53,6 +53,13 @@ class UnknownScenario(GradientStrategy):
     scenarios = frozenset({"class", "lifelong"})
 
 
+@caught_by("metadata", "Name those it learns, as in frozenset")
+class SayingTargets(GradientStrategy):
+    """Names its target, and not a set of them."""
+
+    targets = "classes"
+
+
 @caught_by("metadata", "as a keyword-only argument")
 class PositionalParameter(GradientStrategy):
     """Has a hyper-parameter that the command line cannot see."""

@@ -25,6 +25,9 @@ TEST_SAMPLES = 20
 SHAPE = (1, 4, 4)
 """Of one sample, before it is enlarged."""
 
+TARGET = "classes"
+"""What is asked of an input."""
+
 LEVELS = 9
 """Tokens that a value may become, for backbones that take tokens."""
 

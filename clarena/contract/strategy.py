@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from clarena.contract.augmentation import Augmentation
 from clarena.contract.backbone import Backbone, Model
 from clarena.contract.experience import Experience, OutputSpace
+from clarena.contract.target import Target
 from clarena.contract.updater import Factors, Updater
 from clarena.errors import UsageError
 from clarena.protocol.protocol import Protocol, Scenario
@@ -68,6 +69,11 @@ class Context:
     plain_sgd: bool = False
     outputs: int | None = None
     experiences: int | None = None
+
+    @property
+    def target(self) -> Target:
+        """What is asked of an input: its loss, its Fisher directions, its distance to older scores."""
+        return self.space.target
 
     @property
     def buffer_size(self) -> int:
@@ -154,6 +160,7 @@ class Strategy(nn.Module):
     Attributes:
         name: what the command line calls it.
         scenarios: those it can run in.
+        targets: what it can learn, by name, where that is not everything; None: all.
         reference: the paper, or what it is.
         family: kind of method, by which readers filter: `replay`, `regularisation`, `architecture`, …
         needs: what it cannot do without (see `NEEDS`).
@@ -167,6 +174,7 @@ class Strategy(nn.Module):
 
     name: ClassVar[str]
     scenarios: ClassVar[frozenset[str]] = frozenset({"class", "domain", "task"})
+    targets: ClassVar[frozenset[str] | None] = None
     reference: ClassVar[str] = ""
     family: ClassVar[str] = ""
     needs: ClassVar[frozenset[str]] = frozenset()

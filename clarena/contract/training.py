@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from clarena.contract.experience import Batch, Experience, cross_entropy
+from clarena.contract.experience import Batch, Experience
 from clarena.contract.strategy import Context, Strategy
 from clarena.contract.updater import Factors, Updater, joined, total
 
@@ -94,9 +94,9 @@ class GradientStrategy(Strategy):
         return batch
 
     def loss(self, batch: Batch) -> Tensor:
-        """The task loss on `batch.scores`, a scalar: cross-entropy over the outputs in play."""
+        """The task loss on `batch.scores`, a scalar: of classes, cross-entropy over the outputs in play."""
         assert batch.scores is not None
-        return cross_entropy(batch.scores, batch.y, batch.mask)
+        return self.context.target.loss(batch.scores, batch.y, batch.mask)
 
     def distil(self, batch: Batch) -> Tensor | None:
         """A term of the scores that is added to the loss; None adds nothing."""

@@ -72,7 +72,7 @@ def run_work(work: Work, progress: Progress, tell: Tell = lambda seconds, reason
         if existing and not (work.retry and existing.status in RETRIED):
             return existing
         parts = look_up(work)
-        require_unchanged(parts.benchmark, work.cell.track.benchmark)
+        require_unchanged(parts.benchmark, work.cell.track.benchmark, parts.targets)
         run = Run(
             work.cell,
             parts,
@@ -110,6 +110,7 @@ def look_up(work: Work) -> CellClasses:
         strategy=host.strategy(parts["strategy"]),
         benchmark=host.benchmarks.resolve(parts["benchmark"]),
         backbone=host.backbones.resolve(parts["backbone"]),
+        targets=host.targets.load,
     )
     planned = {
         "strategy": cell.strategy.identity,

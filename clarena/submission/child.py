@@ -124,7 +124,10 @@ class Server:
         from clarena.run.realisation import CellClasses, Realisation
 
         parts = CellClasses(
-            self.cls, self.host.benchmarks.resolve(setting.benchmark), self.host.backbones.resolve(setting.backbone)
+            self.cls,
+            self.host.benchmarks.resolve(setting.benchmark),
+            self.host.backbones.resolve(setting.backbone),
+            self.host.targets.load,
         )
         self.realised = Realisation(setting.track, parts, setting.seed, self.device)
         self.strategy = self.realised.set_up(self.cls(**setting.hyperparameters), setting.learning_rate)

@@ -22,6 +22,7 @@ class Adapted(Strategy):
     evaluation is never used.
     """
 
+    targets = frozenset({"classes"})  # its criterion is cross-entropy, one label a sample
     method: ClassVar[Method]
     learning_rate: float  # where the mathematics fixes the optimiser
 

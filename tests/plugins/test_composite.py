@@ -148,7 +148,7 @@ def test_c3_the_gradient_before_projection_is_the_sum_of_the_parts(scenario, dou
         scores = model(batch.x)
         loss = cross_entropy(scores, batch.y, batch.mask)
         for head in heads:
-            q = (lwf.targets[batch.index][:, head] / 2.0).softmax(1)
+            q = (lwf.recorded[batch.index][:, head] / 2.0).softmax(1)
             loss = loss - 2.0 * (q * (scores[:, head] / 2.0).log_softmax(1)).sum(1).mean()
         expected, theta = flat(gradients(ours, loss)), flat(ours.parameters())
         for weight, held in ((7.0, ewc.consolidated), (2 * 0.3, mas.consolidated)):
@@ -425,6 +425,25 @@ def test_projections_exemplars_and_scenarios_that_do_not_go_together():
     with pytest.raises(UsageError, match="no scenario in common"):
         compose((ClassOnly, TaskOnly))
     assert compose((EWC, ClassOnly)).scenarios == {"class"}
+
+
+def test_a_composite_learns_what_all_its_parts_can():
+    class OfClasses(GradientStrategy):
+        """Of classes."""
+
+        name = "of-classes"
+        targets = frozenset({"classes", "tokens"})
+
+    class OfText(GradientStrategy):
+        """Of text."""
+
+        name = "of-text"
+        targets = frozenset({"text"})
+
+    assert compose((EWC, SI)).targets is None
+    assert compose((EWC, OfClasses)).targets == {"classes", "tokens"}
+    with pytest.raises(UsageError, match="no target in common"):
+        compose((OfClasses, OfText))
 
 
 @pytest.mark.parametrize(

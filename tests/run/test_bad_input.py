@@ -198,8 +198,14 @@ STREAMS = {
     "no experience": ((), "a stream without experiences"),
     "no training samples": ((Split(rows(), rows(), rows(0), rows(0)),), "has no training samples"),
     "no test samples": ((Split(rows(0), rows(0), rows(), rows()),), "Experience 1 of the benchmark odd has no test"),
-    "labels outside": ((Split(rows(0), rows(6), rows(0), rows(0)),), "training labels outside 0 … 5, its outputs"),
-    "negative labels": ((Split(rows(0), rows(0), rows(0), rows(-1)),), "test labels outside 0 … 5, its outputs"),
+    "labels outside": (
+        (Split(rows(0), rows(6), rows(0), rows(0)),),
+        "its training labels run from 6 to 6",
+    ),
+    "negative labels": (
+        (Split(rows(0), rows(0), rows(0), rows(-1)),),
+        "its test labels run from -1 to -1",
+    ),
     "rows outside": ((Split(rows(0), rows(0), rows(36), rows(0)),), "names test samples outside 0 … 35"),
     "lengths": ((Split(rows(0, 1), rows(0), rows(0), rows(0)),), "has 2 training samples but 1 labels"),
     "no stream": (None, "The benchmark odd is faulty: TypeError"),

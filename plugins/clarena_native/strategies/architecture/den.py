@@ -51,7 +51,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from clarena import Batch, Context, Experience, Strategy, Updater, UsageError, cross_entropy, evaluating
+from clarena import Batch, Context, Experience, Strategy, Updater, UsageError, evaluating
 from clarena_native.strategies.architecture.den_network import GrowingNetwork, Part, Weights
 from clarena_native.strategies.architecture.layered import PER_UNIT, at_labels, require_task, take_apart
 
@@ -66,6 +66,7 @@ class DEN(Strategy):
 
     name = "den"
     scenarios = frozenset({"task"})  # time stamps select the units by the task label
+    targets = frozenset({"classes"})  # a task's outputs are one for each of its classes
     reference = "Yoon et al. 2018, Lifelong Learning with Dynamically Expandable Networks. arXiv:1708.01547"
     family = "architecture"
     needs = frozenset({"own_loop", "unclipped", "float32"})  # a proximal step is as long as the gradient's
@@ -177,7 +178,7 @@ class DEN(Strategy):
         self.network.train()
 
         def loss(part: Batch) -> Tensor:
-            return cross_entropy(self._scores(part.x, task), part.y, part.mask)
+            return self.context.target.loss(self._scores(part.x, task), part.y, part.mask)
 
         for number, batch in enumerate(steps.until(phase), 1):
             steps.meter.observe(updater.descend(batch, loss, penalty))
@@ -197,7 +198,7 @@ class DEN(Strategy):
         """The mean loss over the experience."""
         with evaluating(self.network):
             losses = [
-                cross_entropy(self._scores(batch.x, task), batch.y, batch.mask, reduction="sum")
+                self.context.target.loss(self._scores(batch.x, task), batch.y, batch.mask, reduction="sum")
                 for batch in experience.scan()
             ]
         return float(torch.stack(losses).sum()) / len(experience)

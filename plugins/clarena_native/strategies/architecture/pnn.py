@@ -21,7 +21,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from clarena import Backbone, Batch, Context, Experience, Freezable, Strategy, UsageError, cross_entropy, evaluating
+from clarena import Backbone, Batch, Context, Experience, Freezable, Strategy, UsageError, evaluating
 from clarena_native.strategies.architecture.layered import NORMS, PER_UNIT, Stack, at_labels, require_task, take_apart
 
 SMALL = 0.1
@@ -69,7 +69,7 @@ class PNN(Strategy):
         self.train()
 
         def loss(part: Batch) -> Tensor:
-            return cross_entropy(self._scores(part.x, task), part.y, part.mask)
+            return self.context.target.loss(self._scores(part.x, task), part.y, part.mask)
 
         for batch in experience.batches():
             experience.meter.observe(updater.descend(batch, loss))

@@ -40,7 +40,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.func import functional_call
 
-from clarena import Batch, Context, Experience, GradientStrategy, ReplayBuffer, cross_entropy
+from clarena import Batch, Context, Experience, GradientStrategy, ReplayBuffer
 from clarena_native.strategies.exemplars import draw, fields, joined
 from clarena_native.strategies.meta.mer import parts
 
@@ -146,14 +146,14 @@ class LaMAML(GradientStrategy):
         losses = []
         size = 1 if self.inner_steps is None else -(-len(batch) // self.inner_steps)
         for x, y, mask in parts(batch.x, batch.y, batch.mask, size):
-            inner = cross_entropy(self.scores(fast, x)[0], y, mask)
+            inner = self.context.target.loss(self.scores(fast, x)[0], y, mask)
             gradients = torch.autograd.grad(
                 inner, list(fast.values()), create_graph=self.second_order, materialize_grads=True
             )
             moved = zip(fast.items(), rates, gradients)
             fast = {name: p - rate.view_as(p) * g for (name, p), rate, g in moved}
             scores, statistics = self.scores(fast, full.x)
-            losses.append(cross_entropy(scores, full.y, full.mask))
+            losses.append(self.context.target.loss(scores, full.y, full.mask))
             self.experience.meter.replayed += len(full) - full.fresh
         return torch.stack(losses).mean(), statistics
 

@@ -30,7 +30,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from clarena import Batch, Context, GradientStrategy, ReplayBuffer, cross_entropy
+from clarena import Batch, Context, GradientStrategy, ReplayBuffer
 
 Part = tuple[Tensor, Tensor, Tensor | None]
 """Some samples of a batch, here one: x [samples, …], y [samples, …], mask [samples or 1, outputs] or None."""
@@ -84,7 +84,7 @@ class MER(GradientStrategy):
             for _ in range(self.draws):
                 start = copies(trained, self.beta)
                 for x, y, mask in self.draw(sample):
-                    loss = cross_entropy(self.model(x), y, mask)
+                    loss = self.context.target.loss(self.model(x), y, mask)
                     gradients = torch.autograd.grad(loss, trained, materialize_grads=True)
                     with torch.no_grad():
                         for p, g in zip(trained, gradients):

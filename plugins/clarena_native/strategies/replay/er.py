@@ -113,5 +113,5 @@ class ER(GradientStrategy):
         (everything,) = experience.scan(len(experience))
         order = torch.randperm(len(experience), generator=self.context.generator("buffer")).to(self.context.device)
         offered = {name: column.index_select(0, order) for name, column in fields(everything).items()}
-        position = torch.full_like(offered["y"], experience.position)
+        position = torch.full_like(everything.index, experience.position)
         self.buffer.add(self.context.generator("buffer"), **offered, experience=position)

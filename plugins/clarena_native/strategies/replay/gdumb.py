@@ -8,7 +8,8 @@ trained from scratch on the buffer alone.
 Differences from the paper:
 1. A model is trained at the end of each experience, with the protocol's optimiser, batch size, schedule and
    augmentation for `epochs` passes over the buffer; the paper anneals its rate by cosines and augments by CutMix.
-2. One pass of the protocol's budget reads the stream; the passes over the buffer are metered as replayed samples.
+2. Where samples are of no class, as the tokens of a text, the buffer is a reservoir.
+3. One pass of the protocol's budget reads the stream; the passes over the buffer are metered as replayed samples.
 """
 
 from typing import Annotated
@@ -17,7 +18,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from clarena import Batch, Context, Experience, ReplayBuffer, Strategy, cross_entropy
+from clarena import Batch, Context, Experience, ReplayBuffer, Strategy
 from clarena_native.strategies.exemplars import fields
 
 
@@ -44,7 +45,8 @@ class GDumb(Strategy):
 
     def setup(self, context: Context) -> None:
         super().setup(context)
-        self.buffer = ReplayBuffer(context.granted_buffer(self.buffer_size), "greedy").to(context.device)
+        size, by_class = context.granted_buffer(self.buffer_size), context.target.labels_are_classes
+        self.buffer = ReplayBuffer(size, "greedy" if by_class else "reservoir").to(context.device)
 
     def learn(self, experience: Experience) -> None:
         self.context.grow(self.model)  # until a new model is trained, the last one answers
@@ -71,4 +73,4 @@ class GDumb(Strategy):
                 experience.meter.replayed += len(index)
 
     def _loss(self, batch: Batch) -> Tensor:
-        return cross_entropy(self.model(batch.x), batch.y, batch.mask)
+        return self.context.target.loss(self.model(batch.x), batch.y, batch.mask)

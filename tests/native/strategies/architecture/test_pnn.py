@@ -97,7 +97,7 @@ def test_p2_forgetting_is_exactly_zero() -> None:
     rows = []
     for task in range(3):
         learn(place, strategy, task + 1)
-        rows.append(place.test.predict(strategy, place.space))
+        rows.append(place.test.answers(strategy, place.space)["predicted"])
         for old in range(task + 1):
             own = place.test.experience == old
             assert (rows[-1][own] == rows[old][own]).all()
