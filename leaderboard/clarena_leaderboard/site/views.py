@@ -2,19 +2,17 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from markupsafe import Markup
 
-from clarena.record import curves, summary
+from clarena.record import curves
 from clarena.record.catalogue import ACCURACY, named, titled
-from clarena.record.metrics import Metric
-from clarena.record.scoring import further_of
 from clarena.record.statistics import Interval
 from clarena_leaderboard.contents import Board, Entry, Run, Table
-from clarena_leaderboard.site import charts, formatting
+from clarena_leaderboard.site import charts, formatting, further
 from clarena_leaderboard.site.exports import row_data
 from clarena_leaderboard.site.hyperparameter_help import meanings
 from clarena_leaderboard.site.verification import Judged, judged
@@ -280,8 +278,8 @@ def row(entry: Entry, table: Table, data: Mapping[str, Any]) -> RowView:
     settings = [(name, value, means.get(name, "")) for name, value in formatting.hyperparameters(entry).items()]
     return RowView(
         matrix["mean"],
-        tuple(_further(table, data)),
-        tuple((each.title, shown) for each, shown in _numbers(entry, table)),
+        tuple(further.matrices(table, data)),
+        tuple((each.title, shown) for each, shown in further.numbers(entry, table)),
         (*whole, *((f"Seed {seed}", rows) for seed, rows in seeds[:shown] if len(seeds) > 1)),
         max(0, len(seeds) - shown) if len(seeds) > 1 else 0,
         tuple(_experience_lines(data, matrix["mean"])),
@@ -308,21 +306,6 @@ def _experience_lines(data: Mapping[str, Any], mean: Sequence[Sequence[float | N
             }
         )
     return lines
-
-
-def _further(table: Table, data: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
-    """The further matrices of a row, each with a title and what is better."""
-    known = further_of(table.target)
-    for name, matrix in data["further"].items():
-        better = "more" if name in known and known[name][0].higher_is_better else "fewer"
-        yield name.replace("_", " ").capitalize(), f"{better} are better", matrix["mean"]
-
-
-def _numbers(entry: Entry, table: Table) -> Iterator[tuple[Metric, str]]:
-    """The metrics of further matrices that a row has, as they are shown."""
-    for metric in (metric for group in further_of(table.target).values() for metric in group):
-        if interval := entry.intervals.get(metric.name):
-            yield metric, formatting.percent(interval) + " %" if metric.fraction else summary.plain(interval)
 
 
 def _confusion_view(confusion: Mapping[str, Any] | None) -> dict[str, Any] | None:
