@@ -257,7 +257,8 @@ def legend(table: list[Row]) -> str:
         )
     if any(not row.recomputed for row in table):
         targets = ", ".join(dict.fromkeys(row.records[0].target for row in table if not row.recomputed))
-        about += f"\n{AS_STORED}: not recomputed: the plugin that offers the target {targets} is not installed."
+        about += f"\n{AS_STORED}: not recomputed: no plugin that is installed, or named in CLARENA_PLUGINS, offers the "
+        about += f"target {targets}."
     if any(row.earlier for row in table):
         about += f"\n{EARLIER}: of an earlier version, until it is proven to be today's: clarena store upgrade, "
         about += "clarena results attest."

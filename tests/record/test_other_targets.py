@@ -114,7 +114,7 @@ def test_a_table_says_so(store: Store) -> None:
     titles, lines = table_texts(table)
     assert titles[1] == "final fit %"
     assert lines[0][0] == "ewc † ‡"
-    assert "‡: not recomputed: the plugin that offers the target made-up numbers is not installed" in legend(table)
+    assert "CLARENA_PLUGINS, offers the target made-up numbers." in legend(table)
     (line,) = [row.as_dict() for row in table]
     assert (line["score"], line["unit"], line["recomputed"]) == ("fit", "degrees", False)
     assert "final_average_accuracy" not in line
