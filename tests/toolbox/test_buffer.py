@@ -456,10 +456,10 @@ def test_a_buffer_that_grows_goes_on_from_its_state(
     whole = ReplayBuffer(room, policy)
     for number, (more, y) in enumerate(growths):
         room.capacity += more
-        state, chance = deepcopy(whole.state_dict()), generator()
+        state, chance = deepcopy(state_of(whole)), generator()
         chance.set_state(straight.get_state())
         resumed = ReplayBuffer(Room(room.capacity), policy)
-        resumed.load_state_dict(state)
+        load(resumed, state)
         feed(whole, y, batch, straight, start=100 * number)
         feed(resumed, y, batch, chance, start=100 * number)
         assert same(whole.everything(), resumed.everything())
