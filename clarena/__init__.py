@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     )
     from clarena.contract.data import Data
     from clarena.contract.experience import Batch, Experience, cross_entropy
+    from clarena.contract.samples import RowForm, Samples, npz_arrays
     from clarena.contract.strategy import Context, Strategy
     from clarena.contract.training import GradientStrategy
     from clarena.plugins.registry import family_member
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from clarena.record.record import Record
     from clarena.record.store import Store
     from clarena.run.evaluation import Results, evaluate
+    from clarena.run.trained import TrainedModel, load_model
     from clarena.toolbox.buffer import ReplayBuffer
     from clarena.toolbox.downloads import data_root, fetch, user_path
     from clarena.toolbox.files import file_stamps, require_file
@@ -63,12 +65,15 @@ _LAZY = {
     "Record": "clarena.record.record",
     "ReplayBuffer": "clarena.toolbox.buffer",
     "Results": "clarena.run.evaluation",
+    "RowForm": "clarena.contract.samples",
+    "Samples": "clarena.contract.samples",
     "Scenario": "clarena.protocol.protocol",
     "Split": "clarena.contract.benchmark",
     "Store": "clarena.record.store",
     "Strategy": "clarena.contract.strategy",
     "Stream": "clarena.contract.benchmark",
     "Track": "clarena.protocol.protocol",
+    "TrainedModel": "clarena.run.trained",
     "cross_entropy": "clarena.contract.experience",
     "data_root": "clarena.toolbox.downloads",
     "evaluate": "clarena.run.evaluation",
@@ -77,6 +82,8 @@ _LAZY = {
     "fetch": "clarena.toolbox.downloads",
     "file_stamps": "clarena.toolbox.files",
     "fisher_diagonal": "clarena.toolbox.gradients",
+    "load_model": "clarena.run.trained",
+    "npz_arrays": "clarena.contract.samples",
     "output_norm_sensitivity": "clarena.toolbox.gradients",
     "require_file": "clarena.toolbox.files",
     "same_classes": "clarena.contract.benchmark",
@@ -108,6 +115,8 @@ __all__ = [
     "Record",
     "ReplayBuffer",
     "Results",
+    "RowForm",
+    "Samples",
     "Scenario",
     "Split",
     "Store",
@@ -115,6 +124,7 @@ __all__ = [
     "Strategy",
     "Stream",
     "Track",
+    "TrainedModel",
     "UsageError",
     "cross_entropy",
     "data_root",
@@ -125,6 +135,8 @@ __all__ = [
     "file_stamps",
     "fisher_diagonal",
     "hookimpl",
+    "load_model",
+    "npz_arrays",
     "output_norm_sensitivity",
     "require_file",
     "same_classes",

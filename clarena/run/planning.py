@@ -31,6 +31,8 @@ from clarena.run.boundaries import admit
 from clarena.run.data import Loaded, blamed, load, stated
 from clarena.run.deadline import NO_LIMITS, Limits, TimedOut, limited
 from clarena.run.environment import device_named, working_directory
+from clarena.run.keeping import lacks_model
+from clarena.run.kept import kept_transforms
 from clarena.run.realisation import CellClasses, Realisation
 from clarena.run.rehearsal import check_backbone, check_buffers
 from clarena.run.worker import Work
@@ -85,6 +87,7 @@ def make_plan(
     chosen: Mapping[str, str] | None = None,
     tuning: bool = False,
     limits: Limits = NO_LIMITS,
+    keep: bool = False,
 ) -> Plan:
     """Check the request, and name its cells; see `clarena.evaluate`.
 
@@ -93,6 +96,7 @@ def make_plan(
             `default` or, with any among the settings, chosen `by hand`.
         tuning: plan tuning runs: on validation data, under seeds that are kept for them.
         limits: on the time of each run, and on that of trying the strategy out here.
+        keep: keep the trained models; runs that finished without theirs are to be run again.
     """
     if not strategies:
         raise UsageError("Name at least one strategy, such as finetune or ewc. clarena list names all.")
@@ -138,7 +142,9 @@ def make_plan(
         how = (chosen or {}).get(cls.name, "by hand" if by_hand else "default")
         info = info.model_copy(update={"chosen": how})
         with suppress(TimedOut), limited(limits.experience or limits.run):  # it will do so in its run as well
-            _try_out(CellClasses(cls, benchmark_class, backbone_class), info, track, seeds[0], first=not works)
+            _try_out(
+                CellClasses(cls, benchmark_class, backbone_class), info, track, seeds[0], first=not works, keep=keep
+            )
         for seed in seeds:
             work = Work(
                 cell=Cell(track=track, strategy=info, seed=seed),
@@ -149,24 +155,26 @@ def make_plan(
                 command=_command(),
                 retry=retry,
                 limits=limits,
+                keep=keep,
             )
             works.append(work)
     if len({work.cell.id for work in works}) < len(works):
         raise UsageError("A strategy is named twice. Name each once; --set changes its hyper-parameters.")
     done, damaged = {}, {}
+    place = Store(store)
     for work in works:
         try:
-            record = Store(store).find(work.cell)
+            record = place.find(work.cell)
         except ClarenaError as error:
             if not retry or isinstance(error, NewerError):
                 damaged[work.cell.id] = str(error)
             continue
-        if record and not (retry and record.status in RETRIED):
+        if record and not (retry and record.status in RETRIED) and not (keep and lacks_model(place, record)):
             done[work.cell.id] = record
     return Plan(track, works, done, damaged, loaded)
 
 
-def _try_out(parts: CellClasses, info: StrategyInfo, track: Track, seed: int, *, first: bool) -> None:
+def _try_out(parts: CellClasses, info: StrategyInfo, track: Track, seed: int, *, first: bool, keep: bool) -> None:
     """Make one seed's stream and set the strategy up, so that what cannot work fails here and not in every cell.
 
     The backbone, which all strategies share, is tried with the first.
@@ -181,6 +189,8 @@ def _try_out(parts: CellClasses, info: StrategyInfo, track: Track, seed: int, *,
             raise blamed(error, track.benchmark.name) from error
         if first:
             check_backbone(realised)
+        if keep:
+            kept_transforms(realised)
         check_buffers(parts.strategy, info.hyperparameters, track.protocol)
         try:
             realised.set_up(parts.strategy(**info.hyperparameters), info.learning_rate)

@@ -108,13 +108,13 @@ class Realisation:
             learning_rate=self.protocol.learning_rate if learning_rate is None else learning_rate,
             space=self.space,
             seeds=self.seeds,
-            make_backbone=partial(self.parts.backbone, input_shape, *self._tokens(), **options),
+            make_backbone=partial(self.parts.backbone, input_shape, *self.tokens(), **options),
             plain_sgd="plain_sgd" in self.parts.strategy.needs,
             outputs=self.stream.outputs if known else None,
             experiences=len(self.stream.splits) if known and not self.hidden else None,
         )
 
-    def _tokens(self) -> list[Any]:
+    def tokens(self) -> list[Any]:
         """What a backbone is told of tokens, if anything; raises `UsageError` where it does not take these inputs."""
         backbone, benchmark = self.parts.backbone, self.benchmark
         if backbone.takes_tokens != (benchmark.vocabulary is not None):

@@ -1,0 +1,97 @@
+"""Trained models: what is kept of a run answers as the run did, without the data, and never otherwise."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import clarena
+from clarena import (
+    Record,
+    Results,
+)
+from clarena.plugins.host import Host
+from clarena.record.store import Store
+from clarena.run.data import load
+from clarena.toolbox.seeding import Seeds
+
+CPU = torch.device("cpu")
+
+
+def evaluated(folder: Path, *strategies: Any, keep: bool = True, **changes: Any) -> Results:
+    options: dict[str, Any] = {"benchmark": "split-digits", "protocol": "smoke", "limit": 16, "seeds": [0], "jobs": 1}
+    settings = {"backbone": {"hidden": [8]}} | changes.pop("settings", {})
+    options |= {"settings": settings, "store": folder / "runs", "track": False, "keep_models": keep}
+    return clarena.evaluate(list(strategies), **(options | changes))
+
+
+def rows_of(record: Record) -> list[tuple[Tensor, Tensor]]:
+    """Test rows and where each has its answer in the record, by experience; worked out here from the stream alone."""
+    track = record.cell.track
+    cls = Host.discover().benchmarks.resolve(track.benchmark.name)
+    benchmark, data = cls(**track.benchmark.options), load(cls, track.benchmark.options).data
+    seeds = Seeds(record.cell.seed)
+    stream = benchmark.stream(data, track.scenario, seeds.numpy("class_order"))
+    stream = clarena.contract.benchmark.limited(stream, track.protocol.limit)
+    order = torch.randperm(sum(len(split.test) for split in stream.splits), generator=seeds.torch("evaluation"))
+    origin = torch.cat([torch.full_like(split.test, j) for j, split in enumerate(stream.splits)])[order]
+    rows = torch.cat([split.test for split in stream.splits])[order]
+    return [(data.x_test[rows[origin == j]], (origin == j).nonzero()[:, 0]) for j in range(len(stream.splits))]
+
+
+CASES: list[tuple[list[str], dict[str, Any]]] = [
+    (["finetune", "er", "icarl", "joint"], {}),
+    (["er", "pnn"], {"scenario": "task"}),
+    (["er"], {"settings": {"stream": {"blur": 0.3}}}),
+    (["er"], {"scenario": "domain"}),
+    (["er"], {"benchmark": "permuted-digits", "settings": {"benchmark": {"experiences": 3}}}),
+    (["ewc"], {"benchmark": "rotated-digits", "scenario": "task", "settings": {"benchmark": {"experiences": 3}}}),
+    (["er"], {"settings": {"protocol": {"boundaries": "hidden"}}}),
+    (["ewc+lwf"], {}),
+]
+
+
+@pytest.mark.parametrize(("strategies", "changes"), CASES, ids=lambda value: "-".join(value))
+def test_a_model_answers_as_the_last_row_of_its_record_says(strategies, changes, tmp_path):
+    results = evaluated(tmp_path, *strategies, **changes)
+    for record in results:
+        model = results.model(record.cell.strategy.name)
+        last = Store(tmp_path / "runs").predictions(record).predicted[-1]
+        with_task = record.cell.track.scenario == "task"
+        many = record.cell.track.benchmark.name.startswith(("permuted", "rotated"))
+        for j, (rows, places) in enumerate(rows_of(record)):
+            asked = {"task": j} if with_task else {"experience": j} if many else {}
+            answers = model.predict(rows.numpy(), **asked)
+            assert answers.tolist() == [record.output_names[label] for label in last[places]]
+            scores, probabilities = model.scores(rows, **asked), model.probabilities(rows, **asked)
+            assert np.array_equal(np.array(model.class_names)[scores.argmax(-1)], answers)
+            expected = np.exp(scores.astype(np.float64) - scores.max(-1, keepdims=True))
+            assert probabilities == pytest.approx(expected / expected.sum(-1, keepdims=True), rel=1e-5, abs=1e-12)
+            if with_task:
+                assert (np.isfinite(scores).sum(-1) == (10 if many else 2)).all()
+
+
+def test_scores_are_those_of_the_strategy_itself_to_the_bit(tmp_path):
+    results = evaluated(tmp_path, "er")
+    model, rows = results.model("er"), torch.cat([rows for rows, _ in rows_of(results.records[0])])
+    with torch.no_grad():
+        expected = model.strategy.predict(rows.float() / 16)
+    columns = [results.records[0].output_names.index(name) for name in model.class_names]
+    assert np.array_equal(model.scores(rows), expected[:, columns].numpy())
+    assert model.scores(rows[:0]).shape == (0, 10)
+
+
+def test_nothing_of_the_caller_changes(tmp_path):
+    model = evaluated(tmp_path, "er").model("er")
+    rows, state = np.zeros((3, 1, 8, 8), dtype=np.uint8), torch.random.get_rng_state()
+    before = {key: value.clone() for key, value in model.strategy.state_dict().items() if isinstance(value, Tensor)}
+    torch.set_num_threads(2)
+    model.predict(rows)
+    assert torch.get_num_threads() == 2
+    assert torch.equal(state, torch.random.get_rng_state())
+    after = model.strategy.state_dict()
+    assert all(torch.equal(value, after[key]) for key, value in before.items())
+    assert not rows.any()
