@@ -14,6 +14,7 @@ from clarena.cli import (  # noqa: F401
     evaluate,
     listing,
     new,
+    predict,
     reproduce,
     results,
     season,
@@ -26,8 +27,8 @@ from clarena.cli import (  # noqa: F401
 from clarena.plugins.registry import DISTRIBUTION
 
 ORDER = (
-    *("evaluate", "tune", "results", "compare", "leaderboard", "sync", "list", "describe", "new", "check", "reproduce"),
-    *("submit", "verify", "season", "store", "doctor"),
+    *("evaluate", "predict", "tune", "results", "compare", "leaderboard", "sync", "list", "describe", "new", "check"),
+    *("reproduce", "submit", "verify", "season", "store", "doctor"),
 )
 
 GROUP = "clarena.commands"

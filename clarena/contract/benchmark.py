@@ -226,7 +226,7 @@ class Benchmark(ABC):
         """Turn source rows [n, …] into model inputs, batched, on the device; the default is float32 as stored."""
         return x.float()
 
-    def read(self, path: Path, form: RowForm) -> Samples:
+    def read_new(self, path: Path, form: RowForm) -> Samples:
         """New samples of a file or folder, encoded as `data` encodes its own; for a model that was trained on those.
 
         Nothing is measured on the new samples: what is, such as names of columns, comes with `form`. The default reads

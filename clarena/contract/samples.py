@@ -50,7 +50,7 @@ class RowForm:
             raise DataError(f"Inputs are {found}; this model takes {self}, as the data it was trained on are stored.")
         if not self.dtype.is_floating_point and (x.is_floating_point() or x.is_complex()):
             raise DataError(f"Inputs are {found}; this model takes {self}: give them as stored, before any scaling.")
-        rows = x.detach().cpu().to(self.dtype)
+        rows: Tensor = x.detach().cpu().to(self.dtype)
         if not self.dtype.is_floating_point and not torch.equal(rows, x.cpu()):
             raise DataError(f"Inputs run from {int(x.min())} to {int(x.max())}, which {self.dtype} cannot hold.")
         if rows.is_floating_point() and not bool(torch.isfinite(rows).all()):

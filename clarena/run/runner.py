@@ -138,9 +138,8 @@ class Run:
             strategy = self._fresh(realised)
             self._learn_hidden(realised, strategy)
             return strategy
-        strategy = self._restored(realised)
-        if strategy is None:
-            strategy = self._fresh(realised)
+        restored = self._restored(realised)
+        strategy = self._fresh(realised) if restored is None else restored
         for positions in realised.steps[len(self.state.costs) :]:
             self.deadline.next(f"experience {positions[-1] + 1}")
             realised.begin(positions)

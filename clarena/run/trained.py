@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from clarena.contract.samples import Samples
-from clarena.errors import ClarenaError, DivergedError, StoreError, UsageError
+from clarena.errors import ClarenaError, DataError, DivergedError, StoreError, UsageError
 from clarena.plugins.host import Host, PluginSources
 from clarena.plugins.identity import code_identity
 from clarena.plugins.parameters import parse
@@ -74,7 +74,9 @@ class TrainedModel:
             UsageError: where `task` or `experience` is missing, out of range, or has no meaning.
             DivergedError: when scores are not finite.
         """
-        return np.array(self.class_names)[self.scores(x, task=task, experience=experience).argmax(-1)]
+        names: NDArray[np.str_] = np.array(self.class_names, dtype=np.str_)
+        answers: NDArray[np.str_] = names[self.scores(x, task=task, experience=experience).argmax(-1)]
+        return answers
 
     def probabilities(self, x: Any, *, task: int | None = None, experience: int | None = None) -> NDArray[np.floating]:
         """The softmax of `scores`, [n, …, classes]; 0 for classes that do not belong to the task."""
@@ -107,8 +109,10 @@ class TrainedModel:
         Raises:
             DataError: where the path holds nothing that this model could take.
         """
+        if not Path(path).exists():
+            raise DataError(f"There is nothing at {path}. Give a file or a folder of new samples.")
         try:
-            return self._benchmark.read(Path(path), self.form)
+            return self._benchmark.read_new(Path(path), self.form)
         except Exception as error:  # whatever a plugin's benchmark raises
             raise blamed(error, self._benchmark.name) from error
 
