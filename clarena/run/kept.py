@@ -50,6 +50,7 @@ def content_of(cell: Cell, realised: Realisation, strategy: Strategy, prediction
     return {
         "format": FORMAT,
         "cell": cell.model_dump_json(),
+        "scenario": cell.track.scenario,
         "predictions": predictions,
         "strategy": strategy.state_dict(),
         "context": {
@@ -70,6 +71,7 @@ def content_of(cell: Cell, realised: Realisation, strategy: Strategy, prediction
             "shape": tuple(data.x_train.shape[1:]),
             "dtype": str(data.x_train.dtype).removeprefix("torch."),
             "encoding": dict(data.encoding),
+            "example": data.x_test[realised.stream.splits[0].test[:1]],
         },
         "benchmark": _made_of(type(realised.benchmark)),
         "transforms": kept_transforms(realised),

@@ -27,10 +27,10 @@ from clarena.run.deadline import NO_LIMITS, Deadline, TimedOut
 from clarena.run.environment import configured, environment, peak_memory, reset_peak_memory
 from clarena.run.kept import content_of
 from clarena.run.realisation import CellClasses, Realisation
-from clarena.run.saved import packed, unpacked
 from clarena.run.testset import UNDEFINED, Answers, TestSet
 from clarena.run.warmup import warm_up
 from clarena.toolbox.modules import state_bytes
+from clarena.toolbox.saved import packed, unpacked
 from clarena.toolbox.seeding import forked
 
 METERING = 2

@@ -25,7 +25,7 @@ from clarena.run.finding import find_run
 from clarena.run.kept import FORMAT, Content, classes_of, form_of, strategy_of, transforms_of
 from clarena.run.planning import part_identity
 from clarena.run.realisation import CellClasses
-from clarena.run.saved import unpacked
+from clarena.toolbox.saved import unpacked
 from clarena.toolbox.seeding import Seeds, forked
 
 

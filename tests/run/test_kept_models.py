@@ -18,8 +18,8 @@ from trained_models import evaluated, rows_of
 from clarena import ClarenaError, DataError, GradientStrategy, StoreError, UsageError, load_model
 from clarena.record.record import Cell
 from clarena.record.store import MODEL, RECORD, Store
-from clarena.run.saved import packed, unpacked
 from clarena.run.worker import run_work
+from clarena.toolbox.saved import packed, unpacked
 
 # ---- The file ----
 
