@@ -31,13 +31,14 @@ if TYPE_CHECKING:
     )
     from clarena.contract.data import Data
     from clarena.contract.experience import Batch, Experience, cross_entropy
-    from clarena.contract.samples import RowForm, Samples, npz_arrays
+    from clarena.contract.samples import RowForm, Samples, held_out_rows, npz_arrays
     from clarena.contract.strategy import Context, Strategy
     from clarena.contract.training import GradientStrategy
     from clarena.plugins.registry import family_member
     from clarena.protocol.protocol import Protocol, Scenario, Track
     from clarena.record.record import Record
     from clarena.record.store import Store
+    from clarena.run.continuing import continue_run
     from clarena.run.evaluation import Results, evaluate
     from clarena.run.trained import TrainedModel, load_model
     from clarena.toolbox.buffer import ReplayBuffer
@@ -74,6 +75,7 @@ _LAZY = {
     "Stream": "clarena.contract.benchmark",
     "Track": "clarena.protocol.protocol",
     "TrainedModel": "clarena.run.trained",
+    "continue_run": "clarena.run.continuing",
     "cross_entropy": "clarena.contract.experience",
     "data_root": "clarena.toolbox.downloads",
     "evaluate": "clarena.run.evaluation",
@@ -82,6 +84,7 @@ _LAZY = {
     "fetch": "clarena.toolbox.downloads",
     "file_stamps": "clarena.toolbox.files",
     "fisher_diagonal": "clarena.toolbox.gradients",
+    "held_out_rows": "clarena.contract.samples",
     "load_model": "clarena.run.trained",
     "npz_arrays": "clarena.contract.samples",
     "output_norm_sensitivity": "clarena.toolbox.gradients",
@@ -126,6 +129,7 @@ __all__ = [
     "Track",
     "TrainedModel",
     "UsageError",
+    "continue_run",
     "cross_entropy",
     "data_root",
     "evaluate",
@@ -134,6 +138,7 @@ __all__ = [
     "fetch",
     "file_stamps",
     "fisher_diagonal",
+    "held_out_rows",
     "hookimpl",
     "load_model",
     "npz_arrays",

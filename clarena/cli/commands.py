@@ -9,6 +9,7 @@ from typer.core import TyperGroup
 from clarena.cli import (  # noqa: F401
     app,
     check,
+    continue_,
     describe,
     doctor,
     evaluate,
@@ -27,8 +28,8 @@ from clarena.cli import (  # noqa: F401
 from clarena.plugins.registry import DISTRIBUTION
 
 ORDER = (
-    *("evaluate", "predict", "tune", "results", "compare", "leaderboard", "sync", "list", "describe", "new", "check"),
-    *("reproduce", "submit", "verify", "season", "store", "doctor"),
+    *("evaluate", "predict", "continue", "tune", "results", "compare", "leaderboard", "sync", "list", "describe"),
+    *("new", "check", "reproduce", "submit", "verify", "season", "store", "doctor"),
 )
 
 GROUP = "clarena.commands"

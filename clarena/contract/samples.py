@@ -87,6 +87,13 @@ def read_npz(path: Path, form: RowForm) -> Samples:
     return Samples(form.rows(x), tuple(map(str, range(len(x)))), labels, parts, notes)
 
 
+def held_out_rows(count: int, share: float) -> NDArray[np.bool_]:
+    """Which of `count` samples are held out for testing: about `share` of them, evenly spaced, the same every time."""
+    reached = np.floor(np.arange(1, count + 1) * share + 0.5)
+    held_out: NDArray[np.bool_] = np.diff(reached, prepend=0.0) > 0
+    return held_out
+
+
 NpzArrays = tuple[NDArray[Any], tuple[str, ...] | None, tuple[str, ...] | None, tuple[str, ...]]
 
 

@@ -1,5 +1,6 @@
 """Which run of a store is meant: by a record, its folder, the beginning of a cell's id, or a strategy and a seed."""
 
+import json
 import re
 from pathlib import Path
 
@@ -30,6 +31,8 @@ def find_run(run: str | Path | Record, store: Store) -> tuple[Record, Path]:
         raise UsageError(f"There is no store at {store.path}. Name one, or a record's folder.")
     places = [place for place in store.places()[0] if _ADDRESS.fullmatch(place.address)]
     found = [place for place in places if _is_meant(str(run), place)]
+    if len(found) > 1:  # what goes on from another run has its id said when it is made
+        found = [place for place in found if not _goes_on(place, store)] or found
     if len(found) > 1:  # those without a model are hardly meant
         found = [place for place in found if (store.path / place.address / MODEL).exists()] or found
     if len(found) > 1:
@@ -51,6 +54,15 @@ def _is_meant(run: str, place: Place) -> bool:
     if colon and seed.isdecimal():
         return facts["strategy"] == sanitised(strategy) and int(facts["seed"]) == int(seed)
     return facts["strategy"] == sanitised(run)
+
+
+def _goes_on(place: Place, store: Store) -> bool:
+    """Whether its track goes on from another run; nobody is stopped by a file that cannot be read."""
+    try:
+        track = json.loads((store.path / place.address).with_name("track.json").read_bytes())
+        return track.get("continues") is not None
+    except (OSError, ValueError, AttributeError):
+        return False
 
 
 def _facts(place: Place) -> dict[str, str]:

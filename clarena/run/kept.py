@@ -71,10 +71,11 @@ def content_of(cell: Cell, realised: Realisation, strategy: Strategy, prediction
             "shape": tuple(data.x_train.shape[1:]),
             "dtype": str(data.x_train.dtype).removeprefix("torch."),
             "encoding": dict(data.encoding),
-            "example": data.x_test[realised.stream.splits[0].test[:1]],
+            "example": data.x_test[realised.stream.splits[-1].test[:1]],
         },
         "benchmark": _made_of(type(realised.benchmark)),
         "transforms": kept_transforms(realised),
+        **realised.carried,
     }
 
 

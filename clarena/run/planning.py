@@ -152,7 +152,7 @@ def make_plan(
                 parts={"strategy": given, "benchmark": benchmark, "backbone": backbone},
                 device=device,
                 store=store,
-                command=_command(),
+                command=command(),
                 retry=retry,
                 limits=limits,
                 keep=keep,
@@ -351,7 +351,7 @@ def _plugin(host: Host, given: str | type[Any]) -> str:
     return f"{entry.plugin} ({entry.origin})"
 
 
-def _command() -> str:
+def command() -> str:
     """The command that asked for this, as it can be typed again."""
     return shlex.join(["clarena", *sys.argv[1:]]) if Path(sys.argv[0]).name == "clarena" else "clarena.evaluate(...)"
 

@@ -1,5 +1,6 @@
 """What one run is made of: the stream realised on the device, what a strategy is granted, and what it is tested on."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
@@ -40,7 +41,10 @@ class Realisation:
             that needs past or all data, the union.
         space: which outputs exist and are in play by now.
         seeds: the named generators.
+        carried: what a trained model keeps of this besides.
     """
+
+    carried: Mapping[str, Any] = {}
 
     def __init__(self, track: Track, parts: CellClasses, seed: int, device: torch.device) -> None:
         self.track, self.parts, self.device, self.protocol = track, parts, device, track.protocol

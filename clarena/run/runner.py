@@ -107,10 +107,13 @@ class Run:
         """
         self.started, self._began = now() - timedelta(seconds=seconds), time.monotonic() - seconds
         with forked(self.cell.seed), configured(self.cell.track.protocol, self.device):
-            self.realised = Realisation(self.cell.track, self.parts, self.cell.seed, self.device)
+            self.realised = self._realise()
             with suppress(Exception):  # a damaged checkpoint: then nothing is known
                 self.state = self._read()[0]
             return self._finish("timed_out", TimedOut(reason))
+
+    def _realise(self) -> Realisation:
+        return Realisation(self.cell.track, self.parts, self.cell.seed, self.device)
 
     def _attempt(self, settings: ExitStack) -> Record:
         try:
@@ -118,7 +121,7 @@ class Run:
             warm_up(self.device)
             self.deadline.start()
             reset_peak_memory(self.device)
-            self.realised = Realisation(self.cell.track, self.parts, self.cell.seed, self.device)
+            self.realised = self._realise()
             strategy = self._learn_stream(self.realised)
         except StoreError:
             raise

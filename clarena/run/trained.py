@@ -41,14 +41,19 @@ class TrainedModel:
         class_names: what the columns of `scores` and `probabilities` stand for: the classes that have been seen.
         form: how the rows that it takes are stored.
         predictions: digest of the predictions of the run.
+        content, parts: what was kept, and the classes behind the names in it.
+        benchmark_options: what the benchmark is made with.
+        transforms: what each experience sees its inputs through; one, where all do alike.
     """
 
     def __init__(self, content: Content, cell: Cell, parts: CellClasses, device: torch.device) -> None:
         self.cell, self.form, self._device = cell, form_of(content), device
         self.predictions: str = content["predictions"]
+        self.content, self.parts = content, parts
         track, outputs = cell.track, content["outputs"]
-        self._benchmark = parts.benchmark(**parse(parts.benchmark, track.benchmark.options, track.benchmark.name))
-        self._transforms = transforms_of(content, parts.benchmark)
+        self.benchmark_options = parse(parts.benchmark, track.benchmark.options, track.benchmark.name)
+        self._benchmark = parts.benchmark(**self.benchmark_options)
+        self.transforms = transforms_of(content, parts.benchmark)
         with forked(cell.seed):
             self._seed = Seeds(cell.seed).torch("evaluation").initial_seed()
             self.strategy = strategy_of(content, cell, parts, device)
@@ -135,15 +140,15 @@ class TrainedModel:
         elif task is not None:
             raise UsageError(f"A task label exists in the task scenario alone, and this is {self.cell.track.scenario}.")
         columns = self._asked[task] if task is not None else self._columns
-        if len(self._transforms) == 1:
+        if len(self.transforms) == 1:
             if experience is not None:
                 raise UsageError("All experiences of this model see their inputs alike: leave experience out.")
-            return self._transforms[0], columns
+            return self.transforms[0], columns
         position = experience if experience is not None else task
         name = self.cell.track.benchmark.name
         _require("experience", position, count, f"each experience of {name} sees its inputs through its own transform")
         assert position is not None
-        return self._transforms[position], columns
+        return self.transforms[position], columns
 
 
 def _require(what: str, number: int | None, count: int, why: str) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from clarena import Data, DataError, RowForm, Samples, require_file
+from clarena import Data, DataError, RowForm, Samples, held_out_rows, require_file
 
 from .names import readable_name
 
@@ -124,13 +124,6 @@ def classes(folder: Path) -> dict[str, list[Path]]:
         if not files:
             raise DataError(f"{folder / name} holds no image ({', '.join(sorted(SUFFIXES))}).")
     return found
-
-
-def held_out_rows(count: int, share: float) -> NDArray[np.bool_]:
-    """Which of `count` samples are held out for testing: about `share` of them, evenly spaced, the same every time."""
-    reached = np.floor(np.arange(1, count + 1) * share + 0.5)
-    held_out: NDArray[np.bool_] = np.diff(reached, prepend=0.0) > 0
-    return held_out
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from clarena import Benchmark, Data, DataError, RowForm, Samples
+from clarena import Benchmark, Data, DataError, RowForm, Samples, held_out_rows
 
-from .images import held_out_rows, require_memory
+from .images import require_memory
 from .tables import (
     SPLIT,
     TEXT_COLUMNS,
