@@ -67,10 +67,16 @@ def continue_(
     kept with it; it names the run that it goes on from, which stays as it is, and is never ranked. Experiences before
     are tested again where their test data are at hand.
     """
+    from rich.console import Console
+
     from clarena.run.continuing import continue_run
     from clarena.run.planning import command
+    from clarena.run.worker import seldom
 
-    with redirect_stdout(sys.stderr) if as_json else nullcontext():  # what a plugin prints
+    with (
+        redirect_stdout(sys.stderr) if as_json else nullcontext(),  # what a plugin prints
+        Console(stderr=True).status(f"Learning {new} …") as status,
+    ):
         record = continue_run(
             run,
             new,
@@ -82,6 +88,7 @@ def continue_(
             tracking_uri=tracking_uri,
             track=not no_tracking,
             plugins=plugin_sources(plugin, plugins_dir, no_plugins),
+            progress=seldom(lambda share: status.update(f"Learning {new}: {share:.0%}")),
             command=command(),
         )
     _report(record, store, as_json)

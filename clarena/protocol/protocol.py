@@ -10,7 +10,15 @@ import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from clarena.errors import UsageError, unknown_name
 
@@ -232,6 +240,13 @@ class Track(FrozenModel):
     stream: Variation = Variation()
     continues: Continuation | None = None
 
+    @model_serializer(mode="wrap")
+    def _as_before_there_were_any_that_go_on(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        content: dict[str, Any] = handler(self)
+        if self.continues is None:
+            content.pop("continues", None)
+        return content
+
     def __repr__(self) -> str:
         return f"Track({self.label}, {self.digest[:12]})"
 
@@ -247,7 +262,7 @@ class Track(FrozenModel):
         Weights that a backbone starts from take part by their fingerprint, and not by where they lie (its option
         `weights`).
         """
-        data = self.model_dump(mode="json", exclude={"stream"} | ({"continues"} if self.continues is None else set()))
+        data = self.model_dump(mode="json", exclude={"stream"})
         data["protocol"] = self.protocol.model_dump(mode="json", exclude_defaults=True)
         data["protocol"]["revision"] = self.protocol.revision
         if varied := self.stream.model_dump(mode="json", exclude_defaults=True):

@@ -175,6 +175,25 @@ def test_a_model_that_is_not_that_of_the_record_is_not_kept(weather, message, tm
     assert not (folder / MODEL).exists()
 
 
+def test_a_run_that_is_killed_before_its_record_goes_on_and_keeps_its_model(tmp_path, monkeypatch):
+    with monkeypatch.context() as patched:
+        patched.setattr(Store, "write", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            evaluated(tmp_path, "er")
+    after = evaluated(tmp_path, "er")
+    assert after.records[0].resumed == [5]
+    whole = evaluated(tmp_path / "whole", "er").model("er")
+    rows = rows_of(after.records[0])[0][0]
+    assert np.array_equal(after.model("er").scores(rows), whole.scores(rows))
+
+
+def test_workers_keep_models_too(tmp_path):
+    results = evaluated(tmp_path, "er", seeds=[0, 1], jobs=2)
+    alone = evaluated(tmp_path / "alone", "er", seeds=[1]).model("er", seed=1)
+    rows = rows_of(results.records[1])[0][0]
+    assert np.array_equal(results.model("er", seed=1).scores(rows), alone.scores(rows))
+
+
 def test_a_run_that_takes_too_long_the_second_time_keeps_its_record(tmp_path):
     before = evaluated(tmp_path, "finetune", keep=False)
     path = Store(tmp_path / "runs").folder(before.records[0].cell) / RECORD

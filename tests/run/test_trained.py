@@ -5,9 +5,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tiny_language import SMALL, TEXTS, WIDTH, own, write
 from torch import Tensor
 from trained_models import evaluated, rows_of
 
+from clarena import UsageError
 from clarena.record.store import Store
 
 CASES: list[tuple[list[str], dict[str, Any]]] = [
@@ -50,6 +52,23 @@ def test_scores_are_those_of_the_strategy_itself_to_the_bit(tmp_path):
     columns = [results.records[0].output_names.index(name) for name in model.class_names]
     assert np.array_equal(model.scores(rows), expected[:, columns].numpy())
     assert model.scores(rows[:0]).shape == (0, 10)
+
+
+def test_a_language_model_answers_for_every_token(tmp_path):
+    settings = {"benchmark": SMALL, "backbone": WIDTH, "protocol": {"epochs": 20}}
+    results = evaluated(tmp_path, "er", benchmark=write(tmp_path), backbone="text-transformer", settings=settings)
+    record, data = results.records[0], own(tmp_path).data()
+    for name in TEXTS:
+        (tmp_path / name).unlink()
+    model = results.model("er")
+    for position, accuracy in enumerate(record.accuracy_matrix[-1]):
+        mine = data.domain_test == position
+        answers, y = model.predict(data.x_test[mine]), data.y_test[mine].numpy()
+        right = answers == np.array(record.output_names)[y.clip(0)]
+        assert right[y >= 0].mean() == pytest.approx(accuracy)
+        assert 0 < accuracy
+    with pytest.raises(UsageError, match="Tokens run from 256 to 256; this model knows 256"):
+        model.predict(torch.full((1, 8), 256))
 
 
 def test_nothing_of_the_caller_changes(tmp_path):
