@@ -60,9 +60,9 @@ Limit = Annotated[
         metavar="N", min=1, rich_help_panel=TRACK, help="Samples per experience, to try things; never ranked."
     ),
 ]
-Device = Annotated[str, typer.Option(metavar="DEVICE", help="cpu, cuda or cuda:N.")]
+Device = Annotated[str, typer.Option(metavar="DEVICE", help="cpu, mps, cuda, cuda:N, or several: cuda:0,1,2.")]
 Jobs = Annotated[
-    int | None, typer.Option(metavar="N", min=1, help="Runs at a time. Default: one per core; one on a GPU.")
+    int | None, typer.Option(metavar="N", min=1, help="Runs at a time. Default: one per core; one per GPU.")
 ]
 Retry = Annotated[
     bool,

@@ -9,6 +9,7 @@ import typer
 from clarena.cli import app
 from clarena.cli.evaluate import run
 from clarena.cli.options import (
+    Device,
     ExperienceTimeout,
     NoPlugins,
     PluginDirs,
@@ -35,7 +36,7 @@ def reproduce(
     write: Annotated[
         bool, typer.Option("--write", help="Write docs/reproductions/NAME.md, with all that the store holds.")
     ] = False,
-    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
+    device: Device = "cpu",
     jobs: Annotated[int | None, typer.Option(min=1, help="Runs at a time; default: one per core.")] = None,
     retry: Retry = False,
     timeout: Timeout = None,

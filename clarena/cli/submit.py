@@ -9,6 +9,7 @@ import typer
 from clarena.cli import app
 from clarena.cli.options import (
     FLAG,
+    Device,
     ExperienceTimeout,
     Retry,
     StorePath,
@@ -66,7 +67,7 @@ def submit(
         typer.Option(metavar="NAME", rich_help_panel=ABOUT, help="Of the submission. Default: the strategy's."),
     ] = None,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Default: NAME.zip in this folder.")] = None,
-    device: Annotated[str, typer.Option(metavar="DEVICE", help="cpu, cuda or cuda:N.")] = "cpu",
+    device: Device = "cpu",
     jobs: Annotated[int | None, typer.Option(metavar="N", min=1, help="Runs at a time. Default: one per core.")] = None,
     retry: Retry = False,
     timeout: Timeout = None,

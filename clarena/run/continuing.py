@@ -17,7 +17,7 @@ from clarena.record.record import Cell, Predictions, Record
 from clarena.record.store import MODEL, PREDICTIONS, RECORD, Store, read_folder
 from clarena.run.arrived import Arrived, NextExperience, Past, arrived, require_fit
 from clarena.run.data import load
-from clarena.run.environment import device_named
+from clarena.run.devices import device_named
 from clarena.run.finding import find_run
 from clarena.run.keeping import keep_beside, lacks_model
 from clarena.run.realisation import CellClasses, Realisation

@@ -15,28 +15,12 @@ import torch
 
 from clarena.errors import ClarenaError, ClarenaWarning, UsageError
 from clarena.protocol.protocol import Protocol
+from clarena.run.devices import CPU
 from clarena.run.precision import precise
 
 WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
 """Without it, matrix products on CUDA are not deterministic. It is read once, so worker processes begin with it."""
 WORKSPACE_SIZE = ":4096:8"
-CPU = torch.device("cpu")
-
-
-def device_named(name: str) -> torch.device:
-    """The device of this name; raises `UsageError` where there is none such here."""
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise UsageError(f"There is no device {name!r}. Use cpu, cuda, or cuda:N.") from error
-    if device.type not in ("cpu", "cuda"):
-        raise UsageError(f"Device {name!r} is not supported. Use cpu, cuda, or cuda:N.")
-    if device.type == "cuda":
-        if not torch.cuda.is_available():
-            raise UsageError("This torch finds no CUDA device. Use --device cpu, or install a CUDA build of torch.")
-        if (device.index or 0) >= torch.cuda.device_count():
-            raise UsageError(f"There is no {name!r}: this machine has {torch.cuda.device_count()} CUDA device(s).")
-    return device
 
 
 @contextmanager
@@ -102,6 +86,8 @@ def synchronise(device: torch.device) -> None:
     """Wait for the device, so that a clock read next is honest."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
 
 
 def reset_peak_memory(device: torch.device) -> None:

@@ -137,7 +137,7 @@ def evaluate(
         settings: by owner, as in `{"ewc": {"strength": 10}, "protocol": {"epochs": 1}, "stream": {"blur": 0.1}}`;
             `learning_rate` can be set for every strategy.
         limit: use only so many samples of each experience; never ranked.
-        device: `cpu`, `cuda`, `cuda:N`.
+        device: `cpu`, `mps`, `cuda`, `cuda:N`, or several among which cells are dealt out: `cuda:0,1,2`.
         jobs: runs at a time, each in a process of its own; 1 runs them in this one, unless it is on CUDA or its time
             is limited. None takes one per core.
         store: the directory of records.

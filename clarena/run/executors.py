@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 import warnings
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -26,6 +26,7 @@ import cloudpickle
 from clarena.errors import ClarenaError, UsageError
 from clarena.record.record import Record
 from clarena.record.store import CHECKPOINT, Store
+from clarena.run.devices import device_names
 from clarena.run.environment import WORKSPACE, WORKSPACE_SIZE, working_directory
 from clarena.run.worker import BUSY, INTERRUPTED, Work, run_work, unexpected
 
@@ -55,11 +56,11 @@ Listener = Callable[[Event], None]
 
 
 def default_jobs(device: str, cells: int) -> int:
-    """A run per core on the CPU; one run at a time on a GPU, and where there are no worker processes."""
+    """A run per core on the CPU, one on each GPU, and one at a time where there are no worker processes."""
     if not workers_exist():
         return 1
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(cells, 1 if device.startswith("cuda") else cores))
+    return max(1, min(cells, cores if device.startswith("cpu") else len(device_names(device))))
 
 
 def workers_exist() -> bool:
@@ -69,7 +70,7 @@ def workers_exist() -> bool:
 
 def apart(work: Work) -> bool:
     """Whether a cell must run in a process of its own, however few run at a time."""
-    return work.device.startswith("cuda") or bool(work.limits)
+    return work.device.startswith("cuda") or "," in work.device or bool(work.limits)
 
 
 def execute(works: list[Work], jobs: int, listener: Listener) -> None:
@@ -85,8 +86,8 @@ def execute(works: list[Work], jobs: int, listener: Listener) -> None:
         _in_this_process(works, listener)
     elif not workers_exist():
         raise UsageError(
-            "Several jobs at a time, CUDA and limits on time take worker processes, which CLArena starts on Linux and "
-            "macOS alone. Leave out --device and --timeout, and run with --jobs 1."
+            "Several jobs at a time, several devices, CUDA and limits on time take worker processes, which CLArena "
+            "starts on Linux and macOS alone. Leave out --device and --timeout, and run with --jobs 1."
         )
     elif works:
         Pool(works, jobs, listener).run()
@@ -123,9 +124,10 @@ def _in_this_process(works: list[Work], listener: Listener) -> None:
 
 
 class Worker:
-    """One worker process and the cell it is running."""
+    """One worker process, the device that is its own, and the cell it is running."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: str) -> None:
+        self.device = device
         ours, theirs = multiprocessing.Pipe()
         environment = os.environ | {
             "OMP_NUM_THREADS": "1",
@@ -150,7 +152,7 @@ class Worker:
         self.limit: tuple[float, str] | None = None  # when it is ended from here, and why
 
     def give(self, work: Work) -> None:
-        packed = cloudpickle.dumps(work)
+        packed = cloudpickle.dumps(replace(work, device=self.device))
         self.work, self.began = work, time.monotonic()
         with suppress(OSError):  # it died just now: `receive` will say so
             self.connection.send_bytes(packed)
@@ -182,6 +184,7 @@ class Pool:
     def __init__(self, works: list[Work], jobs: int, listener: Listener) -> None:
         self.waiting, self.listener = deque(works), listener
         self.size = min(jobs, len(works))
+        self.devices = device_names(works[0].device)
         self.workers: list[Worker] = []
         self.told: set[str] = set()  # cells that another process is running, and the listener knows it
         self.retry_at = 0.0
@@ -206,8 +209,9 @@ class Pool:
 
     def _start(self) -> None:
         """One more worker; where the system gives none, those that there are go on alone."""
+        taken = Counter(worker.device for worker in self.workers)
         try:
-            self.workers.append(Worker())
+            self.workers.append(Worker(min(self.devices, key=taken.__getitem__)))  # the one with the fewest runs
         except OSError as error:  # no more processes, open files, or memory
             self.no_worker = f" One cannot be started: {error.strerror}. Try fewer --jobs, or raise the limit (ulimit)."
 

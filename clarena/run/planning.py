@@ -30,7 +30,8 @@ from clarena.record.store import Store
 from clarena.run.boundaries import admit
 from clarena.run.data import Loaded, blamed, load, stated
 from clarena.run.deadline import NO_LIMITS, Limits, TimedOut, limited
-from clarena.run.environment import device_named, working_directory
+from clarena.run.devices import check_devices
+from clarena.run.environment import working_directory
 from clarena.run.keeping import lacks_model
 from clarena.run.kept import kept_transforms
 from clarena.run.realisation import CellClasses, Realisation
@@ -102,7 +103,7 @@ def make_plan(
         raise UsageError("Name at least one strategy, such as finetune or ewc. clarena list names all.")
     seeds = _checked_seeds(seeds, tuning)
     store = os.path.join(working_directory(), store)
-    device_named(device)
+    check_devices(device)
     changes = dict(settings.get("protocol", {})) | ({"limit": limit} if limit is not None else {})
     held_equal = protocol(preset, changes)
     if tuning:

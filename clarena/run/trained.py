@@ -20,7 +20,8 @@ from clarena.record.reader import read_predictions
 from clarena.record.record import Cell, Record
 from clarena.record.store import MODEL, PREDICTIONS, Store
 from clarena.run.data import blamed
-from clarena.run.environment import configured, device_named
+from clarena.run.devices import device_named
+from clarena.run.environment import configured
 from clarena.run.finding import find_run
 from clarena.run.kept import FORMAT, Content, classes_of, form_of, strategy_of, transforms_of
 from clarena.run.planning import part_identity

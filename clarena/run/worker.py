@@ -21,7 +21,7 @@ from clarena.record.record import RETRIED, Cell, Record
 from clarena.record.store import Store
 from clarena.run.data import require_unchanged
 from clarena.run.deadline import NO_LIMITS, Deadline, Limits, Tell
-from clarena.run.environment import device_named
+from clarena.run.devices import device_named
 from clarena.run.keeping import keep_beside, lacks_model
 from clarena.run.output import shield
 from clarena.run.realisation import CellClasses
@@ -41,6 +41,7 @@ class Work:
     Attributes:
         parts: the name, or where the caller gave one the class, of strategy, benchmark and backbone.
         retry: run it again where an earlier record failed, timed out, was interrupted, or ran out of memory.
+        device: its name; several, `cuda:0,1`, until it is given to a worker, which has one of them.
         limits: on its time. They take no part in the cell's identity.
         keep: keep the trained model beside the record.
         late: of a run whose process did not end when its time was up: why, and how many seconds it took. All that is

@@ -97,7 +97,8 @@ class Verification:
     def verdict(self, path: Path) -> Verdict:
         """Go through the steps until one fails that the others stand on."""
         from clarena import __version__
-        from clarena.run.environment import device_named, environment
+        from clarena.run.devices import device_named
+        from clarena.run.environment import environment
 
         device = device_named(self.terms.device)
         started, bundle = now(), None

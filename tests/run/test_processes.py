@@ -20,7 +20,7 @@ def test_cuda_runs_in_a_process_that_begins_with_its_settings_however_few_jobs(t
     evaluate(trouble.Plain, store=tmp_path / "cpu", **options)
     assert started == []
     # No GPU is needed to see where the run would be: the worker finds out by itself whether there is one.
-    monkeypatch.setattr("clarena.run.planning.device_named", lambda name: None)
+    monkeypatch.setattr("clarena.run.planning.check_devices", lambda name: None)
     results = evaluate(trouble.Plain, store=tmp_path / "cuda", device="cuda:99", **options)
     assert [environment["CUBLAS_WORKSPACE_CONFIG"] for environment in started] == [":4096:8"]
     assert "CUDA device" in results.errors["plain seed 0"]
