@@ -202,6 +202,9 @@ def _past(
     root = Cell.model_validate_json(content["root"]) if "root" in content else parent.cell
     missing, test = "", None
     try:
+        made_of = content["benchmark"]
+        if benchmark is None and made_of and not made_of["facts"]:  # of a family whose argument is a path
+            raise UsageError(f"{root.track.benchmark.name} does not say where its data lie.")
         test = _root_test(root, model.parts, host, benchmark, device)
         if not np.array_equal(test.labels, predictions.labels[: len(test.labels)]):
             raise UsageError("the test samples are others than those of the record.")
@@ -209,7 +212,7 @@ def _past(
         if benchmark is not None:
             raise
         test = None
-        missing = f"{str(error).partition(chr(10))[0]} Say where their data are: --benchmark split:PATH, or the like."
+        missing = f"{str(error).partition(chr(10))[0]} Say where: --benchmark split:PATH, or the like."
     return Past(
         root, test, missing, content.get("tests", []), parent.experiences, predictions.labels, predictions.experience
     )

@@ -112,7 +112,7 @@ def test_known_classes_go_on_under_their_outputs(parent):
 def test_without_their_test_data_earlier_experiences_are_undefined_and_that_is_said(parent):
     folder, record = parent
     digits(folder / "only.npz", 9)
-    with pytest.warns(match=r"Earlier experiences are not tested again: .* Say where their data are: --benchmark"):
+    with pytest.warns(match=r"not tested again: split:first does not say where its data lie. Say where: --benchmark"):
         went = went_on(record, folder / "only.npz", folder)
     assert np.isnan(went.matrix[-1][:3]).all()
     assert np.isfinite(went.matrix[-1][3])
