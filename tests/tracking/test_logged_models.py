@@ -72,7 +72,7 @@ def test_a_logged_model_answers_as_the_run_did(tracked):
     assert answers["prediction"].tolist() == ours.predict(rows).tolist()
     assert np.array_equal(answers[[f"p({name})" for name in ours.class_names]], ours.probabilities(rows).astype(float))
     assert str(model.metadata.signature.inputs) == "[Tensor('uint8', (-1, 1, 8, 8))]"
-    assert model.input_example[0].tolist() in rows.tolist()
+    assert model.input_example[0].tolist() in rows_of(record)[-1][0].tolist()
 
 
 def test_the_task_is_a_parameter(tracked):
