@@ -42,7 +42,10 @@ class RowForm:
         """
         if not isinstance(x, Tensor):
             try:
-                x = torch.from_numpy(np.ascontiguousarray(x))
+                array = np.ascontiguousarray(x)
+                if not array.flags.writeable or min(array.strides) < 0:  # torch takes neither as it is
+                    array = array.copy()
+                x = torch.from_numpy(array)
             except (TypeError, ValueError) as error:
                 raise DataError(f"Inputs must be numbers [n, {_sizes(self.shape)}], as stored: {error}.") from error
         found = RowForm(tuple(x.shape[1:]), x.dtype, {})
