@@ -30,22 +30,28 @@ if TYPE_CHECKING:
         split_by_groups,
     )
     from clarena.contract.data import Data
-    from clarena.contract.experience import Batch, Experience, cross_entropy
+    from clarena.contract.experience import Batch, Experience
     from clarena.contract.samples import RowForm, Samples, held_out_rows, npz_arrays
     from clarena.contract.strategy import Context, Strategy
+    from clarena.contract.target import Target
     from clarena.contract.training import GradientStrategy
+    from clarena.contract.updater import Updater
     from clarena.plugins.registry import family_member
     from clarena.protocol.protocol import Protocol, Scenario, Track
+    from clarena.record.metrics import Metric
+    from clarena.record.predictions import Predictions
     from clarena.record.record import Record
+    from clarena.record.scoring import Scope, Scoring
     from clarena.record.store import Store
     from clarena.run.continuing import continue_run
     from clarena.run.evaluation import Results, evaluate
     from clarena.run.trained import TrainedModel, load_model
     from clarena.toolbox.buffer import ReplayBuffer
+    from clarena.toolbox.categorical import IGNORED, cross_entropy
     from clarena.toolbox.downloads import data_root, fetch, user_path
     from clarena.toolbox.files import file_stamps, require_file
-    from clarena.toolbox.gradients import IGNORED, fisher_diagonal, output_norm_sensitivity
-    from clarena.toolbox.modules import BatchNorm, Frozen, evaluating
+    from clarena.toolbox.gradients import fisher_diagonal, output_norm_sensitivity
+    from clarena.toolbox.modules import BatchNorm, Freezable, Frozen, evaluating
 
 __version__ = "0.2.0"
 
@@ -57,11 +63,14 @@ _LAZY = {
     "Context": "clarena.contract.strategy",
     "Data": "clarena.contract.data",
     "Experience": "clarena.contract.experience",
+    "Freezable": "clarena.toolbox.modules",
     "Frozen": "clarena.toolbox.modules",
     "GradientStrategy": "clarena.contract.training",
     "Head": "clarena.contract.backbone",
-    "IGNORED": "clarena.toolbox.gradients",
+    "IGNORED": "clarena.toolbox.categorical",
+    "Metric": "clarena.record.metrics",
     "Model": "clarena.contract.backbone",
+    "Predictions": "clarena.record.predictions",
     "Protocol": "clarena.protocol.protocol",
     "Record": "clarena.record.record",
     "ReplayBuffer": "clarena.toolbox.buffer",
@@ -69,14 +78,18 @@ _LAZY = {
     "RowForm": "clarena.contract.samples",
     "Samples": "clarena.contract.samples",
     "Scenario": "clarena.protocol.protocol",
+    "Scope": "clarena.record.scoring",
+    "Scoring": "clarena.record.scoring",
     "Split": "clarena.contract.benchmark",
     "Store": "clarena.record.store",
     "Strategy": "clarena.contract.strategy",
     "Stream": "clarena.contract.benchmark",
+    "Target": "clarena.contract.target",
     "Track": "clarena.protocol.protocol",
     "TrainedModel": "clarena.run.trained",
+    "Updater": "clarena.contract.updater",
     "continue_run": "clarena.run.continuing",
-    "cross_entropy": "clarena.contract.experience",
+    "cross_entropy": "clarena.toolbox.categorical",
     "data_root": "clarena.toolbox.downloads",
     "evaluate": "clarena.run.evaluation",
     "evaluating": "clarena.toolbox.modules",
@@ -109,11 +122,14 @@ __all__ = [
     "DataError",
     "DivergedError",
     "Experience",
+    "Freezable",
     "Frozen",
     "GradientStrategy",
     "Head",
+    "Metric",
     "Model",
     "PluginError",
+    "Predictions",
     "Protocol",
     "Record",
     "ReplayBuffer",
@@ -121,13 +137,17 @@ __all__ = [
     "RowForm",
     "Samples",
     "Scenario",
+    "Scope",
+    "Scoring",
     "Split",
     "Store",
     "StoreError",
     "Strategy",
     "Stream",
+    "Target",
     "Track",
     "TrainedModel",
+    "Updater",
     "UsageError",
     "continue_run",
     "cross_entropy",

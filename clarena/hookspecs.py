@@ -1,4 +1,4 @@
-"""The three hooks through which a plugin offers what it has; natives and strangers use the same door."""
+"""The four hooks through which a plugin offers what it has; natives and strangers use the same door."""
 
 from typing import Any, Protocol
 
@@ -19,8 +19,9 @@ class Register(Protocol):
         name: str | None = None,
         summary: str | None = None,
         extra: str | None = None,
+        scoring: type[Any] | str | None = None,
     ) -> None:
-        """Offer one class.
+        """Offer one class, or the two halves of one target.
 
         Args:
             target: the class itself, or a lazy reference `"package.module:Class"` that is imported when it is
@@ -32,6 +33,8 @@ class Register(Protocol):
                 of the class's docstring.
             extra: with a lazy reference, the extra of `clarena-bench` that brings the packages it imports: an
                 error about a missing package then says how to install it.
+            scoring: of a target, its other half: what its answers are worth, a subclass of `clarena.Scoring` or a
+                lazy reference to one. It is loaded by itself, by who has no torch.
 
         Raises:
             PluginError: on the author's line, when the registration is not usable.
@@ -51,3 +54,8 @@ def clarena_register_backbones(register: Register) -> None:
 @hookspec
 def clarena_register_benchmarks(register: Register) -> None:
     """Call `register` once for each benchmark: a subclass of `clarena.Benchmark`."""
+
+
+@hookspec
+def clarena_register_targets(register: Register) -> None:
+    """Call `register` once for each target, with both halves: a subclass of `clarena.Target`, and its `scoring`."""

@@ -1,4 +1,4 @@
-"""The conformance kit for pytest: one line in an author's tests runs every check on their strategies."""
+"""The conformance kit for pytest: one line in an author's tests runs every check on their strategies or targets."""
 
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,9 +9,12 @@ import pytest
 
 from clarena.checks import Suite, TinyMlp
 from clarena.checks.restart import Restart
+from clarena.checks.target import check_target
 from clarena.contract.backbone import Backbone
 from clarena.contract.strategy import Strategy
 from clarena.protocol.protocol import Scenario
+
+__all__ = ["Case", "check_target", "parametrize_with_checks"]
 
 
 @dataclass(frozen=True)

@@ -191,6 +191,8 @@ Avalanche only trains:
   (`replay`, `icarl`, `scr`, `gdumb`); the host counts what that reads, and stops it beyond the protocol's passes.
 * It trains the host's model: backbone and head, which grows as classes come. In the task scenario outputs of other
   tasks are masked, as in Avalanche's multi-head classifier. Its own dynamic heads are not used.
+* Its loop steps by the host's optimiser, at rates that follow the protocol's schedule from pass to pass, with gradients
+  clipped where the protocol says so. Batches in parts (`accumulation`) are refused.
 * It never evaluates. Predictions between experiences or within them change nothing of what is learned.
 * Between experiences nothing of Avalanche's is kept but what its objects remember, as tensors, numbers and lists: so
   checkpoints are exact, exemplars are copies within the protocol's buffer, and their bytes are metered.

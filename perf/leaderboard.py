@@ -18,7 +18,10 @@ import numpy as np
 from made_up_mlflow import log
 
 from clarena.protocol.protocol import NamedPart, Protocol, Track
-from clarena.record.record import Cell, Cost, ExperienceInfo, Predictions, Record, StrategyInfo
+from clarena.record.predictions import Predictions
+from clarena.record.recomputation import facts
+from clarena.record.record import Cell, Cost, ExperienceInfo, Record, StrategyInfo
+from clarena.record.scorings import BUILT_IN
 from clarena.record.store import Store
 from clarena.tracking import Tracker
 
@@ -59,7 +62,7 @@ def outcome(cell: Cell, number: int) -> tuple[Record, Predictions]:
     right = generator.random((EXPERIENCES + 1, SAMPLES)) < 0.2 + 0.01 * strength
     predicted = np.where(right, labels, generator.integers(0, 10, (EXPERIENCES + 1, SAMPLES)))
     predicted[owner[None] >= np.arange(EXPERIENCES + 1)[:, None]] = -1  # what was not yet learned
-    predictions = Predictions(predicted=predicted, labels=labels, experience=owner)
+    predictions = Predictions.of_classes(predicted=predicted, labels=labels, experience=owner)
     costs = [
         Cost(
             position=position,
@@ -90,7 +93,7 @@ def outcome(cell: Cell, number: int) -> tuple[Record, Predictions]:
         command="clarena evaluate",
         started=started,
         ended=started + timedelta(minutes=1),
-        **predictions.summary(NAMES),
+        **facts(BUILT_IN["classes"], predictions, NAMES),
     )
     return record, predictions
 

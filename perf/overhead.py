@@ -39,7 +39,7 @@ def bare(seed: int, epochs: int) -> tuple[Seconds, Seconds]:
         start = now()
         strategy.learn(experience)
         middle = now()
-        realised.test.predict(strategy, realised.space)
+        realised.test.answers(strategy, realised.space)
         learning, testing = learning + middle - start, testing + now() - middle
     return learning, testing
 

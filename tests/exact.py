@@ -60,7 +60,7 @@ def begin(ours: Walk, position: int) -> Experience:
     strategy.experience = experience
     strategy.context.grow(strategy.model)
     strategy.before_experience(experience)
-    strategy.optimizer = strategy._next_optimizer()
+    strategy.updater = strategy._next_updater()
     strategy.train()
     return experience
 

@@ -13,7 +13,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from clarena import Batch, Context, Experience, GradientStrategy, ReplayBuffer, Strategy, evaluating
+from clarena import Batch, Context, Experience, GradientStrategy, ReplayBuffer, Strategy, cross_entropy, evaluating
 
 FAULTY: list[tuple[type[Strategy], str, str]] = []
 """(class, the check that catches it, words that its message must hold to be of help)"""
@@ -51,6 +51,13 @@ class UnknownScenario(GradientStrategy):
     """Runs in a scenario that nobody has heard of."""
 
     scenarios = frozenset({"class", "lifelong"})
+
+
+@caught_by("metadata", "Name those it learns, as in frozenset")
+class SayingTargets(GradientStrategy):
+    """Names its target, and not a set of them."""
+
+    targets = "classes"
 
 
 @caught_by("metadata", "as a keyword-only argument")
@@ -254,7 +261,7 @@ class OnlyScans(GradientStrategy):
     def learn(self, experience: Experience) -> None:
         self.experience = experience
         self.context.grow(self.model)
-        self.optimizer = self._next_optimizer()
+        self.updater = self._next_updater()
         for _ in range(50):
             for batch in experience.scan(len(experience)):
                 self.step(batch)
@@ -283,6 +290,47 @@ class AlwaysKeepsOne(GradientStrategy):
 
     def after_step(self, batch: Batch) -> None:
         self.buffer.add(self.context.generator("buffer"), x=batch.stream().x)
+
+
+@caught_by("runs", "parameter_groups()")
+class SlowsDown(GradientStrategy):
+    """Halves its learning rate at every step, by the optimiser's own settings."""
+
+    def after_step(self, batch: Batch) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] /= 2
+
+
+@caught_by("runs", "parameter_groups()")
+class BorrowsRate(GradientStrategy):
+    """Takes a rate of its own for the step alone, and puts the host's back before anyone looks."""
+
+    def adjust_gradients(self, batch: Batch) -> None:
+        self.optimizer.param_groups[0]["lr"] *= 2
+
+    def after_step(self, batch: Batch) -> None:
+        self.optimizer.param_groups[0]["lr"] /= 2
+
+
+@caught_by("updates", "updater.descend(batch, loss)")
+class StepsAtOnce(GradientStrategy):
+    """Makes steps of its own on whole batches, and does not say so."""
+
+    def step(self, batch: Batch) -> None:
+        self.model.zero_grad()
+        loss = cross_entropy(self.model(batch.x), batch.y, batch.mask)
+        loss.backward()
+        self.updater.step()
+        self.experience.meter.observe(loss)
+
+
+@caught_by("updates", "Make it in learn")
+class OneOptimiserForAll(GradientStrategy):
+    """Makes its optimiser before there is anything to learn, and none for what comes later."""
+
+    def setup(self, context: Context) -> None:
+        super().setup(context)
+        self.once = context.updater(self.model.backbone.parameters())
 
 
 # ---- Two runs that must be one ----
@@ -419,7 +467,7 @@ class ForgetsOptimiser(GradientStrategy):
         self.version = state["version"]
 
 
-@caught_by("restart", "there before it is loaded")
+@caught_by("restart", "structure() returns what there is")
 class GrowsUnannounced(GradientStrategy):
     """Adds modules while it learns, and cannot be given back a state that has them."""
 
@@ -429,6 +477,58 @@ class GrowsUnannounced(GradientStrategy):
 
     def after_experience(self, experience: Experience) -> None:
         self.extra.append(nn.Linear(2, 2))
+
+
+@caught_by("restart", "from structure()")
+class DeclaresHalf(GradientStrategy):
+    """Says how many modules it has added, and not how much of each it takes."""
+
+    def setup(self, context: Context) -> None:
+        super().setup(context)
+        self.extra, self.shares = nn.ModuleList(), []
+
+    def structure(self) -> Any:
+        return super().structure() | {"extra": len(self.extra)}
+
+    def build(self, structure: Any) -> None:
+        super().build(structure)
+        for _ in range(structure["extra"]):
+            self._add(1.0)
+
+    def _add(self, share: float) -> None:
+        self.extra.append(nn.Linear(self.model.backbone.features, 1, bias=False))
+        self.shares.append(share)
+
+    def after_experience(self, experience: Experience) -> None:
+        self._add(1 / (1 + experience.position))
+
+    def predict(self, x: Tensor, task: int | None = None) -> Tensor:
+        scores = super().predict(x, task)
+        with torch.no_grad(), evaluating(self):
+            features = self.model.backbone(x)
+            added = [share * layer(features) for share, layer in zip(self.shares, self.extra)]
+        return scores + 0.01 * sum(added, start=torch.zeros(len(x), 1)) * torch.linspace(0, 1, scores.shape[1])
+
+
+@caught_by("restart", "clarena.Freezable")
+class Renames(GradientStrategy):
+    """Moves what an experience has added to where the old things are."""
+
+    def setup(self, context: Context) -> None:
+        super().setup(context)
+        self.new, self.old = nn.ModuleList(), nn.ModuleList()
+
+    def structure(self) -> Any:
+        return super().structure() | {"new": len(self.new), "old": len(self.old)}
+
+    def build(self, structure: Any) -> None:
+        super().build(structure)
+        for place in ("new", "old"):
+            getattr(self, place).extend(nn.Linear(2, 2) for _ in range(structure[place]))
+
+    def after_experience(self, experience: Experience) -> None:
+        self.old.extend(self.new)
+        self.new = nn.ModuleList([nn.Linear(2, 2)])
 
 
 @caught_by("off", "bit for bit")

@@ -1,6 +1,7 @@
 """Made-up records with predictions, for what reads and packs them; nothing is trained."""
 
 import json
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -8,12 +9,22 @@ from typing import Any
 import numpy as np
 
 from clarena.protocol.protocol import NamedPart, Protocol, Track
+from clarena.record.predictions import Predictions
 from clarena.record.reader import seal
-from clarena.record.record import Cell, Cost, ExperienceInfo, Predictions, Record, StrategyInfo
+from clarena.record.recomputation import facts
+from clarena.record.record import Cell, Cost, ExperienceInfo, Record, StrategyInfo
+from clarena.record.scoring import scoring
 from clarena.record.store import Store
 
 MOMENT = datetime(2026, 3, 1, 12, tzinfo=UTC)
 TRACK = Track(benchmark=NamedPart(name="toy"), scenario="class", backbone=NamedPart(name="mlp"), protocol=Protocol())
+
+
+def summary(predictions: Predictions, names: Sequence[str]) -> dict[str, Any]:
+    """The fields of a record that follow from predictions, of classes or of the tokens of a text."""
+    target = scoring("classes" if predictions.log_probability is None else "text")
+    assert target is not None
+    return facts(target, predictions, names)
 
 
 def made_predictions(seed: int = 0, *, samples: int = 60, classes: int = 6, language: bool = False) -> Predictions:
@@ -28,9 +39,9 @@ def made_predictions(seed: int = 0, *, samples: int = 60, classes: int = 6, lang
         seen = experience < row
         predicted[row, seen] = np.where(rng.random(samples) < 0.7, labels, rng.integers(0, classes, samples))[seen]
     if not language:
-        return Predictions(predicted=predicted, labels=labels, experience=experience)
+        return Predictions.of_classes(predicted=predicted, labels=labels, experience=experience)
     likely = np.where(predicted < 0, np.nan, -rng.random((4, samples))).astype(np.float32)
-    return Predictions(
+    return Predictions.of_classes(
         predicted=predicted,
         labels=labels,
         experience=experience,
@@ -76,7 +87,7 @@ def made_record(
         "command": "clarena evaluate ewc",
         "started": MOMENT + timedelta(seconds=seed),
         "ended": MOMENT + timedelta(seconds=seed + 1),
-        **predictions.summary(names),
+        **summary(predictions, names),
     }
     return Record(**facts | fields), predictions
 

@@ -38,7 +38,7 @@ class Walk(NamedTuple):
 
     def predict(self) -> list[int]:
         """What the host makes of the strategy's scores."""
-        return self.realised.test.predict(self.strategy, self.realised.space).tolist()
+        return self.realised.test.answers(self.strategy, self.realised.space)["predicted"].tolist()
 
     def parameters(self) -> list[Tensor]:
         """Copies of the model's parameters."""

@@ -5,7 +5,8 @@ from typing import Any
 import numpy as np
 from records_of_matrices import make_record
 
-from clarena.record.record import Predictions, Record
+from clarena.record.predictions import Predictions
+from clarena.record.record import Record
 from clarena.record.store import Store
 
 NAN = float("nan")
@@ -24,7 +25,7 @@ def keep(store: Store, record: Record) -> Record:
     rank = np.tile(np.arange(100), 2)
     right = np.nan_to_num(record.matrix * 100, nan=-1)[:, owner]  # how many of them are
     predicted = np.where(right < 0, -1, np.where(rank < np.rint(right), owner, 1 - owner))
-    return store.write(record, Predictions(predicted=predicted, labels=owner, experience=owner))
+    return store.write(record, Predictions.of_classes(predicted=predicted, labels=owner, experience=owner))
 
 
 def search(uri: str, words: str = "", order: str = "attributes.start_time ASC") -> list[Any]:

@@ -243,6 +243,17 @@ def check_budget(subject: Subject) -> None:
         )
 
 
+def check_updates(subject: Subject) -> None:
+    """It learns under a schedule, with clipped gradients and batches in parts, or declares which it cannot have."""
+    asked: dict[str, dict[str, Any]] = {
+        "constant_rate": {"schedule": "cosine", "warmup": 1},
+        "unclipped": {"clip_norm": 1.0},
+        "whole_batches": {"accumulation": 2},
+    }
+    granted = [protocol for need, protocol in asked.items() if need not in subject.strategy.needs]
+    Trial(subject, protocol={name: value for protocol in granted for name, value in protocol.items()}).finish()
+
+
 def check_buffer_budget(subject: Subject) -> None:
     """No more training samples are kept than the protocol grants, none included."""
     for granted in (subject.track().protocol.buffer_size, 0):
@@ -290,13 +301,13 @@ def check_predict_changes_nothing(subject: Subject) -> None:
         for question in trial.questions():
             state, modes, chance = trial.state(), _modes(trial), _chance()
             trial.ask(question)
-            changed = differing(state, dict(trial.strategy.state_dict()))
-            require(not changed, f"predict changed the state: {changed}. Only learn may.")
             require(
                 modes == _modes(trial),
                 "predict left a module in another mode (train or eval). Use `with evaluating(self):`, which puts "
                 "every module back as it was.",
             )
+            changed = differing(state, dict(trial.strategy.state_dict()))
+            require(not changed, f"predict changed the state: {changed}. Only learn may.")
             require(
                 same(chance, _chance()),
                 "predict drew from a global random generator. Draw what it needs in learn, and keep it.",

@@ -68,6 +68,12 @@ def _facts(strategy: type[Strategy]) -> Iterator[str]:
     yield from _subset("scenarios", strategy.scenarios, SCENARIOS)
     if not strategy.scenarios:
         yield f"scenarios is empty. Name those it can run in: {', '.join(SCENARIOS)}."
+    if strategy.targets is not None and not (
+        isinstance(strategy.targets, frozenset | set)
+        and strategy.targets
+        and all(isinstance(name, str) for name in strategy.targets)
+    ):
+        yield f"targets is {strategy.targets!r}. Name those it learns, as in frozenset({{'classes'}}), or None for all."
     yield from _subset("needs", strategy.needs, NEEDS)
     if strategy.off is not None and not isinstance(strategy.off, Mapping):
         yield f"off is {strategy.off!r}. Map hyper-parameters to the values that switch the mechanism off, or None."

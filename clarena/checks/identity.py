@@ -78,19 +78,29 @@ def _storages(trial: Trial) -> set[int]:
 
 
 def check_restart(subject: Subject, restart: Restart | None = None) -> None:
-    """Saved in the middle of the stream and restored in a new process, it comes to the same end."""
-    answer = (restart or Restart([subject])).scores(subject)
+    """Saved after any experience and restored in a new process, it learns the next as if nothing had happened."""
+    failure = (restart or Restart([subject])).failure(subject)
+    if failure is None:
+        return
     require(
-        not isinstance(answer, str),
-        f"The saved state cannot be restored in a new process: {answer}. What grows while learning must be there "
-        "before it is loaded: register buffers and submodules in setup, let extra state hold tensors, numbers, text, "
-        "lists and dictionaries only, and rebuild other structure in _load_from_state_dict.",
+        not failure.renamed,
+        f"Learning experience {failure.after} gave a parameter another name: {failure.renamed}. What is kept of it, as "
+        "an optimiser's state, goes by its name. Append what is new, and freeze what is old where it is: "
+        "clarena.Freezable.",
     )
     require(
-        same(answer, Trial(subject).finish().scores()),
-        "Restored in a new process the strategy ends elsewhere: something it remembers is not in its state_dict. Make "
-        "it a parameter or a registered buffer, or return it from get_extra_state (with super()'s); a list, a "
-        "number or a tensor in a plain attribute, a class or a module is lost.",
+        not failure.error,
+        f"The state saved after experience {failure.after} cannot be restored in a new process: {failure.error}. Make "
+        "submodules and buffers in setup. A module to which more come while it learns declares them: structure() "
+        "returns what there is as numbers, text, lists and dictionaries, and build(structure) makes it again before "
+        "the state is loaded. Let extra state hold tensors and such data only.",
+    )
+    require(
+        False,
+        f"Restored in a new process after experience {failure.after}, it goes on otherwise (what differs first: "
+        f"{failure.differs}): something it remembers is not in its state_dict. Make it a parameter or a registered "
+        "buffer, or return it from get_extra_state (with super()'s); or, where it says how a module is built, from "
+        "structure(). A list, a number or a tensor in a plain attribute, a class or a module is lost.",
     )
 
 

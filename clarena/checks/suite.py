@@ -19,6 +19,7 @@ from clarena.checks.behaviour import (
     check_runs,
     check_scores,
     check_untrained_scores,
+    check_updates,
 )
 from clarena.checks.declared import Broken, NotApplicable, check_constructible, check_metadata, require
 from clarena.checks.identity import (
@@ -29,7 +30,7 @@ from clarena.checks.identity import (
     check_setup_starts_over,
 )
 from clarena.checks.restart import Restart
-from clarena.checks.tiny import Subject, TinyMlp
+from clarena.checks.tiny import TARGET, Subject, TinyMlp
 from clarena.checks.trial import laboratory
 from clarena.contract.backbone import Backbone
 from clarena.contract.strategy import Strategy
@@ -92,6 +93,7 @@ STREAM_CHECKS = _named(
     check_data_untouched,
     check_data_released,
     check_budget,
+    check_updates,
     check_buffer_budget,
     check_reproducible,
     check_predict_changes_nothing,
@@ -149,6 +151,11 @@ class Suite:
         return self._results[key]
 
     def _run(self, name: str, scenario: Scenario | None) -> CheckResult:
+        targets = self.strategy.targets
+        if scenario is not None and isinstance(targets, frozenset | set) and TARGET not in targets:
+            return CheckResult(
+                name, scenario, "not_applicable", "the kit's stream is of classes, which it does not learn"
+            )
         order = list(CHECKS)
         for gate in (gate for gate in GATES if order.index(gate) < order.index(name)):
             first = self.result(gate, None if gate in CLASS_CHECKS else scenario)

@@ -25,6 +25,9 @@ TEST_SAMPLES = 20
 SHAPE = (1, 4, 4)
 """Of one sample, before it is enlarged."""
 
+TARGET = "classes"
+"""What is asked of an input."""
+
 LEVELS = 9
 """Tokens that a value may become, for backbones that take tokens."""
 
@@ -119,11 +122,11 @@ class Subject:
     backbone: type[Backbone] = TinyMlp
     options: Mapping[str, Any] = field(default_factory=dict)
 
-    def track(self, buffer_size: int = 7) -> Track:
+    def track(self, buffer_size: int = 7, **changes: Any) -> Track:
         """The track: momentum whose state is kept shows what a strategy forgets to save; a small buffer overflows.
 
-        Any backbone but the tiny one gets images of 8×8 pixels, whose squares survive a convolution and its pooling,
-        or tokens where it takes those.
+        `changes` are fields of the protocol. Any backbone but the tiny one gets images of 8×8 pixels, whose squares
+        survive a convolution and its pooling, or tokens where it takes those.
         """
         tokens = self.backbone.takes_tokens
         inputs = {"scale": 1 if tokens or self.backbone is TinyMlp else 2, "levels": LEVELS if tokens else 0}
@@ -136,6 +139,7 @@ class Subject:
             optimizer_state="kept",
             buffer_size=buffer_size,
             stream_length="known" if known else "unknown",
+            **changes,
         )
         return Track(
             benchmark=NamedPart(name=TinyStream.name, options=inputs),

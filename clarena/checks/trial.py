@@ -1,6 +1,6 @@
 """One run of a strategy on the tiny stream, in the open: step by step, with state and scores to look at."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -56,11 +56,16 @@ class Trial:
         strategy: Strategy | None = None,
         buffer_size: int | None = None,
         learning_rate: float | None = None,
+        protocol: Mapping[str, Any] | None = None,
         **hyperparameters: Any,
     ) -> None:
-        """Set up `strategy`, or a new object with these hyper-parameters; `learning_rate` replaces the protocol's."""
+        """Set up `strategy`, or a new object with these hyper-parameters.
+
+        `learning_rate` replaces the protocol's; `protocol` changes other fields of it.
+        """
         self.subject, self.seed = subject, seed
-        track = subject.track() if buffer_size is None else subject.track(buffer_size)
+        granted = {} if buffer_size is None else {"buffer_size": buffer_size}
+        track = subject.track(**granted, **(protocol or {}))
         parts = CellClasses(subject.strategy, TinyStream, subject.backbone)
         self.realised = Realisation(track, parts, seed, torch.device("cpu"))
         self.strategy = self.realised.set_up(strategy or subject.strategy(**hyperparameters), learning_rate)

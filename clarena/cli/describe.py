@@ -1,4 +1,4 @@
-"""`clarena describe`: all that is known of one strategy, backbone or benchmark."""
+"""`clarena describe`: all that is known of one strategy, backbone, benchmark or target."""
 
 import inspect
 import shlex
@@ -28,18 +28,21 @@ TEXT_WIDTH = 100
 
 @app.command(epilog="Example: clarena describe ewc")
 def describe(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A strategy, backbone or benchmark; see `clarena list`.")],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="A strategy, backbone, benchmark or target; see `clarena list`.")
+    ],
     plugin: PluginFiles = None,
     plugins_dir: PluginDirs = None,
     no_plugins: NoPlugins = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show a strategy, backbone or benchmark with all its options.
+    """Show a strategy, backbone, benchmark or target with all its options.
 
     For a strategy also its paper, where it differs from it, what it needs and carries, and how to switch it off. For a
     benchmark of your own data, such as `split:photos`, also what those data are.
     """
-    pages = [_facts(registry, entry, name) for registry, entry in find(discover(plugin, plugins_dir, no_plugins), name)]
+    host = discover(plugin, plugins_dir, no_plugins)
+    pages = [_facts(host, registry, entry, name) for registry, entry in find(host, name)]
     if as_json:
         typer.echo(to_json(pages))
     else:
@@ -60,11 +63,11 @@ def find(host: "Host", name: str) -> list[tuple["Registry", "Offer"]]:
     if not found:
         known = [entry.name for registry in registries(host).values() for entry in registry]
         broken = {f"{each.plugin} ({each.origin})": each.reason for each in host.broken}
-        raise unknown_name("strategy, backbone or benchmark", name, known, broken, see="clarena list")
+        raise unknown_name("strategy, backbone, benchmark or target", name, known, broken, see="clarena list")
     return found
 
 
-def _facts(registry: "Registry", entry: "Offer", given: str) -> dict[str, Any]:
+def _facts(host: "Host", registry: "Registry", entry: "Offer", given: str) -> dict[str, Any]:
     """A page as plain data; `given` is the name that was asked for."""
     argument = given.partition(":")[2] if entry.placeholder else ""
     made = argument not in ("", entry.placeholder)
@@ -89,8 +92,10 @@ def _facts(registry: "Registry", entry: "Offer", given: str) -> dict[str, Any]:
     if registry.kind.word == "strategy":
         facts |= _strategy(cls)
     elif registry.kind.word == "benchmark":
-        facts |= _data(cls) if made else {}
+        facts |= _data(host, cls) if made else {}
         facts |= {"scenarios": list(cls.scenarios), "variations": _variations()}
+    elif registry.kind.word == "target":
+        facts |= {"scenarios": list(cls.scenarios)}
     return facts | {
         "identity": _identity(cls),
         "parameters": parameters,
@@ -109,6 +114,7 @@ def _strategy(cls: Any) -> dict[str, Any]:
         "paper": cls.reference,
         "family": cls.family,
         "scenarios": [scenario for scenario in SCENARIOS if scenario in cls.scenarios],
+        "targets": None if cls.targets is None else sorted(cls.targets),
         "needs": {need: NEEDS.get(need, "") for need in sorted(cls.needs)},
         "carries": cls.carries,
         "off": None if cls.off is None else dict(cls.off),
@@ -123,11 +129,11 @@ def _identity(cls: type[Any]) -> str:
     return code_identity(cls)
 
 
-def _data(cls: Any) -> dict[str, Any]:
+def _data(host: "Host", cls: Any) -> dict[str, Any]:
     """What the data of a benchmark of files are."""
     from clarena.run.data import loaded_from_files
 
-    loaded = loaded_from_files(cls)
+    loaded = loaded_from_files(cls, host.targets.load)
     return {} if loaded is None else {"data": loaded.report, "data_summary": loaded.summary}
 
 
@@ -174,6 +180,8 @@ def _text(cls: type[Any]) -> str:
 
 def _example(kind: str, entry: "Offer", cls: type[Any], parameters: list[dict[str, Any]]) -> str:
     """A command that runs it."""
+    if kind == "target":
+        return f'Data(…, target="{entry.name}")  # in the benchmark'
     words = ["clarena", "evaluate"]
     if kind == "strategy":
         rivals = [name for name in ("finetune", "joint") if name != entry.name]
@@ -237,6 +245,8 @@ def _short_facts(facts: dict[str, Any]) -> Table:
     if facts["kind"] == "strategy":
         off = facts["off"]
         rows = {"paper": facts["paper"] or "none given", "family": facts["family"] or "none given"} | rows
+        if facts["targets"] is not None:
+            rows["targets"] = ", ".join(facts["targets"])
         rows["needs"] = "\n".join(f"{need}: {means}" for need, means in facts["needs"].items()) or "nothing besides"
         rows["carries"] = facts["carries"]
         rows["off"] = (

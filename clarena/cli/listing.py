@@ -31,7 +31,7 @@ def list_(
     no_plugins: NoPlugins = False,
     as_json: AsJson = False,
 ) -> None:
-    """Name every strategy, backbone, benchmark and broken plugin."""
+    """Name every strategy, backbone, benchmark, target and broken plugin."""
     host = discover(plugin, plugins_dir, no_plugins)
     catalogue = {title: [_facts(entry) for entry in registry] for title, registry in registries(host).items()}
     broken = [{"plugin": each.plugin, "origin": each.origin, "reason": each.reason} for each in host.broken]
@@ -42,8 +42,13 @@ def list_(
 
 
 def registries(host: "Host") -> dict[str, "Registry"]:
-    """The three registries by their titles."""
-    return {"strategies": host.strategies, "backbones": host.backbones, "benchmarks": host.benchmarks}
+    """The four registries by their titles."""
+    return {
+        "strategies": host.strategies,
+        "backbones": host.backbones,
+        "benchmarks": host.benchmarks,
+        "targets": host.targets,
+    }
 
 
 @cache

@@ -94,9 +94,18 @@ def discover(files: list[Path] | None, dirs: list[Path] | None, without: bool) -
     return Host.discover(plugin_sources(files, dirs, without))
 
 
+def find_targets() -> None:
+    """Have plugins looked for, should a record name a target that nobody has offered yet."""
+    from clarena.record.scoring import search_with
+
+    search_with(lambda: discover(None, None, without=False))
+
+
 def existing_store(path: Path) -> "Store":
     """The store at this path; raises `UsageError` where there is none."""
     from clarena.record.store import Store
+
+    find_targets()
 
     if not path.is_dir():
         raise UsageError(

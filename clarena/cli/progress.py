@@ -3,7 +3,7 @@
 import shlex
 import sys
 import time
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
@@ -113,8 +113,7 @@ def outcome(record: "Record") -> str:
     """One run in a few words."""
     if record.status != "finished":
         return f"{record.status.replace('_', ' ')}: {record.reason}"
-    accuracy: Any = record.metrics.get("final_average_accuracy", float("nan"))
-    return f"{100 * accuracy:.1f} % accurate in {duration((record.ended - record.started).total_seconds())}"
+    return f"{record.result} in {duration((record.ended - record.started).total_seconds())}"
 
 
 def duration(seconds: float) -> str:

@@ -92,7 +92,7 @@ def _print(table: "Reproduction", comparisons: "list[Comparison]") -> None:
     from clarena.reproduction.tables import summary
 
     console = Console()
-    console.print(f"\n[bold]{table.title}[/bold]: {table.paper}", highlight=False)
+    console.print(f"\n[bold]{table.title}[/bold]: {table.paper}. Ours: {table.compared}", highlight=False)
     grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     grid.add_column("cell")
     for title in ("published %", "ours %", "n", "diff"):

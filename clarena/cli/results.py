@@ -203,6 +203,8 @@ def _line(store: "Store", record: "Record") -> dict[str, Any]:
         "seed": record.cell.seed,
         "status": record.status,
         "reason": record.reason,
+        "target": record.target,
+        "score": record.score,
         **data["metrics"],
         "train_seconds": record.train_seconds if ran else None,
         "predict_seconds": record.predict_seconds if ran else None,
@@ -239,7 +241,7 @@ def _print_tables(store: "Store", records: list["Record"]) -> None:
     from clarena.cli.table import print_table
     from clarena.record.summary import by_track, rows
 
-    for group in by_track(records).values():
+    for group in by_track(records):
         print_table(group[0].cell.track, rows(group, store.aliases()))
         _print_reasons(group)
 
@@ -258,7 +260,7 @@ def _print_records(records: list["Record"]) -> None:
     from clarena.record.summary import by_track
 
     console = page()
-    for group in by_track(records).values():
+    for group in by_track(records):
         console.print(Text.assemble("\n", (group[0].cell.track.label, "bold"), f"  ({group[0].track_digest[:12]})"))
         grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
         for title in ("strategy", "seed", "status", "started"):

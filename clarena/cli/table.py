@@ -56,8 +56,8 @@ def as_data(records: list[Record], aliases: Aliases | None = None) -> list[dict[
     return [
         {
             "track": group[0].cell.track.label,
-            "track_digest": digest,
+            "track_digest": group[0].track_digest,
             "rows": [row.as_dict() for row in rows(group, aliases)],
         }
-        for digest, group in by_track(records).items()
+        for group in by_track(records)
     ]

@@ -147,7 +147,7 @@ def _tell(verdict: "Verdict") -> None:
         typer.echo(f"  track {track[:12]}: {same} of {len(mine)} claimed runs identical bit for bit")
         typer.echo(f"      final average accuracy %, claimed seeds: {claimed.percent()}")
         for row in (row for row in verdict.hidden if row.track == track):
-            scored = [run.metrics["final_average_accuracy"] for run in row.runs if run.status == "finished"]
+            scored = [run.metric("final_average_accuracy") for run in row.runs if run.status == "finished"]
             shown = student_t_interval(scored).percent() if scored else "no run finished"
             typer.echo(f"      final average accuracy %, hidden seeds, {row.strategy}: {shown}")
         for canary in (canary for canary in verdict.canaries if canary.track == track):

@@ -84,20 +84,27 @@ class Head(nn.Module):
             return features.new_zeros(*features.shape[:-1], 0)
         return torch.cat([block(features) for block in self.blocks], dim=-1)
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        # Called before the children are loaded, so that a checkpoint of a grown head fits one just set up.
-        while (key := f"{prefix}blocks.{len(self.blocks)}.weight") in state_dict:
-            self.grow(self.outputs + state_dict[key].shape[0])
-            self.blocks[-1].to(state_dict[key].dtype)
-        super()._load_from_state_dict(state_dict, prefix, *args)
+    def structure(self) -> list[int]:
+        """The number of outputs of each block."""
+        return [block.out_features for block in self.blocks]  # type: ignore[misc]
+
+    def build(self, structure: list[int]) -> None:
+        """Have these blocks."""
+        self.blocks = nn.ModuleList()
+        for outputs in structure:
+            self.grow(self.outputs + outputs)
 
 
 class Model(nn.Module):
-    """A backbone and the head on top of it."""
+    """A backbone and the head on top of it.
 
-    def __init__(self, backbone: Backbone, head: Head | None = None) -> None:
+    With `precision="bf16"` a model in training mode computes in bfloat16 where torch's autocast does; parameters stay
+    as they are, and so do scores. In evaluation mode (tests, importances, recorded targets) nothing is rounded.
+    """
+
+    def __init__(self, backbone: Backbone, head: Head | None = None, precision: str = "float32") -> None:
         super().__init__()
-        self.backbone = backbone
+        self.backbone, self.precision = backbone, precision
         self.head = head or Head(backbone.features, backbone.start)
 
     @property
@@ -107,4 +114,16 @@ class Model(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Scores [batch, …, outputs] of inputs [batch, *input_shape]."""
+        if self.precision == "bf16" and self.training:
+            with torch.autocast(x.device.type, dtype=torch.bfloat16):
+                return self.head(self.backbone(x)).float()  # type: ignore[no-any-return]
         return self.head(self.backbone(x))  # type: ignore[no-any-return]
+
+
+def require_model(strategy: nn.Module, name: str) -> None:
+    """Raise `UsageError` where a strategy holds no model that computes in bfloat16."""
+    if not any(isinstance(module, Model) and module.precision == "bf16" for module in strategy.modules()):
+        raise UsageError(
+            f"{name} trains a network of its own, which protocol.precision=bf16 does not reach. Leave it out, or "
+            "choose another strategy: clarena list."
+        )

@@ -17,9 +17,10 @@ from torch import Tensor
 
 from clarena.contract.data import Data
 from clarena.contract.samples import RowForm, Samples, read_npz
+from clarena.contract.target import Target, built_in
 from clarena.errors import DataError, UsageError
 from clarena.protocol.protocol import Scenario
-from clarena.toolbox.gradients import IGNORED
+from clarena.toolbox.categorical import IGNORED
 
 Order = Literal["seed", "natural"]
 Transform = Callable[[Tensor], Tensor]
@@ -31,10 +32,11 @@ class Split:
 
     Attributes:
         train, test: rows of the source arrays, int64 [n].
-        y_train, y_test: the labels in the stream, int64 [n], or [n, time] for each token (−100 is ignored).
+        y_train, y_test: the labels in the stream [n, …], such as the target has them; classes are int64 [n].
         transform: applied to whole batches of model inputs, on the device; None leaves them as they are.
         origin: the experience that each training row has its transform from, ascending, int64 [n]; None: this one.
-        group: the labels its test samples stand for, where other classes occur in training as well; None: `classes`.
+        group: the outputs its test samples stand for, where other labels occur in training as well; None: those that
+            its training labels show.
         noisy: how many training labels are wrong on purpose.
         domain: what the data calls the domain that all of it comes from; empty where there is none.
     """
@@ -54,7 +56,7 @@ class Split:
 
     @property
     def classes(self) -> tuple[int, ...]:
-        """The labels that occur in training, in ascending order."""
+        """The labels that occur in training, in ascending order, where they are classes."""
         return tuple(label for label in self.y_train.unique().tolist() if label != IGNORED)
 
     @property
@@ -86,8 +88,15 @@ class Stream:
         """The number of outputs a full head has."""
         return len(self.output_names)
 
-    def validate(self, data: Data, name: str) -> None:
-        """Raise `DataError` where the experiences do not fit the data they are made of; `name` is the benchmark's."""
+    def validate(self, data: Data, name: str, target: Target | None = None) -> None:
+        """Raise `DataError` where the experiences do not fit the data they are made of, or what is asked of them.
+
+        Args:
+            data: the source.
+            name: the benchmark's.
+            target: what is asked of an input, where it is not built in.
+        """
+        asked = target or built_in(data.target)()
         if not self.splits:
             raise DataError(f"The benchmark {name} makes a stream without experiences.")
         for number, split in enumerate(self.splits, 1):
@@ -103,24 +112,22 @@ class Stream:
                     raise DataError(f"{where} has {len(rows)} {part} samples but {len(labels)} labels.")
                 if int(rows.min()) < 0 or int(rows.max()) >= size:
                     raise DataError(f"{where} names {part} samples outside 0 … {size - 1}.")
-                counted = labels[labels != IGNORED] if data.per_token else labels
-                if int(counted.min()) < 0 or int(counted.max()) >= self.outputs:
-                    raise DataError(f"{where} has {part} labels outside 0 … {self.outputs - 1}, its outputs.")
+                asked.check(labels, self.outputs, f"{where}: its {part} labels")
 
 
-def limited(stream: Stream, limit: int | None) -> Stream:
+def limited(stream: Stream, limit: int | None, by_class: bool = True) -> Stream:
     """The stream with at most `limit` training and test samples in each experience, every class in its proportion.
 
-    Sequences with a label for each token are of no class: they are taken evenly as they come.
+    `by_class`: whether labels are classes. Where they are not, samples are taken evenly as they come.
     """
     if limit is None:
         return stream
 
     def some(y: Tensor) -> Tensor:
-        by_class = torch.arange(len(y)) if y.ndim > 1 else y.argsort(stable=True)
+        order = y.argsort(stable=True) if by_class else torch.arange(len(y))
         count = min(limit, len(y))
         evenly = (2 * torch.arange(count) + 1) * len(y) // (2 * count)  # the middles of `count` equal stretches
-        return by_class[evenly].sort().values
+        return order[evenly].sort().values
 
     splits = []
     for split in stream.splits:
@@ -138,17 +145,22 @@ def limited(stream: Stream, limit: int | None) -> Stream:
 
 
 def with_validation(
-    stream: Stream, experiences: int, fraction: float, rows: int, generator: np.random.Generator
+    stream: Stream,
+    experiences: int,
+    fraction: float,
+    rows: int,
+    generator: np.random.Generator,
+    by_class: bool = True,
 ) -> Stream:
     """The stream of a tuning run: the first experiences, tested on training data that is held out of all of them.
 
     Every source row gets one random rank, and each class of each experience gives up the rows that rank lowest:
     the share `fraction`, rounded, at least one row and never all. So where experiences share rows (permuted,
-    rotated), they give up the same ones, and no row is trained on that is tested in any experience. Sequences with a
-    label for each token are held out as if they were of one class.
+    rotated), they give up the same ones, and no row is trained on that is tested in any experience.
 
     Args:
         rows: of the source's training arrays.
+        by_class: whether labels are classes; where they are not, samples are held out as if they were of one class.
 
     Raises:
         DataError: when an experience has one sample of each class and so can hold none out.
@@ -157,7 +169,7 @@ def with_validation(
     chosen = []
     for number, split in enumerate(stream.splits[:experiences], 1):
         held = torch.zeros(len(split.train), dtype=torch.bool)
-        groups = [torch.ones_like(held)] if split.y_train.ndim > 1 else [split.y_train == c for c in split.classes]
+        groups = [split.y_train == c for c in split.classes] if by_class else [torch.ones_like(held)]
         for members in (group.nonzero().flatten() for group in groups):
             count = min(max(1, round(fraction * len(members))), len(members) - 1)
             held[members[rank[split.train[members]].argsort()[:count]]] = True

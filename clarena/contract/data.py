@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from clarena.contract.target import Target, built_in
 from clarena.errors import DataError
-from clarena.toolbox.gradients import IGNORED
 
 INPUTS = (
     torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.bool,
@@ -24,15 +24,15 @@ class Data:
 
     Attributes:
         x_train, x_test: inputs [n, …], of one dtype and shape.
-        y_train, y_test: source classes, int64 [n], in 0 … classes − 1; or [n, time], one for each token of inputs
-            [n, time], where −100 is ignored.
-        class_names: a name for each class.
+        y_train, y_test: labels [n, …], such as the target has them: for classes int64 [n], in 0 … classes − 1.
+        class_names: a name for each class, or whatever else an output stands for.
         domain_train, domain_test: the domain of each sample, int64 [n], where samples come from several.
         domain_names: a name for each domain.
-        class_bytes: how many bytes of text each class stands for, where classes are the tokens of a language model;
-            likelihoods are then measured beside accuracies.
+        class_bytes: how many bytes of text each class stands for, where the target is text.
         notes: what reading left out or changed, and what a person should know of the data, a sentence each; no part of
             the fingerprint.
+        target: the name of what is asked of an input: `classes`, `tokens` (a class for every token of inputs
+            [n, time]), `text` (the token after each, of a language model), or one that a plugin offers.
         encoding: what it takes, besides the benchmark's options, to encode new samples as these were: plain data, such
             as the names of columns; no part of the fingerprint. A trained model carries it.
     """
@@ -47,6 +47,7 @@ class Data:
     domain_names: tuple[str, ...] = ()
     class_bytes: tuple[int, ...] = ()
     notes: tuple[str, ...] = ()
+    target: str = "classes"
     encoding: Mapping[str, Any] = field(default_factory=dict)
 
     def __repr__(self) -> str:
@@ -54,42 +55,34 @@ class Data:
         return f"Data({len(self.x_train)} + {len(self.x_test)} samples {shape} of {kind}, {self.classes} classes)"
 
     @property
-    def per_token(self) -> bool:
-        """Whether every token of an input has a label of its own."""
-        return self.y_train.ndim > 1
-
-    @property
     def classes(self) -> int:
-        """The number of source classes."""
+        """The number of source classes, or of whatever else has an output."""
         return len(self.class_names)
 
     def without_test(self) -> "Data":
         """The training data alone, standing where the test data stood: what a tuning run is given."""
         return replace(self, x_test=self.x_train, y_test=self.y_train, domain_test=self.domain_train)
 
-    def validate(self) -> None:
-        """Raise `DataError` where no benchmark could use the arrays: of a wrong type or shape, empty, out of range."""
+    def validate(self, target: Target | None = None) -> None:
+        """Raise `DataError` where no benchmark could use the arrays: of a wrong type or shape, empty, out of range.
+
+        `target`: what is asked of an input, where it is not built in.
+        """
         for name in ("x_train", "y_train", "x_test", "y_test"):
             if not isinstance(tensor := getattr(self, name), Tensor):
                 raise DataError(f"{name} must be a torch.Tensor, not {_kind(tensor)}: torch.from_numpy(…).")
         for part, x, y in (("training", self.x_train, self.y_train), ("test", self.x_test, self.y_test)):
             _validate_inputs(part, x)
-            _validate_labels(part, x, y)
-            counted = y[y != IGNORED] if self.per_token else y
-            low, high = int(counted.min()), int(counted.max())
-            if low < 0 or high >= self.classes:
-                raise DataError(
-                    f"The {part} labels run from {low} to {high}, but there are {self.classes} classes: "
-                    f"labels must lie in 0 … {self.classes - 1}."
-                )
+            labels = len(y) if y.ndim else 0
+            if len(x) != labels:
+                raise DataError(f"The {part} set has {len(x)} inputs but {labels} labels. Give one label per input.")
+        (target or built_in(self.target)()).validate(self)
         form, other = ((tuple(x.shape[1:]), x.dtype) for x in (self.x_train, self.x_test))
         if form != other:
             raise DataError(
                 f"Training inputs have shape {form[0]} and are {_name(form[1])}, test inputs have shape {other[0]} and "
                 f"are {_name(other[1])}. They must be alike."
             )
-        if self.class_bytes and (len(self.class_bytes) != self.classes or min(self.class_bytes) < 0):
-            raise DataError(f"Give a number of bytes, 0 or more, for each of the {self.classes} classes, or for none.")
         for kind, names in (("class", self.class_names), ("domain", self.domain_names)):
             _validate_names(kind, names)
         self._validate_domains()
@@ -110,7 +103,10 @@ class Data:
                 raise DataError(f"The {part} domains must lie in 0 … {count - 1}: there are {count} names of domains.")
 
     def fingerprint(self) -> str:
-        """SHA-256 over names, shapes, dtypes and bytes: the identity of the source data in a track's digest."""
+        """SHA-256 over names, shapes, dtypes and bytes: the identity of the source data in a track's digest.
+
+        The three targets that are built in differ in these, so none is named.
+        """
         digest = hashlib.sha256("\0".join(self.class_names).encode())
         tensors = [self.x_train, self.y_train, self.x_test, self.y_test]
         if self.domain_train is not None and self.domain_test is not None:
@@ -137,28 +133,6 @@ def _validate_inputs(part: str, x: Tensor) -> None:
     if x.is_floating_point() and not bool(torch.isfinite(x).all()):
         bad = int((~torch.isfinite(x.flatten(1))).any(1).nonzero()[0])
         raise DataError(f"The {part} set holds NaN or infinity, first in sample {bad}. Clean the data.")
-
-
-def _validate_labels(part: str, x: Tensor, y: Tensor) -> None:
-    if len(x) != len(y):
-        raise DataError(f"The {part} set has {len(x)} inputs but {len(y)} labels. Give one label per input.")
-    tokens = x.ndim == 2 and not x.is_floating_point() and x.dtype != torch.bool
-    per_token = tokens and y.ndim == 2 and y.shape == x.shape
-    what = f"The {part} labels are {_name(y.dtype)} {list(y.shape)}, the inputs {_name(x.dtype)} {list(x.shape)}."
-    if y.ndim == 2 and not per_token and bool(((y != 0).sum(1) == 1).all() and (y.sum(1) == 1).all()):
-        raise DataError(f"{what} Each row has a single 1: give the number of the class in its place, y.argmax(1).")
-    if y.ndim != 1 and not per_token:
-        raise DataError(
-            f"{what} Give one label per input, int64 [n], or one for each token of inputs that are tokens, both "
-            "[n, time]."
-        )
-    if y.dtype != torch.int64:
-        raise DataError(f"{what} Labels must be the numbers of classes, int64 [n]; where they are: y.long().")
-    without = (y == IGNORED).all(1) if per_token else torch.zeros(1, dtype=torch.bool)
-    if bool(without.any()):
-        raise DataError(
-            f"The {part} set has a sequence without any label, first number {int(without.nonzero()[0])}. Remove it."
-        )
 
 
 def _validate_names(kind: str, names: tuple[str, ...]) -> None:

@@ -5,10 +5,10 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from clarena.contract.target import Classes, Target
 from clarena.errors import PluginError
 from clarena.protocol.protocol import Protocol, Scenario
 
@@ -22,7 +22,7 @@ class Batch:
 
     Attributes:
         x: inputs [batch, …].
-        y: labels [batch], or [batch, …] for sequences (-100 is ignored).
+        y: labels [batch, …], such as the target has them.
         task: task label of each sample [batch], in the task scenario only.
         index: position of each sample in its experience [batch]; -1 marks an exemplar.
         mask: outputs in play, bool [batch or 1, outputs]; None when all of them are.
@@ -83,20 +83,6 @@ def _full_mask(mask: Tensor | None, rows: int, outputs: int, like: Tensor) -> Te
     return mask.expand(rows, outputs)
 
 
-def cross_entropy(scores: Tensor, y: Tensor, mask: Tensor | None = None, reduction: str = "mean") -> Tensor:
-    """Cross-entropy with the softmax over the outputs in play.
-
-    Args:
-        scores: [batch, …, outputs].
-        y: [batch, …]; -100 is ignored.
-        mask: bool [batch or 1, outputs]; None puts all outputs in play.
-        reduction: `mean` over labels, `sum`, or `none`, which gives [batch · …].
-    """
-    if mask is not None:
-        scores = scores.masked_fill(~mask.reshape(len(mask), *[1] * (scores.ndim - 2), -1), -torch.inf)
-    return F.cross_entropy(scores.flatten(0, -2), y.flatten(), reduction=reduction)
-
-
 class OutputSpace:
     """Which outputs exist and which are in play, as far as the stream has revealed them.
 
@@ -104,10 +90,19 @@ class OutputSpace:
     asks it for the mask of exemplars.
     """
 
-    def __init__(self, scenario: Scenario, protocol: Protocol, outputs: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        scenario: Scenario,
+        protocol: Protocol,
+        outputs: int,
+        device: torch.device,
+        target: Target | None = None,
+    ) -> None:
         self.scenario = scenario
+        self.target = target or Classes()
         self.loss_over = protocol.loss_over
         self.device = device
+        self.outputs = outputs
         self.full = outputs if protocol.heads == "full" or scenario == "domain" else None
         self.seen: set[int] = set()
         self.current: set[int] = set()
@@ -117,15 +112,15 @@ class OutputSpace:
         self._by_task: Tensor | None = None
 
     def begin(self, groups: list[frozenset[int]]) -> None:
-        """Reveal the labels of an experience; a union of several (cumulative, joint) reveals one group for each."""
+        """Reveal the outputs of an experience; a union of several (cumulative, joint) reveals one group for each."""
         self.current = set().union(*groups)
         self.seen |= self.current
         self.tasks = groups if len(groups) > 1 else [*self.tasks, *groups]
         self._put_in_play()
 
     def reveal(self, labels: Tensor) -> None:
-        """Reveal the labels of a batch (on the CPU), where boundaries are hidden: no group is ever told."""
-        found = set(labels.unique().tolist())
+        """Reveal the outputs that a batch's labels (on the CPU) show: where boundaries are hidden, no group is told."""
+        found = self.target.shown(labels, self.outputs)
         if not found <= self.seen:
             self.seen |= found
             self._put_in_play()
@@ -218,7 +213,7 @@ class Experience:
     Attributes:
         position: 0-based position in the stream.
         task: the task label in the task scenario; None elsewhere, and where several tasks are joined (`joint`).
-        classes: the labels that occur, ascending.
+        classes: the outputs that its labels show, ascending: of a target of classes, these.
         outputs: how many outputs a head needs from now on.
         meter: what has been spent.
         labels: `y` on the CPU, where the host looks for labels that are new; else it would wait for the device.

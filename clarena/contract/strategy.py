@@ -1,14 +1,13 @@
 """The contract of a strategy: how a model learns from a stream.
 
 A strategy is a `torch.nn.Module`, and whatever it remembers is a parameter, a registered buffer, or goes through
-`get_extra_state`. From this one rule follow checkpoints and resume, moving to a device, exact metering of what is
-carried from one experience to the next, and running in another process.
+`get_extra_state`; what grows says how it is built (`structure`, `build`). From this follow checkpoints and resume,
+moving to a device, exact metering of what is carried from one experience to the next, and running in another process.
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from copy import deepcopy
-from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,10 +15,14 @@ from torch import Tensor, nn
 from clarena.contract.augmentation import Augmentation
 from clarena.contract.backbone import Backbone, Model
 from clarena.contract.experience import Experience, OutputSpace
+from clarena.contract.target import Target
+from clarena.contract.updater import Factors, Updater
 from clarena.errors import UsageError
 from clarena.protocol.protocol import Protocol, Scenario
 from clarena.toolbox.modules import Frozen, evaluating
+from clarena.toolbox.schedule import Budget
 from clarena.toolbox.seeding import Seeds
+from clarena.toolbox.structure import STRUCTURE, prepare, structure_of
 
 NEEDS: dict[str, str] = {
     "past_data": "sees the data of all experiences so far; a reference, never ranked",
@@ -28,6 +31,10 @@ NEEDS: dict[str, str] = {
     "known_stream_length": "has to know the number of experiences and outputs in advance",
     "boundaries": "has to be told where one experience ends and the next begins",
     "own_loop": "trains through a loop and loader of its own",
+    "unclipped": "goes by the size of its gradients, which clipping would change",
+    "whole_batches": "makes steps of its own within a batch, which cannot be added up over parts of it",
+    "constant_rate": "has learning rates of its own, which no schedule reaches",
+    "float32": "trains in float32 alone: by its mathematics, or because it builds a network of its own",
 }
 """What a strategy may declare to need, and what each means."""
 
@@ -45,6 +52,7 @@ class Context:
         learning_rate: of this row: the protocol's, or the one set for it.
         space: which outputs exist and are in play.
         seeds: the named generators.
+        budget: how far learning has come with what it was given.
         outputs, experiences: of the whole stream; None unless the protocol says that they are known in advance. The
             number of experiences is never told where boundaries are hidden.
     """
@@ -57,9 +65,15 @@ class Context:
     space: OutputSpace
     seeds: Seeds
     make_backbone: Callable[[], Backbone] = field(repr=False)
+    budget: Budget = field(repr=False, default_factory=Budget)
     plain_sgd: bool = False
     outputs: int | None = None
     experiences: int | None = None
+
+    @property
+    def target(self) -> Target:
+        """What is asked of an input: its loss, its Fisher directions, its distance to older scores."""
+        return self.space.target
 
     @property
     def buffer_size(self) -> int:
@@ -76,7 +90,7 @@ class Context:
 
     def model(self) -> Model:
         """A freshly initialised backbone with a head; a full head has all outputs at once."""
-        model = Model(self.backbone())
+        model = Model(self.backbone(), precision=self.protocol.precision)
         self.grow(model)
         return model
 
@@ -90,9 +104,32 @@ class Context:
         """The named generator (on the CPU) for a strategy's own draws: `strategy`, `buffer`."""
         return self.seeds.torch(name)
 
+    def updater(
+        self,
+        params: Iterable[nn.Parameter],
+        *,
+        steps: int | None = None,
+        passes: int | None = None,
+        factors: Factors = (),
+    ) -> Updater:
+        """What moves `params`: the protocol's optimiser (plain SGD for a strategy that needs it) with all that belongs
+        to it. Make a new one in `learn`, for each experience or phase; its schedule begins with it.
+
+        Args:
+            params: to be trained.
+            steps: for how many steps; None: for what is left of the budget of the experience.
+            passes: how many passes these steps are; without `steps`, for so many passes over the experience.
+            factors: groups of parameters whose rate differs, each with its factor.
+        """
+        clock = self.budget.clock(steps, passes)
+        return Updater(params, self._optimizer, self.protocol, self.learning_rate, clock, factors)
+
     def optimizer(self, params: Iterable[nn.Parameter], learning_rate: float | None = None) -> torch.optim.Optimizer:
-        """The protocol's optimiser over `params`; plain SGD for a strategy that needs it."""
-        rate = learning_rate if learning_rate is not None else self.learning_rate
+        """The optimiser of `updater(params)`, for plugins of before there was one: call that instead."""
+        context = self if learning_rate is None else replace(self, learning_rate=learning_rate)
+        return context.updater(params).optimizer
+
+    def _optimizer(self, params: Any, rate: float) -> torch.optim.Optimizer:
         p = self.protocol
         if self.plain_sgd:
             return torch.optim.SGD(params, lr=rate)
@@ -123,6 +160,7 @@ class Strategy(nn.Module):
     Attributes:
         name: what the command line calls it.
         scenarios: those it can run in.
+        targets: what it can learn, by name, where that is not everything; None: all.
         reference: the paper, or what it is.
         family: kind of method, by which readers filter: `replay`, `regularisation`, `architecture`, …
         needs: what it cannot do without (see `NEEDS`).
@@ -136,6 +174,7 @@ class Strategy(nn.Module):
 
     name: ClassVar[str]
     scenarios: ClassVar[frozenset[str]] = frozenset({"class", "domain", "task"})
+    targets: ClassVar[frozenset[str] | None] = None
     reference: ClassVar[str] = ""
     family: ClassVar[str] = ""
     needs: ClassVar[frozenset[str]] = frozenset()
@@ -166,32 +205,34 @@ class Strategy(nn.Module):
         with torch.no_grad(), evaluating(self):
             return self.model(x)  # type: ignore[no-any-return]
 
-    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """Restore a saved state into a strategy that was just set up.
+    def structure(self) -> Any:
+        """What has come while it learned and is there no sooner, as plain data (see `clarena.toolbox.structure`).
 
-        Structure comes first: buffers that were None or had another shape are allocated, and empty `Frozen` copies
-        are filled with a copy of the model. Heads grow by themselves. A strategy whose structure grows in other ways
-        does the same in `_load_from_state_dict` of the module that grows.
+        Modules that grow say so themselves, as heads do. By default: which `Frozen` copies of the model there are.
         """
-        modules = dict(self.named_modules())
-        for key in state_dict:
-            owner, _, leaf = key.rpartition(".")
-            while owner not in modules:
-                owner = owner.rpartition(".")[0]
-            module = modules[owner]
-            value = state_dict[key]
-            if isinstance(module, Frozen) and module.module is None and key.startswith(f"{owner}.module."):
-                module.hold(deepcopy(self.model))
-                modules = dict(self.named_modules())
-            elif owner == key.rpartition(".")[0] and leaf in module._buffers and isinstance(value, Tensor):
-                present = module._buffers[leaf]
-                if present is None or present.shape != value.shape:
-                    module._buffers[leaf] = torch.empty_like(value, device=self.context.device)
-        keys = super().load_state_dict(state_dict, strict, assign)
-        for module in self.modules():
-            if isinstance(module, Frozen):
-                module.requires_grad_(False).train()  # also what has grown in it while loading
-        return keys
+        frozen = [(name, module) for name, module in self.named_modules() if isinstance(module, Frozen)]
+        return {"copies": [name for name, module in frozen if module.module is not None]}
+
+    def build(self, structure: Any) -> None:
+        """Have this structure, before a state is loaded."""
+        for name in structure["copies"]:
+            cast(Frozen, self.get_submodule(name)).hold(self.model)
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """Parameters, registered buffers and extra state by name, and the structure into which they fit."""
+        state = super().state_dict(*args, **kwargs)
+        if not kwargs.get("prefix"):  # a part of a composite is within its structure
+            state[STRUCTURE] = structure_of(self)
+        return state
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Restore a saved state into a strategy that was just set up: build what has grown, then load.
+
+        Raises:
+            StoreError: when the state is of an earlier version of CLArena.
+            PluginError: where the structure cannot be built.
+        """
+        return super().load_state_dict(prepare(self, state_dict, self.context.device), strict, assign)
 
 
 def is_reference(cls: type[Strategy]) -> bool:

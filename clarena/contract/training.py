@@ -5,8 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from clarena.contract.experience import Batch, Experience, cross_entropy
+from clarena.contract.experience import Batch, Experience
 from clarena.contract.strategy import Context, Strategy
+from clarena.contract.updater import Factors, Updater, joined, total
 
 
 class GradientStrategy(Strategy):
@@ -16,13 +17,13 @@ class GradientStrategy(Strategy):
     those in which it differs.
     """
 
-    optimizer: torch.optim.Optimizer | None = None
+    updater: Updater = None  # type: ignore[assignment]  # while it learns: hooks need not ask
     experience: Experience = None  # type: ignore[assignment]  # while it learns: hooks need not ask
 
     def setup(self, context: Context) -> None:
         """Build the model; a subclass calls this first and adds its own state after."""
         super().setup(context)
-        self.optimizer = None
+        self.updater = None  # type: ignore[assignment]
         self.experience = None  # type: ignore[assignment]
         self._saved_optimizer: dict[str, Any] = {}
 
@@ -31,7 +32,7 @@ class GradientStrategy(Strategy):
         self.experience = experience
         self.context.grow(self.model)
         self.before_experience(experience)
-        self.optimizer = self._next_optimizer()
+        self.updater = self._next_updater()
         self.train()
         for batch in experience.batches():
             self._follow_head()
@@ -45,37 +46,57 @@ class GradientStrategy(Strategy):
             older = set(self.model.parameters())
             self.context.grow(self.model)
             new = [p for p in self.model.parameters() if p not in older]
-            self.optimizer.add_param_group({"params": new})  # type: ignore[union-attr]
+            self.updater.add(new, self.parameter_groups())
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer | None:
+        """The updater's optimiser; for reading."""
+        return None if self.updater is None else self.updater.optimizer
+
+    def parameter_groups(self) -> Factors:
+        """Parameters, each group with the factor of its rate; those in none have the rate itself.
+
+        Factors are hyper-parameters of the row. It is asked as an experience begins, and when a head has grown.
+        """
+        return ()
 
     def before_experience(self, experience: Experience) -> None:
         """Prepare: record targets, warm up a head, take a snapshot."""
 
     def step(self, batch: Batch) -> None:
-        """One step: gradient of the loss, of the penalty, adjustment, update."""
-        batch = self.replay(batch)
-        self.model.zero_grad()
-        batch.scores = self.model(batch.x)
-        loss = self.loss(batch)
-        extra = self.distil(batch)
-        if extra is not None:
-            loss = loss + extra
-        loss.backward()
+        """One step: gradients of the loss, part by part; of the penalty; adjustment; update, clipped."""
+        parts: list[Batch] = []
+        losses: list[Tensor] = []
+        for part, share in self.updater.parts(batch):
+            part = self.replay(part)
+            if not parts:
+                self.model.zero_grad()
+            part.scores = self.model(part.x)
+            loss = self.loss(part)
+            extra = self.distil(part)
+            if extra is not None:
+                loss = loss + extra
+            loss = loss if share == 1 else loss * share
+            loss.backward()
+            parts.append(part)
+            losses.append(loss.detach())
+        batch = joined(parts)
         self.after_backward(batch)
         self.backward_penalty()
         self.adjust_gradients(batch)
-        self.optimizer.step()  # type: ignore[union-attr]
+        self.updater.step()
         self.after_step(batch)
         self.experience.meter.replayed += len(batch) - batch.fresh
-        self.experience.meter.observe(loss)
+        self.experience.meter.observe(total(losses))
 
     def replay(self, batch: Batch) -> Batch:
         """What is trained on besides the stream: the batch, with exemplars joined to it."""
         return batch
 
     def loss(self, batch: Batch) -> Tensor:
-        """The task loss on `batch.scores`, a scalar: cross-entropy over the outputs in play."""
+        """The task loss on `batch.scores`, a scalar: of classes, cross-entropy over the outputs in play."""
         assert batch.scores is not None
-        return cross_entropy(batch.scores, batch.y, batch.mask)
+        return self.context.target.loss(batch.scores, batch.y, batch.mask)
 
     def distil(self, batch: Batch) -> Tensor | None:
         """A term of the scores that is added to the loss; None adds nothing."""
@@ -97,8 +118,8 @@ class GradientStrategy(Strategy):
     def stiffness(self) -> Tensor | None:
         """The second derivative of a quadratic penalty by each parameter that it holds [parameters], from the first on.
 
-        A composite that steps by plain SGD asks once, as an experience begins, so as not to step too far. None: there
-        is no such penalty.
+        A composite that steps by plain SGD asks at the first step of an experience, and whenever its rate changes, so
+        as not to step too far. None: there is no such penalty.
         """
         return None
 
@@ -113,30 +134,25 @@ class GradientStrategy(Strategy):
 
     def get_extra_state(self) -> dict[str, Any]:
         """The optimiser's state by parameter, where it lives on from experience to experience."""
-        return {"optimizer": kept} if (kept := self._kept_optimizer_state()) else {}
+        return {"optimizer": kept} if (kept := self._kept()) else {}
 
-    def _kept_optimizer_state(self) -> dict[str, dict[str, Any]]:
+    def _kept(self) -> dict[str, dict[str, Any]]:
         if self.context.protocol.optimizer_state == "reset":
             return {}
-        if self.optimizer is None:
-            return self._saved_optimizer
-        named, state = self.model.named_parameters(), self.optimizer.state
-        return {name: state[parameter] for name, parameter in named if parameter in state}
+        return self._saved_optimizer if self.updater is None else self.updater.state(self.model)
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Keep the optimiser's state until there is an optimiser to load it into."""
-        self.optimizer = None
+        """Keep the optimiser's state until there is an updater to load it into."""
+        self.updater = None  # type: ignore[assignment]
         self._saved_optimizer = state.get("optimizer", {})
 
-    def _next_optimizer(self) -> torch.optim.Optimizer:
-        """The optimiser for the next experience: a new one, with the state of the last where it is kept.
+    def _next_updater(self) -> Updater:
+        """The updater for the next experience: a new one, with the optimiser's state of the last where it is kept.
 
         State goes by parameter: those that are new (a grown head) start without any, and what is no longer trained
         loses its own.
         """
         named = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
-        kept = self._kept_optimizer_state()
-        optimizer = self.context.optimizer(named.values())
-        for name in named.keys() & kept.keys():
-            optimizer.state[named[name]] = {key: value.to(named[name].device) for key, value in kept[name].items()}
-        return optimizer
+        updater = self.context.updater(named.values(), factors=self.parameter_groups())
+        updater.adopt(named, self._kept())
+        return updater

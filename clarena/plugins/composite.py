@@ -12,10 +12,10 @@ for all. What a part sees of the loss's gradient (SI) has the distillation terms
 Where a part needs plain SGD, its rate η was not chosen with the penalties of the others in view, and the adaptive
 optimiser that theirs were chosen for is gone. A quadratic penalty with the second derivative aᵢ = Σ λΩᵢ by parameter i
 multiplies the distance to its anchor by 1 − ηaᵢ in each step, which diverges unless |1 − ηaᵢ| < 1. So there each
-parameter has the rate ηᵢ = min(η, 1/aᵢ): no step overshoots an anchor, whatever λ is. Then, for a loss whose gradient
-has a Lipschitz constant L ≤ 1/η, as SGD without a penalty needs, loss and penalties together cannot rise: their
-curvature is at most L + aᵢ along parameter i, and 1/ηᵢ = max(1/η, aᵢ) ≥ (L + aᵢ) / 2. Minima stay where they are, and
-where ηaᵢ ≤ 1 for all i, every bit is that of SGD. What is projected is this step.
+parameter has the rate ηᵢ = min(η, 1/aᵢ), with its own η of the moment: no step overshoots an anchor, whatever λ is.
+Then, for a loss whose gradient has a Lipschitz constant L ≤ 1/η, as SGD without a penalty needs, loss and penalties
+together cannot rise: their curvature is at most L + aᵢ along parameter i, and 1/ηᵢ = max(1/η, aᵢ) ≥ (L + aᵢ) / 2.
+Minima stay where they are, and where ηaᵢ ≤ 1 for all i, every bit is that of SGD. What is projected is this step.
 """
 
 import re
@@ -32,8 +32,11 @@ from clarena.contract.backbone import Model
 from clarena.contract.experience import Batch, Experience
 from clarena.contract.strategy import Context, Strategy
 from clarena.contract.training import GradientStrategy
+from clarena.contract.updater import Factors
 from clarena.errors import UsageError, unknown_name
 from clarena.plugins.parameters import parse
+
+GROUPS = ("parameter_groups", "gives parameters rates of their own")
 
 Values = Mapping[str, Mapping[str, Any]]
 """Hyper-parameters by part."""
@@ -103,7 +106,7 @@ class Composite(GradientStrategy):
         for part in self.running:
             part.experience = experience
             part.before_experience(experience)
-        self._slowed = self._rates()
+        self._slowed_at = 0.0  # the schedule's factor; no rates are bounded yet
 
     @torch.no_grad()
     def _rates(self) -> list[Tensor]:
@@ -114,15 +117,17 @@ class Composite(GradientStrategy):
         total = torch.zeros_like(max(held, key=len))
         for a in held:
             total[: len(a)] += a
-        slowed = (self.context.learning_rate * total).clamp(min=1).reciprocal()
-        shapes, sizes = [], 0
+        slowed, done = [], 0
         for p in self.model.parameters():
-            if sizes == len(slowed):
+            if done == len(total):
                 break
-            shapes.append(p.shape)
-            sizes += p.numel()
-        parts = slowed.split([shape.numel() for shape in shapes])
-        return [part.view(shape) for part, shape in zip(parts, shapes)]
+            stiff = total[done : done + p.numel()].view(p.shape)
+            slowed.append((self.updater.rate(p) * stiff).clamp(min=1).reciprocal() if p.requires_grad else stiff)
+            done += p.numel()
+        return slowed
+
+    def parameter_groups(self) -> Factors:
+        return next((p.parameter_groups() for p in self.running if overrides(type(p), "parameter_groups")), ())
 
     def replay(self, batch: Batch) -> Batch:
         for part in self.running:
@@ -152,6 +157,8 @@ class Composite(GradientStrategy):
             part.backward_penalty()
 
     def adjust_gradients(self, batch: Batch) -> None:
+        if self._slowed_at != self.updater.factor:
+            self._slowed, self._slowed_at = self._rates(), self.updater.factor
         for p, slowed in zip(self.model.parameters(), self._slowed):
             if p.grad is not None:
                 p.grad.mul_(slowed)
@@ -166,7 +173,7 @@ class Composite(GradientStrategy):
         for part in self.running:
             part.after_experience(experience)
             part.experience = None  # type: ignore[assignment]
-        del self._slowed
+        self._slowed = []
 
     def __reduce__(self) -> tuple[Any, ...]:
         # The class was made on the fly: a copy makes it again from its parts.
@@ -194,12 +201,14 @@ def compose(classes: tuple[type[Strategy], ...]) -> type[Composite]:
     _check_parts(name, classes)
     members = tuple(cls for cls in classes if issubclass(cls, GradientStrategy))
     off = {cls.name: dict(cls.off) for cls in members if cls.off is not None}
+    limited = [cls.targets for cls in classes if cls.targets is not None]
     facts = {
         "__doc__": f"{' and '.join(cls.name for cls in classes)} on one shared model; penalties add up.",
         "__module__": __name__,
         "name": name,
         "members": members,
         "scenarios": frozenset.intersection(*(cls.scenarios for cls in classes)),
+        "targets": frozenset.intersection(*limited) if limited else None,
         "reference": "; ".join(cls.reference for cls in classes),
         "needs": frozenset().union(*(cls.needs for cls in classes)),
         "off": {"parts": off} if len(off) == len(members) else None,
@@ -225,7 +234,7 @@ def _check_parts(name: str, classes: Sequence[type[Strategy]]) -> None:
             raise UsageError(f"{cls.name} cannot be part of {name}: it has its own {owned}, which no other can share.")
         if cls.needs & {"past_data", "all_data"}:
             raise UsageError(f"{cls.name} cannot be part of {name}: it is a reference that is given other data.")
-    for method, what in (("loss", "has a task loss of its own"), ("adjust_gradients", "adjusts the gradient")):
+    for method, what in (("loss", "has a task loss of its own"), ("adjust_gradients", "adjusts the gradient"), GROUPS):
         owners = [cls.name for cls in classes if overrides(cls, method)]
         if len(owners) > 1:
             raise UsageError(f"{name} cannot be combined: {' and '.join(owners)} each {what}. Keep one of them.")
@@ -238,6 +247,9 @@ def _check_parts(name: str, classes: Sequence[type[Strategy]]) -> None:
             )
     if not frozenset.intersection(*(cls.scenarios for cls in classes)):
         raise UsageError(f"{name} cannot be combined: its parts have no scenario in common.")
+    limited = [cls.targets for cls in classes if cls.targets is not None]
+    if limited and not frozenset.intersection(*limited):
+        raise UsageError(f"{name} cannot be combined: its parts have no target in common.")
 
 
 def _blank(members: tuple[type[GradientStrategy], ...]) -> Composite:

@@ -37,6 +37,7 @@ from clarena.plugins.registry import (
     Offer,
     Registry,
     first_sentence,
+    inherits,
 )
 
 ENVIRONMENT = "CLARENA_PLUGINS"
@@ -44,6 +45,9 @@ KINDS = (
     Kind("strategy", "clarena_register_strategies", "clarena.contract.strategy:Strategy"),
     Kind("backbone", "clarena_register_backbones", "clarena.contract.backbone:Backbone"),
     Kind("benchmark", "clarena_register_benchmarks", "clarena.contract.benchmark:Benchmark"),
+    Kind(
+        "target", "clarena_register_targets", "clarena.contract.target:Target", scoring="clarena.record.scoring:Scoring"
+    ),
 )
 
 _HOOKS = [kind.hook for kind in KINDS]
@@ -85,7 +89,7 @@ class Host:
         sources: where they were looked for; `Host.discover(host.sources)` in another process finds the same.
         plugins: plugin name -> origin, of those that loaded.
         broken: those that did not, with the reason.
-        strategies, backbones, benchmarks: a `Registry` each.
+        strategies, backbones, benchmarks, targets: a `Registry` each.
     """
 
     def __init__(
@@ -99,7 +103,12 @@ class Host:
         self.plugins = plugins
         self.broken = tuple(broken)
         registries = [Registry(kind, offers.get(kind, ()), broken) for kind in KINDS]
-        self.strategies, self.backbones, self.benchmarks = registries
+        self.strategies, self.backbones, self.benchmarks, self.targets = registries
+        for entry in self.targets:
+            if not entry.built_in:  # these are known there
+                from clarena.record.scoring import offer  # brings numpy, which a list of names can do without
+
+                offer(entry.name, partial(self.targets.scoring, entry.qualified))
 
     @classmethod
     def discover(cls, sources: PluginSources | None = None) -> "Host":
@@ -279,6 +288,7 @@ class _Register:
         name: str | None = None,
         summary: str | None = None,
         extra: str | None = None,
+        scoring: type[Any] | str | None = None,
     ) -> None:
         word, plugin = self.kind.word, self.candidate.plugin
         if isinstance(target, str):
@@ -297,8 +307,25 @@ class _Register:
             raise PluginError(f"the {word} {target!r} cannot be named {name!r}: use {allowed}")
         if any(entry.short == short for entry in self.entries):
             raise PluginError(f"it registers the {word} {short!r} twice")
+        self._check_scoring(short, scoring)
         line = first_sentence(summary)
         if not line:
             raise PluginError(f"the {word} {short!r} needs a docstring or a summary")
         rank, built_in = None if slash else self.candidate.rank, self.candidate.rank < STRANGER
-        self.entries.append(Offer(plugin, short, line, target, self.candidate.origin, extra, rank, built_in))
+        origin = self.candidate.origin
+        self.entries.append(Offer(plugin, short, line, target, origin, extra, rank, built_in, scoring=scoring))
+
+    def _check_scoring(self, short: str, scoring: type[Any] | str | None) -> None:
+        """Raise `PluginError` unless a target has its other half, and nothing else has one."""
+        word, base = self.kind.word, self.kind.scoring
+        if base is None:
+            if scoring is not None:
+                raise PluginError(f"the {word} {short!r} is given a scoring, which only targets have")
+        elif scoring is None:
+            raise PluginError(f"the {word} {short!r} needs its other half: register(…, scoring=…)")
+        elif not (_REFERENCE.fullmatch(scoring) if isinstance(scoring, str) else inherits(scoring, base)):
+            name = base.partition(":")[2]
+            raise PluginError(
+                f"the scoring of the {word} {short!r} is {scoring!r}: give a subclass of {name}, or "
+                "'package.module:Class'"
+            )

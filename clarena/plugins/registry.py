@@ -1,4 +1,4 @@
-"""Names and the classes behind them: one registry each for strategies, backbones and benchmarks.
+"""Names and the classes behind them: one registry each for strategies, backbones, benchmarks and targets.
 
 A name is known without its class being imported; the class is imported when it is asked for.
 """
@@ -38,11 +38,13 @@ class Kind:
         word: what messages call it.
         hook: the hook that offers it.
         base: reference of the class that everything of this kind inherits from.
+        scoring: that of its other half, for a kind that has two.
     """
 
     word: str
     hook: str
     base: str
+    scoring: str | None = None
 
     @property
     def base_name(self) -> str:
@@ -50,14 +52,20 @@ class Kind:
         return self.base.partition(":")[2]
 
     def includes(self, target: object) -> bool:
-        """Whether `target` is a class of this kind; what inherits from the base has imported it already."""
-        held = sys.modules.get(self.base.partition(":")[0])
-        return isinstance(target, type) and held is not None and issubclass(target, getattr(held, self.base_name))
+        """Whether `target` is a class of this kind."""
+        return inherits(target, self.base)
+
+
+def inherits(target: object, base: str) -> bool:
+    """Whether `target` is a class that inherits from the one referred to, and so has imported it already."""
+    module, _, name = base.partition(":")
+    held = sys.modules.get(module)
+    return isinstance(target, type) and held is not None and issubclass(target, getattr(held, name))
 
 
 @dataclass(frozen=True)
 class Offer:
-    """One strategy, backbone or benchmark that a plugin offers.
+    """One strategy, backbone, benchmark or target that a plugin offers.
 
     Args:
         plugin: the plugin that offers it.
@@ -69,6 +77,7 @@ class Offer:
         rank: how strong its claim to the short name is (`NATIVE`, `BUILT_IN`, `STRANGER`); None is no claim.
         built_in: whether it comes with this distribution.
         name: what it is called: the short name if it owns it, `plugin/short` otherwise. The registry decides.
+        scoring: of a target, its other half, in either form.
     """
 
     plugin: str
@@ -80,6 +89,7 @@ class Offer:
     rank: int | None = STRANGER
     built_in: bool = False
     name: str = ""
+    scoring: type[Any] | str | None = None
 
     @property
     def qualified(self) -> str:
@@ -207,6 +217,14 @@ class Registry:
             raise PluginError(f"{self._what(entry)} is {target!r}, not a subclass of {self.kind.base_name}.")
         return target
 
+    def scoring(self, name: str) -> type[Any]:
+        """Import the other half of a target, by itself; raises as `load`."""
+        entry, base = self.entry(name), self.kind.scoring
+        found = self._import(entry, entry.scoring) if isinstance(entry.scoring, str) else entry.scoring
+        if base is None or not inherits(found, base):
+            raise PluginError(f"The scoring of {self._what(entry, 'the')} is {found!r}, not a subclass of {base}.")
+        return cast(type[Any], found)
+
     def resolve(self, name_or_class: str | type[Any]) -> type[Any]:
         """The class behind a name, made for its argument where the name takes one; a class stands for itself.
 
@@ -256,10 +274,12 @@ class Registry:
             differences.append(
                 f"Its registered summary is {entry.summary!r}, but its docstring begins {own_summary!r}."
             )
+        if self.kind.scoring is not None and (other := self.scoring(entry.qualified).name) != own_name:
+            differences.append(f"Its scoring has name = {other!r}, and itself {own_name!r}.")
         return differences
 
-    def _what(self, entry: Offer) -> str:
-        return f"The {self.kind.word} {entry.name!r} of plugin {entry.plugin!r} ({entry.origin})"
+    def _what(self, entry: Offer, the: str = "The") -> str:
+        return f"{the} {self.kind.word} {entry.name!r} of plugin {entry.plugin!r} ({entry.origin})"
 
     def _import(self, entry: Offer, reference: str) -> Any:
         what = self._what(entry)

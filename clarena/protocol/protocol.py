@@ -57,6 +57,27 @@ class Protocol(FrozenModel):
     ] = 0.001
     momentum: Annotated[float, Field(ge=0, lt=1, description="Momentum, for sgd.")] = 0.0
     weight_decay: Annotated[float, Field(ge=0, description="Weight decay.")] = 0.0
+    schedule: Annotated[
+        Literal["constant", "cosine", "milestones"],
+        Field(description="How the learning rate falls over the passes of an experience; stepped once per pass."),
+    ] = "constant"
+    milestones: Annotated[
+        tuple[Annotated[int, Field(ge=1)], ...],
+        Field(description="Passes of an experience after which schedule=milestones lowers the rate."),
+    ] = ()
+    gamma: Annotated[
+        float, Field(gt=0, lt=1, description="What the rate is multiplied by at each of the milestones.")
+    ] = 0.1
+    warmup: Annotated[
+        int, Field(ge=0, description="First passes of an experience in which the rate rises linearly to its full size.")
+    ] = 0
+    clip_norm: Annotated[
+        float | None,
+        Field(gt=0, description="Greatest norm of a step's gradient, to which a longer one is shortened; none: any."),
+    ] = None
+    accumulation: Annotated[
+        int, Field(ge=1, description="Parts of a batch whose gradients are added up to one step.")
+    ] = 1
     optimizer_state: Annotated[
         Literal["kept", "reset"],
         Field(description="Whether the optimiser's state lives on from experience to experience."),
@@ -91,8 +112,8 @@ class Protocol(FrozenModel):
         Field(description="The views in which a backbone sees its training images; none: as they are."),
     ] = None
     precision: Annotated[
-        Literal["float32", "tf32"],
-        Field(description="Arithmetic of matrix products; tf32 has an effect on CUDA only."),
+        Literal["float32", "tf32", "bf16"],
+        Field(description="Arithmetic of products; tf32: on CUDA only; bf16: of a model in training, by autocast."),
     ] = "float32"
     limit: Annotated[
         int | None,
@@ -119,6 +140,36 @@ class Protocol(FrozenModel):
             raise ValueError("where boundaries are hidden there is no current experience: set loss_over=seen")
         return self
 
+    @model_validator(mode="after")
+    def _updates_fit_the_budget(self) -> Self:
+        told = self.boundaries == "known"
+        if self.warmup >= self.epochs:
+            raise ValueError(f"warmup={self.warmup} leaves no pass at the full rate: set it below epochs={self.epochs}")
+        if (self.schedule == "milestones") != bool(self.milestones):
+            raise ValueError("schedule=milestones and milestones go together: set both, or neither")
+        if list(self.milestones) != sorted(set(self.milestones)):
+            raise ValueError(f"milestones={list(self.milestones)} are not in ascending order: name each pass once")
+        if self.milestones and not self.warmup < self.milestones[0] <= self.milestones[-1] < self.epochs:
+            raise ValueError(
+                f"milestones={list(self.milestones)} do not all lie after the warm-up of {self.warmup} and before the "
+                f"last of {self.epochs} passes: set each from {self.warmup + 1} to {self.epochs - 1}"
+            )
+        if self.gamma != Protocol.model_fields["gamma"].default and self.schedule != "milestones":
+            raise ValueError("gamma has an effect at milestones only: set schedule=milestones, or leave it out")
+        if self.schedule == "cosine" and told and self.epochs - self.warmup < 2:
+            raise ValueError("schedule=cosine changes the rate once per pass, and has a single one: set epochs higher")
+        if not told and self.stream_length == "unknown" and (self.schedule != "constant" or self.warmup):
+            raise ValueError(
+                "where boundaries are hidden a schedule runs over the whole stream, whose end is not known: set "
+                "stream_length=known as well, or schedule=constant and warmup=0"
+            )
+        if self.accumulation > self.batch_size:
+            raise ValueError(
+                f"accumulation={self.accumulation} cuts a batch of {self.batch_size} into more parts than samples: set "
+                "it to batch_size at most"
+            )
+        return self
+
 
 PRESETS: dict[str, Protocol] = {
     "standard": Protocol(),
@@ -143,9 +194,18 @@ def protocol(preset: str = "standard", changes: dict[str, Any] | None = None) ->
     for field in changes or {}:
         if field not in fields:
             raise unknown_name("protocol field", field, fields)
-    given = {key: None if value in ("none", "null") else value for key, value in (changes or {}).items()}
+    given = {key: _read(key, value) for key, value in (changes or {}).items()}
     implied = HIDDEN if given.get("boundaries") == "hidden" else {}
     return _checked(Protocol, PRESETS[preset].model_dump() | implied | given, "protocol")
+
+
+def _read(field: str, value: Any) -> Any:
+    """What text on the command line means: `none`, a list such as `60,80`, or itself."""
+    if value in ("none", "null"):
+        return () if field == "milestones" else None
+    if field == "milestones" and isinstance(value, str):
+        return [part.strip() for part in value.strip("()[] ").split(",") if part.strip()]
+    return value
 
 
 class Variation(FrozenModel):

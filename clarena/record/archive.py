@@ -5,6 +5,7 @@ records.jsonl      a line for each run, by seed: its record without what follows
 answers.npy        for each run after the other [N, 3 + T]: of each test sample its experience, its label, and what was
                    predicted after 0, 1, … T experiences; what is alike stands side by side
 log_probability.npy, text_bytes.npy    [T+1, N] and [N] of each run, of language models
+NAME.npy           of each other array of a target whose answers are no classes, runs one after the other
 
 Parts are compressed by bzip2: these arrays take 35 % of what zlib makes of each run by itself, and its
 output, unlike zlib's, is the same everywhere. What may not be given back bit for bit is kept as it is.
@@ -13,6 +14,7 @@ output, unlike zlib's, is the same everywhere. What may not be given back bit fo
 import hashlib
 import io
 import json
+import math
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -27,11 +29,13 @@ from pydantic_core import to_json
 
 from clarena.errors import StoreError
 from clarena.record import metrics
-from clarena.record.reader import MOST_BYTES, npz, record_of, smallest
-from clarena.record.record import Predictions, Record
+from clarena.record.predictions import EXPERIENCE, FIRST, Predictions, kind_of, npz
+from clarena.record.reader import MOST_BYTES, record_of
+from clarena.record.record import Record
+from clarena.record.scorings import class_fields
 
 TRACK, RECORDS = "track.json", "records.jsonl"
-ANSWERS, LIKELIHOOD, TEXT_BYTES = "answers.npy", "log_probability.npy", "text_bytes.npy"
+ANSWERS = "answers"
 DERIVED = ("accuracy_matrix", "class_report", "confusion_matrix")
 """Fields of a record that are single divisions of counts, or counts: the same bits from the arrays on every machine."""
 EPOCH = (1980, 1, 1, 0, 0, 0)
@@ -79,13 +83,10 @@ def archive_of(runs: Sequence[Run]) -> bytes:
         TRACK: to_json(track, indent=1),
         RECORDS: b"".join(to_json(_line(run, track)) + b"\n" for run in runs),
     }
-    if known:
-        answers = [np.concatenate([p.experience[None], p.labels[None], p.predicted]) for p in known]
-        parts[ANSWERS] = _array([a.T for a in answers], smallest(max(int(a.max(initial=0)) for a in answers)))
-    spoken = [(p.log_probability, p.text_bytes) for p in known if p.log_probability is not None]
-    if spoken:
-        parts[LIKELIHOOD] = _array([likely for likely, _ in spoken], np.float32)
-        parts[TEXT_BYTES] = _array([size for _, size in spoken if size is not None], np.int32)
+    stored = [_stored(predictions) for predictions in known]
+    for name in dict.fromkeys(name for each in stored for name in each):
+        arrays = [each[name] for each in stored if name in each]
+        parts[f"{name}.npy"] = _array(arrays, np.int32 if name == "text_bytes" else kind_of(arrays))
     return pack(parts, zipfile.ZIP_BZIP2)
 
 
@@ -98,26 +99,65 @@ def _line(run: Run, track: Any) -> dict[str, Any]:
     if (p := run.predictions) is not None:
         derived = _derived(p, run.content["output_names"])
         for name in DERIVED:
-            if name in content and as_written({"": content[name]}) == as_written({"": derived[name]}):
+            if name in content and name in derived and _alike(content[name], derived[name]):
                 content[name] = None
-        shape = {"experiences": p.experiences, "samples": p.labels.size, "language": p.log_probability is not None}
-        line["arrays"] = shape | {"sha256": p.digest}
+        line["arrays"] = _shape(p) | {"sha256": p.digest}
     return line
 
 
+def _alike(one: Any, other: Any) -> bool:
+    """Whether two values are written alike."""
+    return as_written({"": one}) == as_written({"": other})
+
+
+def _stored(predictions: Predictions) -> dict[str, NDArray[Any]]:
+    """What is kept of predictions, by the names of array files: classes side by side, the rest as it is."""
+    arrays = predictions.arrays
+    if not _are_classes(predictions):
+        return arrays
+    beside = np.concatenate([arrays[EXPERIENCE][None], arrays["labels"][None], arrays["predicted"]]).T
+    return {ANSWERS: beside} | {name: array for name, array in arrays.items() if name not in FIRST[:3]}
+
+
+def _are_classes(predictions: Predictions) -> bool:
+    return predictions.arrays.keys() <= {*FIRST} and {"predicted", "labels"} <= predictions.arrays.keys()
+
+
+def _shape(predictions: Predictions) -> dict[str, Any]:
+    """What a line says of the arrays, so that `_shapes` can be known."""
+    if not _are_classes(predictions):
+        return {"shapes": {name: array.shape for name, array in predictions.arrays.items()}}
+    language = predictions.log_probability is not None
+    return {"experiences": predictions.experiences, "samples": predictions.labels.size, "language": language}
+
+
+def _shapes(told: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Of a line's arrays, the shape of each that is stored, by name; raises ValueError for what cannot be one."""
+    if "shapes" in told:
+        shapes = {str(name): tuple(map(int, shape)) for name, shape in told["shapes"].items()}
+    else:
+        n, t = int(told["samples"]), int(told["experiences"])
+        likely = {"log_probability": (t + 1, n), "text_bytes": (n,)} if told["language"] else {}
+        shapes = {ANSWERS: (n, t + 3), **likely}
+        if t < 1:
+            raise ValueError("its arrays have no size")
+    if any(size < 0 for shape in shapes.values() for size in shape):
+        raise ValueError("its arrays have no size")
+    return shapes
+
+
 def _derived(predictions: Predictions, names: list[str]) -> dict[str, Any]:
-    """The fields `DERIVED`, as they stand in a record."""
-    matrix = predictions.accuracy_matrix()
+    """The fields `DERIVED`, as they stand in a record; none of what is no class."""
+    if not _are_classes(predictions):
+        return {}
+    told = predictions.predicted, predictions.labels, predictions.experience
+    matrix = metrics.accuracy_matrix(*told, predictions.experiences)
     derived: dict[str, Any] = {
         "accuracy_matrix": [[None if np.isnan(cell) else cell for cell in row] for row in matrix.tolist()],
         "class_report": {},
         "confusion_matrix": [],
     }
-    last = predictions.predicted[-1]
-    if 0 < len(names) <= metrics.MOST_REPORTED and (last >= 0).all():
-        derived["class_report"] = metrics.class_report(predictions.labels, last, names)
-        derived["confusion_matrix"] = metrics.confusion_matrix(predictions.labels, last, len(names)).tolist()
-    return derived
+    return derived | (class_fields(predictions.labels, predictions.predicted[-1], names) if names else {})
 
 
 def _array(parts: Sequence[NDArray[Any]], kind: type[np.generic]) -> bytes:
@@ -173,30 +213,25 @@ class Archive:
         run = self.run(number)
         return record_of(run.content, f"Line {number + 1} of {RECORDS} in the archive {self.path}"), run
 
-    def _lay_out(self) -> list[tuple[int, int, int]]:
-        """Where the answers, likelihoods and sizes of text of each line begin."""
-        starts, answers, likely, spoken = [], 0, 0, 0
+    def _lay_out(self) -> list[dict[str, int]]:
+        """Where each array of each line begins in its file, by name."""
+        starts, ends = [], dict[str, int]()
         for line in self.lines:
-            starts.append((answers, likely, spoken))
-            if (told := line.get("arrays")) is not None:
-                n, t = int(told["samples"]), int(told["experiences"])
-                if n < 0 or t < 1:
-                    raise ValueError("its arrays have no size")
-                answers += n * (t + 3)
-                if told["language"]:
-                    likely, spoken = likely + n * (t + 1), spoken + n
+            starts.append(dict(ends))
+            for name, shape in _shapes(line["arrays"]).items() if "arrays" in line else ():
+                ends[name] = ends.get(name, 0) + math.prod(shape)
         return starts
 
     def _predictions(self, number: int) -> Predictions:
-        told, (answer, likely, spoken) = self.lines[number]["arrays"], self._starts[number]
-        n, t = int(told["samples"]), int(told["experiences"])
-        columns = _arrays(self, ANSWERS)[answer : answer + n * (t + 3)].reshape(n, t + 3).T.astype(np.int64, order="C")
-        held: dict[str, Any] = {"experience": columns[0], "labels": columns[1], "predicted": columns[2:]}
-        if told["language"]:
-            end = likely + n * (t + 1)
-            held["log_probability"] = _arrays(self, LIKELIHOOD)[likely:end].reshape(t + 1, n).astype(np.float32)
-            held["text_bytes"] = _arrays(self, TEXT_BYTES)[spoken : spoken + n].astype(np.int64)
-        predictions = Predictions(**held)
+        told, starts = self.lines[number]["arrays"], self._starts[number]
+        held: dict[str, Any] = {}
+        for name, shape in _shapes(told).items():
+            begin = starts.get(name, 0)
+            held[name] = _arrays(self, f"{name}.npy")[begin : begin + math.prod(shape)].reshape(shape)
+        if ANSWERS in held:
+            columns = held.pop(ANSWERS).T.astype(np.int64, order="C")
+            held |= {EXPERIENCE: columns[0], "labels": columns[1], "predicted": columns[2:]}
+        predictions = Predictions.of_arrays(held)
         if predictions.digest != told["sha256"]:
             raise ValueError(f"the arrays of line {number + 1} are not what was put into it")
         return predictions

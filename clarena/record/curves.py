@@ -16,7 +16,7 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import ArrayLike
 
-from clarena.record.metrics import METRICS, Floats, Integers, Metric, checked_fractions, checked_integers, mean
+from clarena.record.metrics import Floats, Integers, Metric, checked_fractions, checked_integers, mean
 
 
 def min_accuracy(experience: ArrayLike, accuracy: ArrayLike) -> float:
@@ -59,9 +59,12 @@ def average_anytime_accuracy(experience: ArrayLike, accuracy: ArrayLike) -> floa
 
     (1/S) sum_{s=1..S} (1/e_s) sum_{j=1..e_s} A[s, j]
 
-    Every evaluation weighs the same, whatever the number of steps before it.
+    Every evaluation weighs the same, whatever the number of steps before it, and so does every experience.
 
-    Source: Caccia et al. 2022 (ER-ACE), "average anytime accuracy"; there, too, over the tasks seen so far.
+    Source: Soutif-Cormerais et al. 2023 (online continual learning, an empirical evaluation), "average anytime
+    accuracy", which others who use it trace to Caccia et al. 2022 (ER-ACE). Of the former's code it is known that it
+    is the mean over all evaluations of the accuracy on the stream, where samples weigh the same; the text of neither
+    paper was at hand, so that experiences to come are left out is this project's reading.
     """
     learning, tested = _checked(experience, accuracy)
     return mean(np.array([row[:seen].mean() for seen, row in zip(learning, tested)]))
@@ -83,9 +86,6 @@ SHORT: Mapping[str, str] = MappingProxyType(
     {"min_accuracy": "min-ACC", "worst_case_accuracy": "WC-ACC", "average_anytime_accuracy": "anytime"}
 )
 """What they are called where there is little room: as in the papers."""
-
-ACCURACY_METRICS: Mapping[str, Metric] = MappingProxyType({**METRICS, **CURVE_METRICS})
-"""The metrics of accuracies by name, in the order tables show them."""
 
 
 def evaluations(

@@ -10,7 +10,6 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import ArrayLike
 
-from clarena.record.curves import ACCURACY_METRICS
 from clarena.record.metrics import Floats, Metric, mean
 
 
@@ -86,9 +85,6 @@ LANGUAGE_METRICS: Mapping[str, Metric] = MappingProxyType(
     }
 )
 """The metrics of the matrix of bits per byte by name: of language models, beside those of `METRICS`."""
-
-ALL_METRICS = (*ACCURACY_METRICS, *LANGUAGE_METRICS)
-"""The names of all metrics that a record may hold."""
 
 
 def _after(matrix: ArrayLike) -> Floats:

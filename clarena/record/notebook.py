@@ -10,6 +10,7 @@ import numpy as np
 
 from clarena.record import plots
 from clarena.record.record import Record
+from clarena.record.scoring import metrics_of
 from clarena.record.summary import NOTHING, Row, by_track, curve_texts, legend, row_labels, rows, size, table_texts
 
 _NOTE = 'style="opacity: 0.75; margin: 0.3em 0"'
@@ -17,18 +18,20 @@ MOST_ROWS_DRAWN = 12
 
 
 def record_html(record: Record) -> str:
-    """A run: what became of it, its numbers, its accuracy matrix and curves."""
-    values = {name.replace("_", " "): f"{100 * value:.1f} %" for name, value in record.metrics.items()
-              if np.isfinite(value) and "bits" not in name}  # fmt: skip
-    values |= {n.replace("_", " "): f"{value:.2f}" for n, value in record.metrics.items()
-               if np.isfinite(value) and "bits" in n}  # fmt: skip
+    """A run: what became of it, its numbers, its matrix and curves."""
+    known = metrics_of(record.target, record.score)
+    values = {}
+    for name, value in record.metrics.items():
+        fraction = name in known and known[name].unit in ("accuracy", "difference")
+        if np.isfinite(value):
+            values[name.replace("_", " ")] = f"{100 * value:.1f} %" if fraction else f"{value:.2f}"
     if record.costs:
         values |= {"train s": f"{record.train_seconds:.1f}", "state": size(record.state_bytes)}
     parts = [_heading(record.cell.label, f"{record.cell.track.label} ({record.track_digest[:12]})")]
     parts.append(f"<p {_NOTE}>{escape(record.outcome)}.</p>")
     if values:
         parts.append(_table(["metric", "value"], [[name, value] for name, value in values.items()]))
-    if record.accuracy_matrix and np.isfinite(record.matrix).any():
+    if np.isfinite(record.matrix).any():
         parts += [_picture(draw(record, "svg")) for draw in (plots.accuracy_matrix, plots.accuracy_curves)]
     return "".join(parts)
 
@@ -36,7 +39,7 @@ def record_html(record: Record) -> str:
 def results_html(records: Sequence[Record], errors: Mapping[str, str]) -> str:
     """A table and a plot for each track, then what went wrong."""
     parts = []
-    for group in by_track(list(records)).values():
+    for group in by_track(list(records)):
         track, table = group[0].cell.track, rows(group)
         parts.append(_heading(track.label, f"({group[0].track_digest[:12]})"))
         if track.unranked:

@@ -17,7 +17,8 @@ from filelock import FileLock
 from clarena.errors import StoreError
 from clarena.record.archive import Archive, Run, archive_of
 from clarena.record.ledger import LEDGER, entered, lines, with_entry
-from clarena.record.reader import Checked, record_of
+from clarena.record.reader import record_of
+from clarena.record.recomputation import Checked
 from clarena.record.record import Cell
 from clarena.record.row_summary import row_summary
 from clarena.record.store import Damaged, Store

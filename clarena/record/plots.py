@@ -36,7 +36,7 @@ CENTRED: dict[str, Any] = {"ha": "center", "va": "center", "size": 9, "zorder": 
 
 
 def accuracy_matrix(record: Record, form: Form = "png") -> bytes:
-    """Heatmap of the accuracy matrix: tested experiences from left to right, time from top to bottom.
+    """Heatmap of the matrix of scores: tested experiences from left to right, time from top to bottom.
 
     Undefined cells are hatched; the row from before any learning stands apart where it is defined.
     """
@@ -71,7 +71,7 @@ def accuracy_matrix(record: Record, form: Form = "png") -> bytes:
     rows = {0: "before"} if first == 0 else {}
     rows |= {i: str(i) for i in _ticks(count)}
     axes.set_yticks(list(rows), list(rows.values()))
-    axes.set_xlabel("accuracy on experience", color=MUTED, size=9)
+    axes.set_xlabel(f"{record.score} on experience", color=MUTED, size=9)
     axes.set_ylabel("after learning experience", color=MUTED, size=9)
     axes.spines[:].set_visible(False)
     scale = figure.colorbar(image, cax=bar, ticks=list(PERCENT))
@@ -95,7 +95,7 @@ def accuracy_curves(record: Record, form: Form = "png") -> bytes:
     start = 0 if np.isfinite(matrix[0]).any() else 1
     time = np.arange(start, count + 1)
     average = np.array([row[:i].mean() if i else np.nan for i, row in enumerate(matrix)])
-    _lines(panels[0], time, matrix[start:], average[start:], marked=count <= 25)
+    _lines(panels[0], time, matrix[start:], average[start:], marked=count <= 25, score=record.score)
     panels[0].set_xticks([0] * (start == 0) + _ticks(count))
     panels[0].set_xlim(start - 0.02 * count, 1.02 * count)
     panels[0].set_xlabel("experiences learned", color=MUTED, size=9)
@@ -114,7 +114,7 @@ def accuracy_of_rows(rows: Sequence[tuple[str, Sequence[Record]]], form: Form = 
     count, width, height, left, bottom = rows[0][1][0].matrix.shape[1], 6.4, 3.2, 0.75, 0.55
     first = rows[0][1][0]
     figure, (axes,) = _figure(
-        ("Average accuracy on the experiences seen so far", first.cell.track.label),
+        (f"Average {first.score} on the experiences seen so far", first.cell.track.label),
         (left + width + 2.1, bottom + height + 0.72),
         [(left, bottom, width, height)],
     )
@@ -123,7 +123,7 @@ def accuracy_of_rows(rows: Sequence[tuple[str, Sequence[Record]]], form: Form = 
         seen = np.array([[row[:i].mean() for i, row in enumerate(record.matrix[1:], 1)] for record in records])
         look = {**_style(number, VALUES_UP_TO, True), "label": label[:30]}
         axes.plot(time, seen.mean(axis=0), linewidth=1.8, markersize=4.5, **look)
-    _axes(axes)
+    _axes(axes, first.score)
     axes.set_xticks(_ticks(count))
     axes.set_xlabel("experiences learned", color=MUTED, size=9)
     axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.02), frameon=False, fontsize=8, labelcolor=INK)
@@ -143,28 +143,28 @@ def cumulative_steps(record: Record) -> list[int]:
 def _within(axes: "Axes", record: Record) -> None:
     accuracy = np.array([point.accuracy for point in record.curve], dtype=float)
     average = np.array([row[: point.position].mean() for row, point in zip(accuracy, record.curve)])
-    _lines(axes, np.array(cumulative_steps(record)), accuracy, average, marked=False)
+    _lines(axes, np.array(cumulative_steps(record)), accuracy, average, marked=False, score=record.score)
     for end in np.cumsum([cost.steps for cost in record.costs])[:-1]:
         axes.axvline(end, color="#aaaaaa", linewidth=0.8, linestyle=(0, (4, 3)), zorder=0)
     axes.set_xlabel("steps (a dashed line is where the next experience begins)", color=MUTED, size=9)
 
 
-def _lines(axes: "Axes", time: Floats, accuracy: Floats, average: Floats, *, marked: bool) -> None:
-    """One line for each column of accuracy [S, T] over time [S], and the average [S] above them."""
+def _lines(axes: "Axes", time: Floats, accuracy: Floats, average: Floats, *, marked: bool, score: str) -> None:
+    """One line for each column of the score [S, T] over time [S], and the average [S] above them."""
     count = accuracy.shape[1]
     for j, values in enumerate(accuracy.T):
         axes.plot(time, values, linewidth=1.3, alpha=0.9, markersize=4, **_style(j, count, marked))
     marker = "o" if marked else ""
     thick: dict[str, Any] = {"color": INK, "linewidth": 2.6, "markersize": 5, "zorder": 5}
     axes.plot(time, average, marker=marker, label="average of seen", **thick)
-    _axes(axes)
+    _axes(axes, score)
 
 
-def _axes(axes: "Axes") -> None:
+def _axes(axes: "Axes", score: str) -> None:
     """Percent from bottom to top, and no more lines than it takes."""
     axes.set_ylim(-0.03, 1.03)
     axes.set_yticks(list(PERCENT), list(PERCENT.values()))
-    axes.set_ylabel("accuracy", color=MUTED, size=9)
+    axes.set_ylabel(score, color=MUTED, size=9)
     axes.grid(axis="y", color=FAINT, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right", "left"]].set_visible(False)

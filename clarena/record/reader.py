@@ -1,41 +1,38 @@
-"""The one reader of records: what is shown was read here, checked for form and range, and recomputed.
+"""The one reader of records: what is shown was read here, and checked for form and range.
 
 Three things vouch for a record: the digest of its cell, the SHA-256 over all of it (`seal`), and its predictions, from
-which every metric is computed anew. The SHA-256 is no signature: it finds damage and careless edits, not a forger.
+which every metric is computed anew (`clarena.record.recomputation`). The SHA-256 is no signature: it finds damage and
+careless edits, not a forger.
 """
 
 import hashlib
-import io
 import json
 import math
 import os
 import re
 import stat
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-import numpy as np
 from pydantic import ValidationError
 
 from clarena.errors import StoreError
 from clarena.protocol.protocol import digest
-from clarena.record import metrics
-from clarena.record.curves import ACCURACY_METRICS, CURVE_METRICS
-from clarena.record.likelihoods import LANGUAGE_METRICS
-from clarena.record.record import SCHEMA_VERSION, Predictions, Record, curve_metrics
+from clarena.record.catalogue import ACCURACY
+from clarena.record.predictions import MOST_UNFOLDED, Predictions, unpacked
+from clarena.record.record import SCHEMA_VERSION, Record
+from clarena.record.scoring import metrics_of, scoring
 
 REMEDY = "clarena evaluate with --retry sets it aside and runs the cell again."
 TOLERANCE = 1e-9
 """Numbers further apart than that are not the same: they are means of a few fractions, whatever the machine."""
-MOST_BYTES = 2**28
-"""Of a record, and of the arrays of one run: what claims to hold more was not written here."""
+MOST_BYTES = MOST_UNFOLDED
+"""Of a record, too."""
 MOST = 2**63
 """Counts are below; beyond, neither arrays nor databases hold them."""
-KNOWN = {**ACCURACY_METRICS, **LANGUAGE_METRICS}
-RANGES = {"accuracy": (0.0, 1.0), "difference": (-1.0, 1.0), "bits": (-math.inf, math.inf)}
+RANGES = {"accuracy": (0.0, 1.0), "difference": (-1.0, 1.0)}
+"""Of metrics of these units; others are any numbers."""
 
 
 class NewerError(StoreError):
@@ -129,18 +126,19 @@ def out_of_range(record: Record) -> str:
 
 
 def _odd(record: Record) -> Iterator[str]:
-    experiences = len(record.experiences) or max(len(record.accuracy_matrix) - 1, 0)
-    for name, most in (("accuracy_matrix", 1.0), ("bits_per_byte", math.inf)):
-        matrix = getattr(record, name)
+    matrices = {"accuracy_matrix": record.accuracy_matrix, "score_matrix": record.score_matrix}
+    matrices |= {"bits_per_byte": record.bits_per_byte} | {f"further.{name}": m for name, m in record.further.items()}
+    experiences = len(record.experiences) or max(len(record.accuracy_matrix), len(record.score_matrix), 1) - 1
+    for name, matrix in matrices.items():
         if matrix and (len(matrix), {len(row) for row in matrix}) != (experiences + 1, {experiences}):
             yield f"{name}: it is not {experiences + 1} rows of {experiences}, one for each experience and one before"
+        fraction = name in ("accuracy_matrix", "score_matrix")
         for row in matrix:
-            yield from _outside(name, row, 0.0, most)
-    for name, value in record.metrics.items():
-        if name not in KNOWN:
-            yield f"metrics: {name!r} is none that this CLArena knows"
-            return
-        yield from _outside(f"metrics.{name}", [value], *RANGES[KNOWN[name].unit])
+            yield from _outside(name, row, -math.inf if "." in name else 0.0, 1.0 if fraction else math.inf)
+    yield from _odd_target(record)
+    if record.chance and len(record.chance) != experiences:
+        yield f"chance: it is of {len(record.chance)} experiences, of {experiences}"
+    yield from _outside("chance", record.chance, 0.0, 1.0)
     for cost in record.costs:
         for name, value in cost:
             if name == "mean_loss":
@@ -173,100 +171,27 @@ def _odd(record: Record) -> Iterator[str]:
         yield "started, ended: no run was made then"
 
 
+def _odd_target(record: Record) -> Iterator[str]:
+    """What does not go with the record's target, or with its score where that target is not installed."""
+    if record.score_matrix if record.score == ACCURACY else record.accuracy_matrix:
+        yield f"score: its matrix is not one of {record.score}"
+    target = scoring(record.target)
+    if target is not None and (record.score, record.unit) != (target.score, target.unit):
+        yield f"score: that of {record.target} is {target.score} of {target.unit}"
+    known = metrics_of(record.target, record.score)
+    for name, value in record.metrics.items():
+        if name not in known and target is not None:
+            yield f"metrics: {name!r} is none that this CLArena knows"
+            return
+        limits = RANGES.get(known[name].unit) if name in known else None
+        yield from _outside(f"metrics.{name}", [value], *limits or (-math.inf, math.inf))
+
+
 def _outside(name: str, values: Sequence[float], least: float, most: float) -> Iterator[str]:
     """Those that are neither undefined nor within the limits."""
     for value in values:
         if math.isinf(value) or value < least - TOLERANCE or value > most + TOLERANCE:
             yield f"{name}: {value:.6g} is not within {least:g} and {most:g}"
-
-
-# ---- Recomputation ----
-
-
-def recompute(record: Record, predictions: Predictions | None) -> tuple[dict[str, float], list[str]]:
-    """Every metric of a run, and in words where its record says something else.
-
-    The metrics follow from the predictions, or where there are none, from the accuracy matrix.
-    """
-    flaws = []
-    try:
-        matrix = record.matrix
-        if predictions is not None:
-            matrix = predictions.accuracy_matrix()
-            if not same(record.accuracy_matrix, matrix.tolist()):
-                flaws.append("its accuracy matrix is not what its predictions give")
-            told = (predictions.labels, predictions.predicted[-1])
-            classes = len(record.output_names)
-            if classes and max(told[0].max(initial=0), predictions.predicted.max(initial=0)) >= classes:
-                raise ValueError(f"a prediction or a label is none of the {classes} classes.")
-            if record.confusion_matrix and not same(
-                record.confusion_matrix, metrics.confusion_matrix(*told, classes).tolist()
-            ):
-                flaws.append("its confusion matrix is not what its predictions give")
-            if record.class_report and not same(record.class_report, metrics.class_report(*told, record.output_names)):
-                flaws.append("its report by class is not what its predictions give")
-        if not matrix.size and record.status != "finished":
-            return {}, flaws
-        values = metrics.summarise(matrix) | curve_metrics(matrix, record.curve)
-        bits = np.array(record.bits_per_byte, dtype=float)
-        if predictions is not None:
-            found = predictions.bits_per_byte()
-            found = np.array([]) if found is None else found
-            if not same(record.bits_per_byte, found.tolist()):
-                flaws.append("its bits per byte are not what its predictions give")
-            bits = found
-        if bits.size:
-            values |= metrics.summarise(bits, LANGUAGE_METRICS)
-    except (ValueError, TypeError, LookupError) as error:
-        return dict.fromkeys(metrics.METRICS, float("nan")), [f"its metrics cannot be recomputed: {error}"]
-    return values, flaws + disagreements(record.metrics, values, "its record")
-
-
-@dataclass(frozen=True)
-class Checked:
-    """A record with what vouches for it.
-
-    Attributes:
-        metrics: recomputed.
-        flaws: in words, where it says something else than its predictions give.
-        sha256: of `record.json`.
-        sealed: whether a hash over all of it, its own or its archive's, was found to be right.
-    """
-
-    record: Record
-    metrics: Mapping[str, float]
-    flaws: tuple[str, ...]
-    sha256: str
-    sealed: bool
-
-
-def check(record: Record, predictions: Predictions | None, sha256: str, flaws: Sequence[str], sealed: bool) -> Checked:
-    """A record that was read, recomputed; the metrics of its curve are added where it is of before there were any."""
-    values, found = recompute(record, predictions)
-    of_curve = {name: value for name, value in values.items() if name in CURVE_METRICS}
-    if of_curve.keys() - record.metrics.keys():
-        record = record.model_copy(update={"metrics": of_curve | record.metrics})
-    return Checked(record, values, (*flaws, *found), sha256, sealed)
-
-
-def disagreements(logged: Mapping[str, float], values: Mapping[str, float], where: str) -> list[str]:
-    """One sentence for each logged metric that is another number than the recomputed one."""
-    return [
-        f"{name} is {logged[name]:.6g} in {where}, and {values[name]:.6g} when it is recomputed"
-        for name in values
-        if name in logged and not same(logged[name], values[name])
-    ]
-
-
-def same(one: Any, other: Any) -> bool:
-    """Whether nested data agree; numbers to nine digits after the point, and undefined ones with each other."""
-    if isinstance(one, dict) and isinstance(other, dict):
-        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
-    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
-        return len(one) == len(other) and all(map(same, one, other))
-    if isinstance(one, int | float) and isinstance(other, int | float):
-        return one == other or abs(one - other) <= TOLERANCE or (one != one and other != other)
-    return bool(one == other)
 
 
 # ---- Predictions ----
@@ -281,36 +206,6 @@ def read_predictions(path: Path, record: Record) -> Predictions:
     if hashlib.sha256(content).hexdigest() != record.predictions:
         raise StoreError(f"The predictions {path} are not those of their record: the SHA-256 differs.")
     try:
-        with zipfile.ZipFile(io.BytesIO(content)) as parts:
-            unfolded = sum(part.file_size for part in parts.infolist())
-        if unfolded > MOST_BYTES:
-            raise ValueError(f"they unfold to {unfolded} bytes")
-        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-            held = {name: arrays[name].astype(np.int64) for name in ("predicted", "labels", "experience")}
-            if "log_probability" in arrays:
-                held["log_probability"] = arrays["log_probability"].astype(np.float32)
-                held["text_bytes"] = arrays["text_bytes"].astype(np.int64)
-            return Predictions(**held)
+        return unpacked(content)
     except Exception as error:  # what others wrote may break zip, zlib and numpy in any way
         raise StoreError(f"The predictions {path} cannot be read ({type(error).__name__}: {error}).") from error
-
-
-def smallest(highest: int) -> type[np.signedinteger[Any]]:
-    """The smallest type that holds integers from -1 up to this one."""
-    return np.int8 if highest < 128 else np.int16 if highest < 2**15 else np.int32
-
-
-def npz(predictions: Predictions) -> bytes:
-    """Compressed arrays in the smallest integer type that holds them; the same input and zlib give the same bytes."""
-    kind = smallest(max(int(predictions.labels.max(initial=0)), int(predictions.predicted.max(initial=0))))
-    arrays: dict[str, Any] = {
-        "predicted": predictions.predicted.astype(kind),
-        "labels": predictions.labels.astype(kind),
-        "experience": predictions.experience.astype(np.int16),
-    }
-    if predictions.log_probability is not None and predictions.text_bytes is not None:
-        arrays["log_probability"] = predictions.log_probability
-        arrays["text_bytes"] = predictions.text_bytes.astype(np.int32)
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)
-    return buffer.getvalue()

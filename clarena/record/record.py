@@ -1,12 +1,11 @@
 """A record: everything that one run (one cell) produced. It is the truth; all else is derived from it."""
 
-import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from pydantic import (
     AwareDatetime,
     BeforeValidator,
@@ -18,9 +17,11 @@ from pydantic import (
 )
 
 from clarena.protocol.protocol import FrozenModel, Track, digest
-from clarena.record import curves, likelihoods, metrics
+from clarena.record.catalogue import ACCURACY, named
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""1: answers are classes, or tokens of a text where there are bits per byte. 2: the record names its target, the score,
+its unit and what chance is."""
 
 Status = Literal["finished", "diverged", "out_of_memory", "failed", "timed_out", "interrupted"]
 RETRIED: frozenset[Status] = frozenset({"failed", "timed_out", "interrupted", "out_of_memory"})
@@ -39,6 +40,10 @@ Number = Annotated[
     PlainSerializer(lambda value: value if np.isfinite(value) else None, when_used="json"),
 ]
 """A float whose undefined value is NaN here and `null` in JSON."""
+
+
+Words = Annotated[str, Field(pattern=r"^[^\s|;][^\n|;]{0,59}$")]
+"""A few words in one line, as a heading holds them."""
 
 
 class StrategyInfo(FrozenModel):
@@ -159,7 +164,7 @@ class Cost(FrozenModel):
 
 
 class CurvePoint(FrozenModel):
-    """Accuracy on every experience, tested within one: `eval_every`."""
+    """The score on every experience (accuracy, for classes), tested within one: `eval_every`."""
 
     position: int
     step: int
@@ -175,10 +180,16 @@ class Record(FrozenModel):
         status: `finished`, or why not; `reason` in one line, `traceback` where there is one.
         output_names: the class behind each output, in the order of the stream.
         experiences: what each of them held.
+        target: what was asked of an input: a name that `clarena.record.scoring` knows where it is installed.
+        score: what the matrix holds, in words: `accuracy`; `unit` is what it counts: `samples`.
+        chance: the score on each experience of one who knows the training labels and looks at no input; empty where
+            nothing is known of it.
         accuracy_matrix: [T + 1, T], as lists; row 0 is before any learning; null is undefined.
+        score_matrix: the same of another score than accuracy; a record has one of the two.
         bits_per_byte: the same of language models' bits per byte; absent where classes are not tokens of text.
-        metrics: all of `clarena.record.metrics.METRICS`; with a curve, of `clarena.record.curves.CURVE_METRICS`, and
-            with bits per byte, of `clarena.record.likelihoods.LANGUAGE_METRICS` too.
+        further: the same of whatever else other targets measure, by name.
+        metrics: of `clarena.record.scoring.Scoring.metrics`: those of the matrix; of predictions, those of pooled
+            scores; with a curve, those of curves; and those of further matrices.
         costs: one entry for each experience learned.
         curve: accuracy within experiences, where the protocol asks for it.
         class_report, confusion_matrix: of the last row, per class; absent beyond `metrics.MOST_REPORTED` classes.
@@ -190,7 +201,7 @@ class Record(FrozenModel):
         sha256: of all the rest, as `clarena.record.reader.seal` has it; absent in records of before there was one.
     """
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[1, 2] = 2
     cell: Cell
     cell_id: str
     track_digest: str
@@ -199,8 +210,14 @@ class Record(FrozenModel):
     traceback: str | None = None
     output_names: list[str] = []
     experiences: list[ExperienceInfo] = []
+    target: Words = "classes"
+    score: Words = ACCURACY
+    unit: Words = "samples"
+    chance: list[Number] = []
     accuracy_matrix: list[list[Number]] = []
+    score_matrix: list[list[Number]] = []
     bits_per_byte: list[list[Number]] = []
+    further: dict[str, list[list[Number]]] = {}
     metrics: dict[str, Number] = {}
     costs: list[Cost] = []
     curve: list[CurvePoint] = []
@@ -217,13 +234,18 @@ class Record(FrozenModel):
 
     @model_serializer(mode="wrap")
     def _only_what_was_measured(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        absent = [name for name in ("score_matrix", "bits_per_byte", "further", "sha256") if not getattr(self, name)]
+        absent += ["accuracy_matrix"] * bool(self.score_matrix) + ["metering"] * (self.metering == 1)
+        absent += ["target", "score", "unit", "chance"] * (self.schema_version == 1)
         content: dict[str, Any] = handler(self)
-        if not self.bits_per_byte:
-            content.pop("bits_per_byte", None)
-        if self.metering == 1:
-            content.pop("metering", None)
-        if self.sha256 is None:
-            content.pop("sha256", None)
+        return {name: value for name, value in content.items() if name not in absent}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _language_models_of_schema_1(cls, content: Any) -> Any:
+        """Before targets had names, a text was told by its bits per byte."""
+        if isinstance(content, dict) and content.get("schema_version") == 1 and content.get("bits_per_byte"):
+            return {**content, "target": "text", "unit": "tokens"}
         return content
 
     def __repr__(self) -> str:
@@ -241,13 +263,33 @@ class Record(FrozenModel):
         """What became of it, in a few words: `finished, 91.3 % accurate in the end`."""
         if self.status != "finished":
             return f"{self.status.replace('_', ' ')}: {self.reason or 'no reason given'}"
-        accuracy: float = self.metrics.get("final_average_accuracy", float("nan"))
-        return f"finished, {100 * accuracy:.1f} % accurate in the end"
+        return f"finished, {self.result} in the end"
+
+    @property
+    def result(self) -> str:
+        """The final average of its score, in words: `91.3 % accurate`, `entity F1 47.0 %`."""
+        value = 100 * self.metric("final_average_accuracy")
+        return f"{value:.1f} % accurate" if self.score == ACCURACY else f"{self.score} {value:.1f} %"
+
+    def metric(self, name: str) -> float:
+        """A metric by the name that it has for accuracies, whatever the score is; NaN where the record has it not."""
+        return self.metrics.get(named(name, self.score), float("nan"))
 
     @property
     def matrix(self) -> NDArray[np.float64]:
-        """The accuracy matrix as an array [T+1, T], NaN where undefined."""
-        return np.array(self.accuracy_matrix, dtype=float)
+        """The matrix of scores as an array [T+1, T], NaN where undefined."""
+        return np.array(self.score_matrix or self.accuracy_matrix, dtype=float)
+
+    @property
+    def matrices(self) -> dict[str, NDArray[np.float64]]:
+        """The further matrices by name, likewise."""
+        further = self.further | ({"bits_per_byte": self.bits_per_byte} if self.bits_per_byte else {})
+        return {name: np.array(matrix, dtype=float) for name, matrix in further.items()}
+
+    @property
+    def tested_within(self) -> tuple[list[int], list[list[float]]]:
+        """Of each point of the curve, the experience that was being learned, and the score on each."""
+        return [point.position for point in self.curve], [point.accuracy for point in self.curve]
 
     @property
     def train_seconds(self) -> float:
@@ -282,85 +324,10 @@ class Record(FrozenModel):
         return self.cell.track.unranked
 
 
-class Predictions(FrozenModel):
-    """Arg-max predictions with the labels, so that anyone can recompute every metric.
-
-    Attributes:
-        predicted: int [T+1, N]; row 0 is before learning; -1 where the cell is undefined.
-        labels: int [N], as numbered in the stream.
-        experience: int [N], 0-based.
-        log_probability: ln of the probability given to each label, float32 [T+1, N], NaN where undefined; and
-        text_bytes: how many bytes of text each label stands for, int [N]: where classes are tokens of text.
-
-    Where every token of a sequence has a label, N counts tokens.
-    """
-
-    model_config = {"arbitrary_types_allowed": True, "frozen": True}
-
-    predicted: NDArray[np.int64]
-    labels: NDArray[np.int64]
-    experience: NDArray[np.int64]
-    log_probability: NDArray[np.float32] | None = None
-    text_bytes: NDArray[np.int64] | None = None
-
-    def __repr__(self) -> str:
-        return f"Predictions({self.labels.size} test samples of {self.experiences} experiences)"
-
-    __str__ = __repr__
-
-    @property
-    def experiences(self) -> int:
-        """T."""
-        return len(self.predicted) - 1
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 over the arrays themselves, which no compression takes part in: the same on every machine."""
-        told = hashlib.sha256()
-        for name in type(self).model_fields:
-            array = getattr(self, name)
-            if array is not None:
-                kind = "<f4" if name == "log_probability" else "<i4"
-                told.update(f"{name} {array.shape} {kind}\n".encode())
-                told.update(np.ascontiguousarray(array, dtype=kind).tobytes())
-        return told.hexdigest()
-
-    def accuracy_matrix(self) -> NDArray[np.float64]:
-        """The accuracy matrix [T+1, T]."""
-        return metrics.accuracy_matrix(self.predicted, self.labels, self.experience, self.experiences)
-
-    def bits_per_byte(self) -> NDArray[np.float64] | None:
-        """The matrix of bits per byte [T+1, T], or None where classes are not tokens of text."""
-        if self.log_probability is None or self.text_bytes is None:
-            return None
-        return likelihoods.bits_per_byte(self.log_probability, self.text_bytes, self.experience, self.experiences)
-
-    def summary(self, output_names: list[str], curve: Sequence[CurvePoint] = ()) -> dict[str, Any]:
-        """The fields of a record that follow from predictions, and for some of the metrics from the curve."""
-        matrix = self.accuracy_matrix()
-        summary: dict[str, Any] = {"accuracy_matrix": matrix.tolist()}
-        summary["metrics"] = metrics.summarise(matrix) | curve_metrics(matrix, curve)
-        bits = self.bits_per_byte()
-        if bits is not None:
-            summary["bits_per_byte"] = bits.tolist()
-            summary["metrics"] |= metrics.summarise(bits, likelihoods.LANGUAGE_METRICS)
-        if len(output_names) <= metrics.MOST_REPORTED and (self.predicted[-1] >= 0).all():
-            summary["class_report"] = metrics.class_report(self.labels, self.predicted[-1], output_names)
-            confusion = metrics.confusion_matrix(self.labels, self.predicted[-1], len(output_names))
-            summary["confusion_matrix"] = confusion.tolist()
-        return summary
-
-
 def counted(cost: str, meterings: Iterable[int]) -> Callable[[int], bool]:
     """Whether a cost of a record of some metering may be averaged with those of the newest among `meterings`."""
     least = min(MEASURED_SINCE.get(cost, 1), max(meterings, default=1))
     return lambda metering: metering >= least
-
-
-def curve_metrics(matrix: ArrayLike, curve: Sequence[CurvePoint]) -> dict[str, float]:
-    """The metrics of a run's curve, by name; none where it has none. Raises ValueError for one that does not fit."""
-    points = [point.position for point in curve], [point.accuracy for point in curve]
-    return curves.summarise(matrix, *points) if curve else {}
 
 
 def now() -> datetime:

@@ -32,18 +32,10 @@ from clarena.protocol.protocol import Track
 from clarena.record.aliases import Aliases, read_aliases
 from clarena.record.archive import Archive, Run, as_written, bytes_of_predictions
 from clarena.record.ledger import LEDGER, entered
-from clarena.record.reader import (
-    REMEDY,
-    Checked,
-    check,
-    npz,
-    parse,
-    read_file,
-    read_predictions,
-    record_of,
-    sealed,
-)
-from clarena.record.record import Cell, Predictions, Record
+from clarena.record.predictions import Predictions, npz
+from clarena.record.reader import REMEDY, parse, read_file, read_predictions, record_of, sealed
+from clarena.record.recomputation import Checked, check
+from clarena.record.record import Cell, Record
 from clarena.record.writing import make_folder, write_atomic
 
 RECORD, PREDICTIONS, MODEL, CHECKPOINT = "record.json", "predictions.npz", "model.pt", "checkpoint.pt"

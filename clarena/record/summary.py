@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 
 from clarena.record.aliases import Aliases
+from clarena.record.catalogue import ACCURACY, named, unnamed
 from clarena.record.curves import SHORT
 from clarena.record.record import Record, StrategyInfo, counted
+from clarena.record.scoring import scoring
 from clarena.record.statistics import Interval, student_t_interval
 
 
@@ -41,9 +43,23 @@ class Row:
         """The seeds of the finished records."""
         return [record.cell.seed for record in self.finished]
 
+    @property
+    def score(self) -> str:
+        """What its numbers are of: `accuracy`."""
+        return next((record.score for record in self.finished), self.records[0].score)
+
+    @property
+    def recomputed(self) -> bool:
+        """Whether its target's scoring half is installed, so that its numbers follow from what is kept."""
+        return scoring(self.records[0].target) is not None
+
     def interval(self, metric: str) -> Interval | None:
-        """Mean and Student-t interval of a metric over finished seeds; None where it is undefined."""
-        return _interval([record.metrics.get(metric, math.nan) for record in self.finished])
+        """Mean and Student-t interval of a metric over finished seeds; None where it is undefined.
+
+        Args:
+            metric: by the name that it has for accuracies, whatever the score is; a further one by its own.
+        """
+        return _interval([record.metric(metric) for record in self.finished])
 
     def total(self, attribute: str) -> float:
         """Mean over finished seeds of a record's attribute, such as `train_seconds`; NaN where there is none.
@@ -53,6 +69,12 @@ class Row:
         alike = counted(attribute, [self.metering])
         values = [float(getattr(record, attribute)) for record in self.finished if alike(record.metering)]
         return float(np.mean(values)) if values else math.nan
+
+    @property
+    def chance(self) -> float | None:
+        """What one scores on average who looks at no input, mean over the records that know it; None for none."""
+        known = [float(np.mean(record.chance)) for record in self.records if record.chance]
+        return float(np.mean(known)) if known else None
 
     @property
     def earlier_metering(self) -> int:
@@ -69,7 +91,9 @@ class Row:
     def as_dict(self) -> dict[str, Any]:
         """The row as plain data, for JSON and CSV; undefined numbers are None."""
         record = self.records[0]
-        accuracy, forgetting = self.interval("final_average_accuracy"), self.interval("forgetting")
+        headline, first = named("final_average_accuracy", self.score), ("final_average_accuracy", "forgetting")
+        accuracy, forgetting = (self.interval(name) for name in first)
+        names = unnamed(record.metrics or (self.finished[0].metrics if self.finished else {}), self.score)
         return {
             "track": record.cell.track.label,
             "track_digest": record.track_digest,
@@ -84,13 +108,18 @@ class Row:
             "identity": self.info.identity,
             "n": len(self.finished),
             "seeds": self.seeds,
-            "final_average_accuracy": accuracy.mean if accuracy else None,
-            "final_average_accuracy_low": finite_or_none(accuracy.low) if accuracy else None,
-            "final_average_accuracy_high": finite_or_none(accuracy.high) if accuracy else None,
+            "target": record.target,
+            "score": self.score,
+            "unit": record.unit,
+            "chance": self.chance,
+            "recomputed": self.recomputed,
+            headline: accuracy.mean if accuracy else None,
+            f"{headline}_low": finite_or_none(accuracy.low) if accuracy else None,
+            f"{headline}_high": finite_or_none(accuracy.high) if accuracy else None,
             **{
-                name: interval.mean if (interval := self.interval(name)) else None
-                for name in record.metrics or (self.finished and self.finished[0].metrics) or {}
-                if name not in ("final_average_accuracy", "forgetting")
+                named(name, self.score): interval.mean if (interval := self.interval(name)) else None
+                for name in names
+                if name not in first
             },
             "forgetting": forgetting.mean if forgetting else None,
             "train_seconds": finite_or_none(self.total("train_seconds")),
@@ -136,12 +165,20 @@ def rows(records: list[Record], aliases: Aliases | None = None) -> list[Row]:
     return sorted(table, key=order)
 
 
-def by_track(records: list[Record]) -> dict[str, list[Record]]:
-    """Records by track digest: rows with different digests never share a table."""
-    tracks: dict[str, list[Record]] = {}
+def by_track(records: list[Record]) -> list[list[Record]]:
+    """Records by track and score: of other digests, or of another score, they never share a table.
+
+    What came to no matrix goes with the track's first.
+    """
+    first: dict[str, str] = {}
     for record in records:
-        tracks.setdefault(record.track_digest, []).append(record)
-    return tracks
+        if record.matrix.size:
+            first.setdefault(record.track_digest, record.score)
+    tables: dict[tuple[str, str], list[Record]] = {}
+    for record in records:
+        score = record.score if record.matrix.size else first.get(record.track_digest, record.score)
+        tables.setdefault((record.track_digest, score), []).append(record)
+    return list(tables.values())
 
 
 def row_labels(table: list[Row]) -> list[str]:
@@ -165,6 +202,8 @@ def row_labels(table: list[Row]) -> list[str]:
 
 
 NOTHING = "–"
+AS_STORED = "‡"
+"""Marks a row whose target's scoring half is not installed: its matrix is taken as it stands."""
 EARLIER = "†"
 """Marks a row of before there were identities of code, which is not proven to be a row of today."""
 
@@ -172,18 +211,22 @@ EARLIER = "†"
 def table_texts(table: list[Row]) -> tuple[list[str], list[list[str]]]:
     """Titles and cells of a track's table as a person reads them, the strategy first; wherever it is shown.
 
-    Columns of bits per byte and of what did not finish are there where a row has any.
+    Columns of bits per byte and of what did not finish are there where a row has any; one of the pooled score where
+    experiences are of unequal sizes.
     """
     language = any(row.interval("final_bits_per_byte") for row in table)
     problems = any(row.problems for row in table)
-    titles = ["strategy", "final accuracy %", "n", "forgetting %", "train s", "state"]
+    pooled = any(_unequal(row) for row in table)
+    score = max((row.score for row in table if row.finished), default=ACCURACY)
+    titles = ["strategy", f"final {score} %", *["pooled %"] * pooled, "n", "forgetting %", "train s", "state"]
     titles += ["bits per byte"] * language + ["not finished"] * problems
     lines = []
     for label, row in zip(row_labels(table), table):
         seconds = row.total("train_seconds")
         cells = [
-            f"{label} {EARLIER}" if row.earlier else label,
+            label + f" {EARLIER}" * row.earlier + f" {AS_STORED}" * (not row.recomputed),
             percent(row.interval("final_average_accuracy")),
+            *[percent(row.interval("final_pooled_accuracy"))] * pooled,
             str(len(row.finished)),
             percent(row.interval("forgetting")),
             NOTHING if math.isnan(seconds) else f"{seconds:.1f}",
@@ -204,6 +247,14 @@ def legend(table: list[Row]) -> str:
     """What the numbers of a table are."""
     about = "Mean ± half-width of the 95 % Student-t interval over n seeds."
     about += " References come first; they are never ranked." * any(row.info.reference for row in table)
+    chance = [row.chance for row in table if row.chance is not None]
+    if chance:
+        about += (
+            f"\nChance, the best that can be had without looking at an input: {100 * float(np.mean(chance)):.1f} %."
+        )
+    if any(not row.recomputed for row in table):
+        targets = ", ".join(dict.fromkeys(row.records[0].target for row in table if not row.recomputed))
+        about += f"\n{AS_STORED}: not recomputed: the plugin that offers the target {targets} is not installed."
     if any(row.earlier for row in table):
         about += f"\n{EARLIER}: of an earlier version, until it is proven to be today's: clarena store upgrade, "
         about += "clarena results attest."
@@ -244,6 +295,12 @@ def _interval(values: list[float]) -> Interval | None:
     if not values or not all(map(math.isfinite, values)):
         return None
     return student_t_interval(values)
+
+
+def _unequal(row: Row) -> bool:
+    """Whether one experience is tested on a quarter more samples than another, so that weighing them matters."""
+    sizes = [each.test_samples for each in row.records[0].experiences]
+    return max(sizes, default=0) > 1.25 * min(sizes, default=0)
 
 
 def finite_or_none(value: float) -> float | None:

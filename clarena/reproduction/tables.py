@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 
 from clarena.errors import UsageError, unknown_name
 from clarena.plugins.host import Host
 from clarena.protocol.protocol import FrozenModel, Scenario
+from clarena.record.catalogue import ACCURACY_METRICS
 from clarena.record.record import Record
 from clarena.record.statistics import Interval, student_t_interval
 from clarena.run.deadline import NO_LIMITS, Limits
@@ -63,6 +64,8 @@ class Reproduction(FrozenModel):
     Attributes:
         settings: of benchmark, stream, backbone and protocol: a paper preset, with the paper's exact settings.
         seeds: how many are run unless the caller says otherwise.
+        metric: which of our numbers stands beside theirs: a metric of accuracies by name. Papers with experiences of
+            unequal sizes mostly mean a pooled one.
         notes: what a reader should know of the whole table.
     """
 
@@ -78,6 +81,18 @@ class Reproduction(FrozenModel):
     settings: dict[str, dict[str, Any]]
     notes: list[str] = []
     cells: list[PublishedCell]
+
+    @field_validator("metric")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if name not in ACCURACY_METRICS:
+            raise ValueError(f"there is no metric {name!r}; there are {', '.join(ACCURACY_METRICS)}")
+        return name
+
+    @property
+    def compared(self) -> str:
+        """What stands beside the published numbers, in words."""
+        return ACCURACY_METRICS[self.metric].title.lower()
 
 
 @dataclass(frozen=True)
@@ -204,7 +219,7 @@ def compare(reproduction: Reproduction, parts: list[Plan], results: Iterable[Rec
     comparisons = []
     for cell, plan in zip(reproduction.cells, parts):
         mine = [records[work.cell.id] for work in plan.works if work.cell.id in records]
-        values = [record.metrics[reproduction.metric] for record in mine if record.status == "finished"]
+        values = [record.metric(reproduction.metric) for record in mine if record.status == "finished"]
         failed = sorted({record.status for record in mine if record.status != "finished"})
         comparisons.append(
             Comparison(
@@ -237,6 +252,7 @@ def page(reproduction: Reproduction, comparisons: list[Comparison], environment:
         "the larger of 1 point and 1.96 standard errors (both spreads counted), never wider than 5 points, on at least "
         f"{FEWEST_SEEDS} seeds.",
         "",
+        f"Ours is the {reproduction.compared}. "
         f"Made by `{command}` on {environment.get('hardware', 'unknown hardware')}, torch "
         f"{environment.get('torch', '?')}, clarena-bench {environment.get('clarena-bench', '?')}.",
         "",

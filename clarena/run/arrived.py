@@ -17,10 +17,12 @@ from clarena.contract.samples import RowForm, Samples, held_out_rows
 from clarena.contract.strategy import Strategy
 from clarena.errors import DataError, UsageError
 from clarena.protocol.protocol import Protocol, Scenario
+from clarena.record.predictions import Arrays, Predictions
 from clarena.record.record import Cell, ExperienceInfo
 from clarena.run.realisation import CellClasses, Realisation
 from clarena.run.testset import UNDEFINED, Answers, TestSet
 from clarena.run.trained import TrainedModel
+from clarena.toolbox.schedule import Budget
 from clarena.toolbox.seeding import Seeds
 
 
@@ -87,6 +89,7 @@ class NextExperience(Realisation):
         self.track, self.parts, self.device, self.protocol = cell.track, parts, device, cell.track.protocol
         self.benchmark = parts.benchmark(**model.benchmark_options)
         self.data = new.data(model.form)
+        self.target = parts.targets(self.data.target)()
         self.seeds = Seeds(cell.seed)
         none = torch.zeros(0, dtype=torch.int64)
         before = tuple(
@@ -99,7 +102,7 @@ class NextExperience(Realisation):
         self.steps = [[position] for position in range(len(self.stream.splits))]
         self._transforms = [split.transform for split in self.stream.splits]
         self._evaluation = self.seeds.torch("evaluation")
-        self.space = OutputSpace(self.track.scenario, self.protocol, self.stream.outputs, device)
+        self.space, self.budget = self._fresh_space(), Budget()
         self._past = past
         mine = {"position": len(before), "x": new.x_test, "y": new.y_test}
         self.carried: Mapping[str, Any] = {"root": past.root.model_dump_json(), "tests": [*past.tests, mine]}
@@ -109,6 +112,10 @@ class NextExperience(Realisation):
         """The test samples of the run that is gone on from, as far as they are at hand, and the new ones."""
         columns = [_column(self, each["position"], each["x"], each["y"]) for each in self.carried["tests"]]
         return Tested(self._past, columns, self.stream.outputs)
+
+    def chance(self, predictions: Predictions) -> list[float]:
+        """Nothing: the training labels of earlier experiences are not known any more."""
+        return []
 
     def experiences(self) -> list[ExperienceInfo]:
         """What each experience held; of earlier ones, as the record says that is gone on from."""
@@ -125,10 +132,11 @@ def _column(realised: NextExperience, position: int, x: Tensor, y: Tensor) -> Te
     )  # fmt: skip
     names = realised.stream.output_names
     data = Data(x[:0], none, x, y, names)
+    target = realised.target
     generator = realised.seeds.apart("evaluation", position)
     scenario: Scenario = realised.track.scenario
     return TestSet(
-        realised.benchmark, data, Stream(splits, names), scenario, realised.protocol, generator, realised.device
+        realised.benchmark, data, target, Stream(splits, names), scenario, realised.protocol, generator, realised.device
     )
 
 
@@ -157,31 +165,30 @@ class Tested:
     """Test samples of several test sets, one after another; those of the first may be gone, and are undefined then.
 
     Attributes:
-        labels, experience: int [N].
-        text_bytes: None: classes are not tokens of text.
+        truth, experience, classes: as of a `TestSet`.
     """
-
-    text_bytes = None
 
     def __init__(self, past: Past, columns: Sequence[TestSet], outputs: int) -> None:
         self._first, self._rest = past.test, columns
         for test in (past.test, *columns):
             if test is not None:
                 test.outputs = outputs  # as many as there are now
-        self.labels = np.concatenate([past.labels, columns[-1].labels])
+        self.truth = {"labels": np.concatenate([past.labels, columns[-1].labels])}
         self.experience = np.concatenate([past.experience, columns[-1].experience])
-        self._size = len(self.labels) - sum(len(test.labels) for test in columns)
+        self._size = len(self.experience) - sum(len(test.labels) for test in columns)
         self.classes = columns[-1].classes
-
-    def predict(self, strategy: Strategy, space: OutputSpace) -> NDArray[np.int64]:
-        """The class predicted for each label, as in `answers`."""
-        return self.answers(strategy, space).predicted
 
     def answers(self, strategy: Strategy, space: OutputSpace) -> Answers:
         """As of a `TestSet`."""
-        gone = np.full(self._size, UNDEFINED)
-        first = gone if self._first is None else self._first.predict(strategy, space)
-        return Answers(np.concatenate([first, *(test.predict(strategy, space) for test in self._rest)]), None)
+        found = [test.answers(strategy, space) for test in self._rest]
+        first = undefined(found[0], self._size) if self._first is None else self._first.answers(strategy, space)
+        return {name: np.concatenate([each[name] for each in (first, *found)]) for name in first}
+
+
+def undefined(like: Arrays, size: int) -> Answers:
+    """As many answers of the same kind, none of which was asked for."""
+    kinds = {name: (np.nan if array.dtype.kind == "f" else UNDEFINED, array) for name, array in like.items()}
+    return {name: np.full((size, *array.shape[1:]), blank, array.dtype) for name, (blank, array) in kinds.items()}
 
 
 def require_fit(new: Arrived, names: Sequence[str], scenario: Scenario, protocol: Protocol, what: str) -> None:

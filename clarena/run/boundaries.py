@@ -45,7 +45,9 @@ def admit(track: Track, parts: CellClasses, info: StrategyInfo, seed: int) -> No
 
 def _found_out(track: Track, parts: CellClasses, info: StrategyInfo, seed: int) -> str | None:
     """Why the strategy needs boundaries, or None; a faulty one is let through, to fail in a run of its own."""
-    short = track.protocol.model_copy(update={"epochs": 1, "limit": STEPS * track.protocol.batch_size})
+    # A schedule is one thing over an experience and another over the stream, whatever a strategy does.
+    still = {"schedule": "constant", "milestones": (), "warmup": 0}
+    short = track.protocol.model_copy(update={"epochs": 1, "limit": STEPS * track.protocol.batch_size} | still)
     rehearsal = Rehearsal(track.model_copy(update={"protocol": short}), parts, info, seed)
     with configured(short):
         try:

@@ -2,6 +2,7 @@
 
 import hashlib
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +13,18 @@ from clarena.contract.strategy import NEEDS, Strategy
 from clarena.errors import ClarenaError, ClarenaWarning, UsageError
 from clarena.plugins.host import Host, PluginSources
 from clarena.protocol.protocol import Continuation
+from clarena.record.predictions import Predictions
 from clarena.record.reader import read_file, read_predictions
-from clarena.record.record import Cell, Predictions, Record
+from clarena.record.record import Cell, Record
 from clarena.record.store import MODEL, PREDICTIONS, RECORD, Store, read_folder
-from clarena.run.arrived import Arrived, NextExperience, Past, arrived, require_fit
+from clarena.run.arrived import Arrived, NextExperience, Past, arrived, require_fit, undefined
 from clarena.run.data import load
 from clarena.run.devices import device_named
 from clarena.run.finding import find_run
 from clarena.run.keeping import keep_beside, lacks_model
 from clarena.run.realisation import CellClasses, Realisation
 from clarena.run.runner import Progress, Run, State
-from clarena.run.testset import UNDEFINED, Answers, TestSet
+from clarena.run.testset import TestSet
 from clarena.run.trained import TrainedModel, model_of
 from clarena.toolbox.seeding import forked
 
@@ -136,10 +138,14 @@ class GoingOn(Run):
             realised.begin(positions)
         strategy.load_state_dict(self._model.content["strategy"])
         record, predictions = _read(self._parent)
-        unknown = np.full(len(realised.test.labels) - len(predictions.labels), UNDEFINED)
-        rows = [Answers(np.concatenate([row, unknown]), None) for row in predictions.predicted]
-        undefined = [float("nan")]  # on what has newly arrived
-        curve = [point.model_copy(update={"accuracy": [*point.accuracy, *undefined]}) for point in record.curve]
+        answers, new = predictions.answers, len(realised.test.experience) - len(predictions.experience)
+        blank = undefined({name: array[0] for name, array in answers.items()}, new)
+        rows = [
+            {name: np.concatenate([array[row], blank[name]]) for name, array in answers.items()}
+            for row in range(len(record.experiences) + 1)
+        ]
+        nothing = [float("nan")]  # is known on what has newly arrived
+        curve = [point.model_copy(update={"accuracy": [*point.accuracy, *nothing]}) for point in record.curve]
         self.state = State(rows=rows, costs=list(record.costs), curve=curve)
         return strategy
 
@@ -175,8 +181,10 @@ def _require_able(model: TrainedModel, task: int | None) -> None:
             raise UsageError(f"{name} cannot go on: it {NEEDS[need]}.")
     if track.protocol.boundaries == "hidden":
         raise UsageError("This run learned in one call, with hidden boundaries: there is no next experience.")
-    if model.content["context"]["tokens"][1:] == [True]:
-        raise UsageError("A model with a class for every token cannot go on.")
+    if model.content["target"] != "classes":
+        raise UsageError(
+            f"This model answers for {model.content['target']}, and only one with a class for each sample can go on."
+        )
     if len(model.transforms) > 1:
         raise UsageError(
             f"Each experience of {track.benchmark.name} sees its inputs through its own transform, and nothing says "
@@ -206,7 +214,8 @@ def _past(
         if benchmark is None and made_of and not made_of["facts"]:  # of a family whose argument is a path
             raise UsageError(f"{root.track.benchmark.name} does not say where its data lie.")
         test = _root_test(root, model.parts, host, benchmark, device)
-        if not np.array_equal(test.labels, predictions.labels[: len(test.labels)]):
+        labels = predictions.truth["labels"]
+        if not np.array_equal(test.labels, labels[: len(test.labels)]):
             raise UsageError("the test samples are others than those of the record.")
     except ClarenaError as error:
         if benchmark is not None:
@@ -214,7 +223,13 @@ def _past(
         test = None
         missing = f"{str(error).partition(chr(10))[0]} Say where: --benchmark split:PATH, or the like."
     return Past(
-        root, test, missing, content.get("tests", []), parent.experiences, predictions.labels, predictions.experience
+        root,
+        test,
+        missing,
+        content.get("tests", []),
+        parent.experiences,
+        predictions.truth["labels"],
+        predictions.experience,
     )
 
 
@@ -222,7 +237,7 @@ def _root_test(root: Cell, parts: CellClasses, host: Host, benchmark: str | None
     """The test samples of the run that a chain began with; raises `ClarenaError` where they are not at hand."""
     part = root.track.benchmark
     cls = host.benchmarks.resolve(benchmark or part.name)
-    if load(cls, part.options).fingerprint != part.fingerprint:
+    if load(cls, part.options, parts.targets).fingerprint != part.fingerprint:
         raise UsageError(f"The data of {cls.name} are not those of the run.")
     with forked(root.seed):
-        return Realisation(root.track, CellClasses(parts.strategy, cls, parts.backbone), root.seed, device).test
+        return Realisation(root.track, replace(parts, benchmark=cls), root.seed, device).test

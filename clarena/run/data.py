@@ -1,24 +1,28 @@
 """The data of a benchmark: read once in a process, again when its files have changed, and what a person sees of it."""
 
+import hashlib
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from clarena.contract.benchmark import Benchmark
 from clarena.contract.data import Data
-from clarena.errors import ClarenaError, DataError
+from clarena.contract.target import Target, built_in
+from clarena.errors import ClarenaError, DataError, PluginError
+from clarena.plugins.identity import HOST, code_identity
 from clarena.plugins.parameters import parameters, parse
 from clarena.protocol.protocol import NamedPart
 from clarena.toolbox.files import Stamp, file_stamps
-from clarena.toolbox.gradients import IGNORED
 
 KEPT = 2
 """Data that are kept for the next run of the same process."""
+
+Targets = Callable[[str], type[Target]]
+"""The target of a name."""
 
 Report = dict[str, Any]
 """What is known of data, as JSON; see `Loaded.report`."""
@@ -30,19 +34,25 @@ class Loaded:
 
     Attributes:
         name: the benchmark's.
+        target: what is asked of an input.
         input_shape: of what a model is given of one sample, before the transform of an experience.
         from_files: whether the benchmark names files that they were read from.
     """
 
     name: str
     data: Data
+    target: Target
     input_shape: tuple[int, ...]
     from_files: bool
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of the data."""
-        return self.data.fingerprint()
+        """SHA-256 of the data and of what is asked of them, unless that is built in and as it first was."""
+        target, data = type(self.target), self.data.fingerprint()
+        if target.revision == 1 and target.__module__.partition(".")[0] == HOST:
+            return data
+        identity = f"{data} {target.name} {target.revision} {code_identity(target)}"
+        return hashlib.sha256(identity.encode()).hexdigest()
 
     @cached_property
     def report(self) -> Report:
@@ -62,8 +72,8 @@ class Loaded:
             },
             "classes": list(data.class_names),
             "domains": list(data.domain_names),
-            "train": {"samples": len(train), "labels_by_class": _counts(data.y_train, data.classes)},
-            "test": {"samples": len(test), "labels_by_class": _counts(data.y_test, data.classes)},
+            "train": {"samples": len(train), "labels_by_class": self._counts(data.y_train)},
+            "test": {"samples": len(test), "labels_by_class": self._counts(data.y_test)},
             "twice": {
                 "within_train": len(train) - len(known),
                 "within_test": len(test) - len(set(test)),
@@ -71,6 +81,10 @@ class Loaded:
             },
             "notes": list(data.notes),
         }
+
+    def _counts(self, y: Tensor) -> list[int]:
+        counts: list[int] = self.target.labels_by_output(y, self.data.classes).tolist()
+        return counts
 
     @property
     def summary(self) -> str:
@@ -91,8 +105,10 @@ class Loaded:
 _kept: OrderedDict[tuple[type[Benchmark], str, tuple[Stamp, ...]], Loaded] = OrderedDict()
 
 
-def load(benchmark: type[Benchmark], options: Mapping[str, Any]) -> Loaded:
+def load(benchmark: type[Benchmark], options: Mapping[str, Any], targets: Targets = built_in) -> Loaded:
     """The validated data of a benchmark, kept for the next run of the same process until one of its files changes.
+
+    `targets`: where the target that the data name is looked up.
 
     Raises:
         DataError: when they are absent, cannot be used, or do not fit into memory.
@@ -102,11 +118,18 @@ def load(benchmark: type[Benchmark], options: Mapping[str, Any]) -> Loaded:
         made = benchmark(**values)
         files = file_stamps(made.source_files())
         key = (benchmark, repr(values), files)
-        if key not in _kept:
-            data = made.data()
-            data.validate()
+        kept = _kept.get(key)
+        data = made.data() if kept is None else kept.data
+        target = targets(data.target)
+        if target.name != data.target:
+            raise PluginError(
+                f"The target {data.target!r} calls itself {target.name!r}, as another may. Give it a name of its own, "
+                "the same where it is registered and in both halves: records and tables say it."
+            )
+        if kept is None or type(kept.target) is not target:
+            data.validate(target())
             input_shape = tuple(made.inputs(data.x_train[:1]).shape[1:])
-            _kept[key] = Loaded(benchmark.name, data, input_shape, bool(files))
+            _kept[key] = Loaded(benchmark.name, data, target(), input_shape, bool(files))
             while len(_kept) > KEPT:
                 _kept.popitem(last=False)
     except Exception as error:  # whatever a plugin's benchmark raises
@@ -131,19 +154,21 @@ def blamed(error: Exception, name: str) -> ClarenaError:
     return DataError(f"The benchmark {name} is faulty: {type(error).__name__}: {error}")
 
 
-def loaded_from_files(benchmark: type[Benchmark]) -> Loaded | None:
+def loaded_from_files(benchmark: type[Benchmark], targets: Targets = built_in) -> Loaded | None:
     """The data that a benchmark reads from files that are there, by its default options; None where it names none.
+
+    `targets`: as for `load`.
 
     Raises:
         ClarenaError: as `load`, and where an option has no default.
     """
     paths = list(benchmark(**parse(benchmark, {}, benchmark.name)).source_files())
-    return load(benchmark, {}) if paths and all(path.exists() for path in paths) else None
+    return load(benchmark, {}, targets) if paths and all(path.exists() for path in paths) else None
 
 
-def require_unchanged(benchmark: type[Benchmark], part: NamedPart) -> None:
-    """Raise `DataError` where the data are no longer those that a track is made of."""
-    if part.fingerprint is not None and load(benchmark, part.options).fingerprint != part.fingerprint:
+def require_unchanged(benchmark: type[Benchmark], part: NamedPart, targets: Targets = built_in) -> None:
+    """Raise `DataError` where the data are no longer those that a track is made of; `targets` as for `load`."""
+    if part.fingerprint is not None and load(benchmark, part.options, targets).fingerprint != part.fingerprint:
         raise DataError(f"The data of {part.name} have changed since the evaluation was planned. Start it again.")
 
 
@@ -157,8 +182,3 @@ def stated(benchmark: type[Benchmark], options: Mapping[str, Any]) -> dict[str, 
 
 def _hashes(x: Tensor) -> list[int]:
     return [hash(row.tobytes()) for row in x.flatten(1).numpy()]
-
-
-def _counts(y: Tensor, classes: int) -> list[int]:
-    counts: list[int] = torch.bincount(y[y != IGNORED], minlength=classes).tolist()
-    return counts

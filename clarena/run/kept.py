@@ -51,6 +51,7 @@ def content_of(cell: Cell, realised: Realisation, strategy: Strategy, prediction
         "format": FORMAT,
         "cell": cell.model_dump_json(),
         "scenario": cell.track.scenario,
+        "target": data.target,
         "predictions": predictions,
         "strategy": strategy.state_dict(),
         "context": {
@@ -65,7 +66,7 @@ def content_of(cell: Cell, realised: Realisation, strategy: Strategy, prediction
             "names": list(realised.stream.output_names),
             "seen": sorted(space.seen),
             "tasks": [sorted(task) for task in space.tasks],
-            "asked": [list(split.tested) for split in realised.stream.splits],
+            "asked": [sorted(classes) for classes in realised.test.classes],
         },
         "rows": {
             "shape": tuple(data.x_train.shape[1:]),
@@ -134,6 +135,7 @@ def classes_of(content: Content, cell: Cell, host: Host, given: Mapping[str, typ
         strategy=given.get("strategy") or host.strategy(cell.strategy.name),
         benchmark=given.get("benchmark") or _benchmark(content, cell.track, host),
         backbone=given.get("backbone") or host.backbones.resolve(cell.track.backbone.name),
+        targets=host.targets.load,
     )
 
 
@@ -175,7 +177,8 @@ def form_of(content: Content) -> RowForm:
 def strategy_of(content: Content, cell: Cell, parts: CellClasses, device: torch.device) -> Strategy:
     """The strategy with its state, in the outputs that exist; the caller keeps the global generators."""
     track, info, granted, outputs = cell.track, cell.strategy, content["context"], content["outputs"]
-    space = OutputSpace(track.scenario, track.protocol, len(outputs["names"]), device)
+    target = parts.targets(content["target"])()
+    space = OutputSpace(track.scenario, track.protocol, len(outputs["names"]), device, target)
     options = parse(parts.backbone, track.backbone.options, track.backbone.name)
     input_shape = tuple(granted["input_shape"])
     context = Context(

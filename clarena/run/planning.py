@@ -36,6 +36,7 @@ from clarena.run.keeping import lacks_model
 from clarena.run.kept import kept_transforms
 from clarena.run.realisation import CellClasses, Realisation
 from clarena.run.rehearsal import check_backbone, check_buffers
+from clarena.run.updates import check_precision, check_updates
 from clarena.run.worker import Work
 from clarena.toolbox.seeding import forked
 
@@ -108,11 +109,13 @@ def make_plan(
     held_equal = protocol(preset, changes)
     if tuning:
         held_equal = held_equal.model_copy(update={"tested_on": "validation"})
+    check_precision(held_equal, device)
     benchmark_class: type[Benchmark] = host.benchmarks.resolve(benchmark)
     backbone_class: type[Backbone] = host.backbones.resolve(backbone)
     options = parse(benchmark_class, settings.get("benchmark", {}), "benchmark")
     backbone_options = parse(backbone_class, settings.get("backbone", {}), "backbone")
-    loaded = load(benchmark_class, options)
+    loaded = load(benchmark_class, options, host.targets.load)
+    host.targets.scoring(loaded.data.target)  # where that half is broken, it is said now, and not at a run's end
     for note in loaded.data.notes:
         warnings.warn(note, ClarenaWarning, stacklevel=2)
     track = Track(
@@ -143,9 +146,8 @@ def make_plan(
         how = (chosen or {}).get(cls.name, "by hand" if by_hand else "default")
         info = info.model_copy(update={"chosen": how})
         with suppress(TimedOut), limited(limits.experience or limits.run):  # it will do so in its run as well
-            _try_out(
-                CellClasses(cls, benchmark_class, backbone_class), info, track, seeds[0], first=not works, keep=keep
-            )
+            parts = CellClasses(cls, benchmark_class, backbone_class, host.targets.load)
+            _try_out(parts, info, track, seeds[0], first=not works, keep=keep)
         for seed in seeds:
             work = Work(
                 cell=Cell(track=track, strategy=info, seed=seed),
@@ -200,17 +202,17 @@ def _try_out(parts: CellClasses, info: StrategyInfo, track: Track, seed: int, *,
         except Exception:
             return
         admit(track, parts, info, seed)
-        if realised.data.per_token:
+        if not realised.target.labels_are_classes:
             _rehearse(parts, info, track, seed)
 
 
 def _rehearse(parts: CellClasses, info: StrategyInfo, track: Track, seed: int) -> None:
-    """Learn the first tokens of two sequences of each of two experiences: most methods are made for one label a sample.
+    """Learn two samples of each of two experiences: most methods are made for classes, and their code says how many.
 
-    So few tokens, fewer than there are outputs, that one dimension cannot be taken for the other.
+    Of tokens the first three: fewer than there are outputs, so that one dimension cannot be taken for the other.
 
     Raises:
-        UsageError: where the strategy cannot learn from a label for every token, or answers for whole sequences.
+        UsageError: where the strategy cannot learn what is asked, or its scores have another shape.
     """
     short = track.protocol.model_copy(update={"epochs": 1, "limit": 2})
     once = track.model_copy(update={"protocol": short})
@@ -220,17 +222,19 @@ def _rehearse(parts: CellClasses, info: StrategyInfo, track: Track, seed: int) -
         for positions in realised.steps[:2]:
             realised.begin(positions)
             experience = realised.experience(positions)
-            experience.x, experience.y = experience.x[:, :3], experience.y[:, :3]
+            if realised.positions == experience.x.shape[1:]:
+                experience.x, experience.y = experience.x[:, :3], experience.y[:, :3]
             strategy.learn(experience)
-            answer = tuple(strategy.predict(experience.x).shape)
-            wanted = (*experience.y.shape, realised.space.width)
+            answer = tuple(strategy.predict(experience.x, experience.task).shape)
+            wanted = (len(experience.y), *realised.target.positions(experience.y), realised.space.width)
             if answer != wanted:
-                raise UsageError(f"for tokens {tuple(experience.x.shape)} its scores are {answer}, not {wanted}")
+                raise UsageError(f"for inputs {tuple(experience.x.shape)} its scores are {answer}, not {wanted}")
     except Exception as error:  # whatever comes of labels that are not what a method expects
         what = str(error) if isinstance(error, ClarenaError) else f"{type(error).__name__}: {error}"
         raise UsageError(
-            f"{info.name} cannot learn {track.benchmark.name}, where every token has a label, as it is set: {what}\n"
-            "Methods that look at scores or parameters alone can: finetune, er, ewc with --set ewc.fisher=sample, …"
+            f"{info.name} cannot learn {track.benchmark.name}, whose target is {realised.target.name}, as it is set: "
+            f"{what}\nMethods that look at scores or parameters alone can: finetune, er, ewc with --set "
+            "ewc.fisher=sample, …"
         ) from error
 
 
@@ -256,6 +260,7 @@ def _strategy_info(cls: type[Strategy], values: Mapping[str, Any], track: Track,
         )
     if "known_stream_length" in cls.needs and track.protocol.stream_length == "unknown":
         raise UsageError(f"{cls.name} {NEEDS['known_stream_length']}. Grant it: --set protocol.stream_length=known.")
+    check_updates(cls, track.protocol)
     values = dict(values)
     rate = track.protocol.learning_rate
     owner = owner_of_learning_rate(cls)

@@ -1,6 +1,6 @@
 """What one run is made of: the stream realised on the device, what a strategy is granted, and what it is tested on."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
@@ -9,33 +9,39 @@ import torch
 from torch import Tensor
 
 from clarena.contract.augmentation import require_backbone, require_images
-from clarena.contract.backbone import Backbone
+from clarena.contract.backbone import Backbone, require_model
 from clarena.contract.benchmark import Benchmark, Split, limited, with_validation
-from clarena.contract.experience import Experience, OutputSpace
+from clarena.contract.experience import Experience, HiddenStream, OutputSpace
 from clarena.contract.strategy import Context, Strategy
-from clarena.errors import UsageError
+from clarena.contract.target import Target, built_in
+from clarena.errors import PluginError, UsageError
 from clarena.plugins.parameters import parse
 from clarena.protocol.protocol import Track, Variation
+from clarena.record.predictions import Arrays, Predictions
 from clarena.record.record import ExperienceInfo
+from clarena.record.scoring import Groups, Scoring, scoring
 from clarena.run.data import load
 from clarena.run.testset import TestSet
 from clarena.run.variation import varied
+from clarena.toolbox.schedule import Budget
 from clarena.toolbox.seeding import BEFORE_LEARNING, Seeds
 
 
 @dataclass(frozen=True)
 class CellClasses:
-    """The classes that a cell names, looked up."""
+    """The classes that a cell names, looked up; and where the target is that the data of its benchmark name."""
 
     strategy: type[Strategy]
     benchmark: type[Benchmark]
     backbone: type[Backbone]
+    targets: Callable[[str], type[Target]] = built_in
 
 
 class Realisation:
     """One seed's stream of a track, for strategies of one kind of need.
 
     Attributes:
+        target: what is asked of an input.
         stream: the realisation experiences.
         steps: which experiences' data are learned from together, one after another: each alone, or for a strategy
             that needs past or all data, the union.
@@ -50,12 +56,9 @@ class Realisation:
         self.track, self.parts, self.device, self.protocol = track, parts, device, track.protocol
         options = track.benchmark.options
         self.benchmark = parts.benchmark(**parse(parts.benchmark, options, track.benchmark.name))
-        self.data = load(parts.benchmark, options).data
-        if self.data.per_token and track.scenario != "domain":
-            raise UsageError(
-                f"{track.benchmark.name} has a label for every token, so its experiences share their outputs: "
-                "--scenario domain."
-            )
+        loaded = load(parts.benchmark, options, parts.targets)
+        self.data, self.target = loaded.data, loaded.target
+        self._check_target()
         self.seeds = Seeds(seed)
         tuning = self.protocol.tested_on == "validation"
         if tuning:
@@ -66,20 +69,52 @@ class Realisation:
             # A varied stream is varied as a whole, so that its beginning is that of a ranked run.
             count = first if track.stream == Variation() else len(stream.splits)
             fraction, rows = self.protocol.validation_fraction, len(self.data.y_train)
-            stream = with_validation(stream, count, fraction, rows, self.seeds.numpy("validation"))
-        stream.validate(self.data, track.benchmark.name)
-        stream = varied(limited(stream, self.protocol.limit), track.stream, track.scenario, self.seeds)
+            held_out = self.seeds.numpy("validation")
+            stream = with_validation(stream, count, fraction, rows, held_out, self.target.labels_are_classes)
+        stream.validate(self.data, track.benchmark.name, self.target)
+        stream = limited(stream, self.protocol.limit, self.target.labels_are_classes)
+        stream = varied(stream, track.stream, track.scenario, self.seeds, self.target)
         self._transforms = [split.transform for split in stream.splits]
         self.stream = replace(stream, splits=stream.splits[:first])
         self.steps = _steps(len(self.stream.splits), parts.strategy.needs)
         self._evaluation = self.seeds.torch("evaluation")
-        self.space = OutputSpace(track.scenario, self.protocol, self.stream.outputs, device)
+        self.space = self._fresh_space()
+        self.budget = Budget()
+
+    def _check_target(self) -> None:
+        """Raise `UsageError` where what is asked makes no sense in the scenario, or the strategy cannot learn it."""
+        name, asked, scenario = self.track.benchmark.name, self.target, self.track.scenario
+        if scenario not in asked.scenarios:
+            raise UsageError(
+                f"{name} asks for {asked.name}, which makes no sense in the {scenario} scenario: "
+                f"--scenario {' or '.join(asked.scenarios)}."
+            )
+        strategy = self.parts.strategy
+        if strategy.targets is not None and asked.name not in strategy.targets:
+            raise UsageError(
+                f"{strategy.name} learns {' and '.join(sorted(strategy.targets))}, and {name} asks for {asked.name}. "
+                "Take a strategy that learns any target, such as finetune, er or ewc."
+            )
+
+    def _fresh_space(self) -> OutputSpace:
+        return OutputSpace(self.track.scenario, self.protocol, self.stream.outputs, self.device, self.target)
+
+    def _shown(self, position: int) -> frozenset[int]:
+        """The outputs that the training labels of an experience show."""
+        return self.target.shown(self.stream.splits[position].y_train, self.stream.outputs)
 
     @cached_property
     def test(self) -> TestSet:
         """The test samples, on the device."""
         return TestSet(
-            self.benchmark, self.data, self.stream, self.track.scenario, self.protocol, self._evaluation, self.device
+            self.benchmark,
+            self.data,
+            self.target,
+            self.stream,
+            self.track.scenario,
+            self.protocol,
+            self._evaluation,
+            self.device,
         )
 
     def set_up(self, strategy: Strategy, learning_rate: float | None = None) -> Strategy:
@@ -89,10 +124,13 @@ class Realisation:
             UsageError: when track and strategy do not go together.
         """
         self.seeds.start(BEFORE_LEARNING)
-        self.space = OutputSpace(self.track.scenario, self.protocol, self.stream.outputs, self.device)
+        self.space = self._fresh_space()
+        self.budget = Budget()
         strategy.setup(self.context(learning_rate))
         if self.protocol.augmentation is not None:
             require_backbone(strategy, strategy.name)
+        if self.protocol.precision == "bf16":
+            require_model(strategy, strategy.name)
         return strategy.to(self.device)
 
     def context(self, learning_rate: float | None = None) -> Context:
@@ -113,6 +151,7 @@ class Realisation:
             space=self.space,
             seeds=self.seeds,
             make_backbone=partial(self.parts.backbone, input_shape, *self.tokens(), **options),
+            budget=self.budget,
             plain_sgd="plain_sgd" in self.parts.strategy.needs,
             outputs=self.stream.outputs if known else None,
             experiences=len(self.stream.splits) if known and not self.hidden else None,
@@ -127,7 +166,12 @@ class Realisation:
                 f"The backbone {backbone.name} takes {kinds[0]}, and the inputs of {benchmark.name} are {kinds[1]}. "
                 "Choose another: clarena list."
             )
-        return [benchmark.vocabulary, self.data.per_token] if backbone.takes_tokens else []
+        return [benchmark.vocabulary, bool(self.positions)] if backbone.takes_tokens else []
+
+    @property
+    def positions(self) -> tuple[int, ...]:
+        """The shape of the positions at which each sample is asked; none for most targets."""
+        return self.target.positions(self.data.y_train)
 
     @property
     def hidden(self) -> bool:
@@ -138,10 +182,18 @@ class Realisation:
         """Reseed, once for the whole stream; outputs are revealed by the batches that show them."""
         self.seeds.start(0)
 
+    def hidden_stream(self, parts: Iterator[Experience]) -> HiddenStream:
+        """The stream made of these experiences; if its length is known, updaters know for how many steps it is."""
+        stream, p = HiddenStream(parts, self.space, self.protocol), self.protocol
+        if p.stream_length == "known":
+            steps = sum(p.epochs * -(-len(split.train) // p.batch_size) for split in self.stream.splits)
+            self.budget.begin(stream.meter, steps, size=1, by_steps=True)
+        return stream
+
     def begin(self, positions: list[int]) -> None:
         """Reseed, and reveal the outputs of what is learned next."""
         self.seeds.start(positions[-1])
-        self.space.begin([frozenset(self.stream.splits[i].classes) for i in positions])
+        self.space.begin([self._shown(i) for i in positions])
 
     def experience(self, positions: list[int]) -> Experience:
         """The data of these experiences on the device, gathered and transformed once; call `begin` first."""
@@ -153,10 +205,10 @@ class Realisation:
             tasks.append(torch.full_like(labels[-1], i))
         y = torch.cat(labels)
         with_task = self.track.scenario == "task"
-        return Experience(
+        experience = Experience(
             position=positions[-1],
             task=positions[0] if with_task and len(positions) == 1 else None,
-            classes=tuple(sorted({label for i in positions for label in self.stream.splits[i].classes})),
+            classes=tuple(sorted(frozenset().union(*map(self._shown, positions)))),
             outputs=self.space.width,
             space=self.space,
             x=torch.cat(inputs) if len(inputs) > 1 else inputs[0],
@@ -166,6 +218,9 @@ class Realisation:
             protocol=self.protocol,
             generator=self.seeds.apart("data", positions[-1]) if self.hidden else self.seeds.torch("data"),
         )
+        if not self.hidden:
+            self.budget.begin(experience.meter, self.protocol.epochs, len(y), self.protocol.batch_size)
+        return experience
 
     def _inputs(self, split: Split) -> Tensor:
         """The training inputs of an experience, each seen through the transform of the one it comes from."""
@@ -177,31 +232,64 @@ class Realisation:
         parts = zip(x.split(counts.tolist()), transforms)
         return torch.cat([part if transform is None else transform(part) for part, transform in parts])
 
+    @property
+    def scoring(self) -> Scoring:
+        """How the answers of this run are scored; raises `PluginError` where that half of the target is broken."""
+        found = scoring(self.data.target)
+        if found is None or found.name != self.data.target:
+            raise PluginError(f"The scoring of the target {self.data.target} cannot be used: clarena doctor says why.")
+        return found
+
+    @property
+    def groups(self) -> Groups | None:
+        """The outputs of each experience, where a cell of the matrix is scored by outputs and not by samples."""
+        if not self.scoring.by_output or self.track.scenario != "class":
+            return None
+        return [sorted(self._shown(position)) for position in range(len(self.stream.splits))]
+
+    def scores(self, answers: Arrays, after: int) -> list[float]:
+        """The score on each experience of what was answered while experience `after`, from 1, was learned."""
+        told = self.test.truth, self.test.experience, len(self.stream.splits), self.stream.output_names, self.groups
+        return self.scoring.row(answers, *told, after=after)
+
+    def chance(self, predictions: Predictions) -> list[float]:
+        """What one scores on each experience, in the end, who knows the training labels and looks at no input."""
+        told = self.trained_on(), predictions, self.stream.output_names, self.groups
+        return self.scoring.chance(*told, told=self.track.scenario == "task")
+
+    def trained_on(self) -> list[Arrays]:
+        """The truth of the training samples of each experience."""
+        known: list[Arrays] = []
+        for split in self.stream.splits:
+            counted = self.target.counted(split.y_train)
+            y = split.y_train if counted is None else split.y_train[counted]
+            known.append(self.target.truth(y.numpy(), self.data))
+        return known
+
     def experiences(self) -> list[ExperienceInfo]:
         """What each experience holds, for the record."""
         names = self.stream.output_names
         return [
             ExperienceInfo(
-                classes=[names[label] for label in split.classes],
+                classes=[names[label] for label in sorted(self._shown(position))],
                 domain=split.domain,
                 train_samples=len(split.train),
                 test_samples=len(split.test),
-                **_realised(position, split),
+                **self._realised(position, split),
             )
             for position, split in enumerate(self.stream.splits)
         ]
 
-
-def _realised(position: int, split: Split) -> dict[str, Any]:
-    """What a variation has made of an experience; nothing for one of a clean stream."""
-    if split.origin is None:
-        return {}
-    counts = split.y_train.unique(return_counts=True)[1].tolist() if split.y_train.ndim == 1 else []
-    return {
-        "class_samples": counts,
-        "from_others": int((split.origin != position).sum()),
-        "noisy_labels": split.noisy,
-    }
+    def _realised(self, position: int, split: Split) -> dict[str, Any]:
+        """What a variation has made of an experience; nothing for one of a clean stream."""
+        if split.origin is None:
+            return {}
+        of_classes = self.target.labels_are_classes
+        return {
+            "class_samples": split.y_train.unique(return_counts=True)[1].tolist() if of_classes else [],
+            "from_others": int((split.origin != position).sum()),
+            "noisy_labels": split.noisy,
+        }
 
 
 def _steps(experiences: int, needs: frozenset[str]) -> list[list[int]]:

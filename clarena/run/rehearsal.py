@@ -36,7 +36,7 @@ def check_backbone(realised: Realisation) -> None:
             f"{type(error).__name__}: {error}\n"
             "Build it from input_shape, or choose another: clarena list."
         ) from error
-    wanted = "[batch, time, features]" if realised.data.per_token else "[batch, features]"
+    wanted = "[batch, time, features]" if realised.positions else "[batch, features]"
     if not isinstance(features, torch.Tensor):
         what = "nothing (does it end in return?)" if features is None else f"a {type(features).__name__}"
         raise PluginError(f"The backbone {name} returns {what} from forward. Return one tensor: features {wanted}.")
@@ -46,7 +46,7 @@ def check_backbone(realised: Realisation) -> None:
     said = getattr(backbone, "features", None)
     if not isinstance(said, int):
         raise PluginError(f"The backbone {name} does not say how many features it has: set self.features, a number.")
-    fits = (*x.shape[:2], said) if realised.data.per_token else (len(x), said)
+    fits = (len(x), *realised.positions, said)
     if tuple(features.shape) != fits:
         raise PluginError(
             f"The backbone {name} turns inputs {list(x.shape)} into features {list(features.shape)}, and by its "

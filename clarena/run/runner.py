@@ -14,12 +14,13 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from clarena.contract.experience import Experience, HiddenStream, Meter
+from clarena.contract.experience import Experience, Meter
 from clarena.contract.strategy import Strategy
 from clarena.errors import ClarenaError, ClarenaWarning, DivergedError, StoreError
-from clarena.record.record import Cell, Cost, CurvePoint, Predictions, Record, Status, now
+from clarena.record.predictions import Predictions
+from clarena.record.recomputation import facts
+from clarena.record.record import Cell, Cost, CurvePoint, Record, Status, now
 from clarena.record.store import CHECKPOINT, MODEL, Store
 from clarena.record.writing import write_atomic
 from clarena.run.clock import Clock
@@ -27,7 +28,7 @@ from clarena.run.deadline import NO_LIMITS, Deadline, TimedOut
 from clarena.run.environment import configured, environment, peak_memory, reset_peak_memory
 from clarena.run.kept import content_of
 from clarena.run.realisation import CellClasses, Realisation
-from clarena.run.testset import UNDEFINED, Answers, TestSet
+from clarena.run.testset import Answers, unasked
 from clarena.run.warmup import warm_up
 from clarena.toolbox.modules import state_bytes
 from clarena.toolbox.saved import packed, unpacked
@@ -199,7 +200,7 @@ class Run:
                 yield experience
 
         realised.begin_hidden()
-        stream = HiddenStream(parts(), realised.space, realised.protocol)
+        stream = realised.hidden_stream(parts())
         with clock:
             strategy.learn(cast(Experience, stream))
         stream.check_finished()
@@ -214,7 +215,7 @@ class Run:
         with testing:
             row = realised.test.answers(strategy, realised.space)
         skipped = position - len(self.state.rows)  # joint has no rows between the first and the last
-        self.state.rows += [_unasked(row)] * skipped + [row]
+        self.state.rows += [unasked(row)] * skipped + [row]
         self.state.costs.append(
             Cost(
                 position=position,
@@ -252,8 +253,8 @@ class Run:
                 finite_loss(meter, position)
             if protocol.eval_every and step and step % protocol.eval_every == 0:
                 with clock.stopped():
-                    accuracy = _accuracy(realised.test.predict(strategy, realised.space), realised.test)
-                self.state.curve.append(CurvePoint(position=position + 1, step=step, accuracy=accuracy))
+                    scores = realised.scores(realised.test.answers(strategy, realised.space), position + 1)
+                self.state.curve.append(CurvePoint(position=position + 1, step=step, accuracy=scores))
             self.progress((finished + min(1.0, step / total)) / len(realised.steps))
 
         experience.on_step = on_step
@@ -264,7 +265,7 @@ class Run:
         content = {
             "cell": self.cell.id,
             "strategy": None if strategy is None else strategy.state_dict(),
-            "rows": [[None if part is None else torch.from_numpy(part) for part in row] for row in self.state.rows],
+            "rows": [{name: torch.from_numpy(kept) for name, kept in row.items()} for row in self.state.rows],
             "costs": [cost.model_dump() for cost in self.state.costs],
             "curve": [point.model_dump() for point in self.state.curve],
             "resumed": self.state.resumed,
@@ -297,10 +298,7 @@ class Run:
         if saved["cell"] != self.cell.id:
             raise ValueError("it belongs to another cell")
         state = State(
-            rows=[
-                Answers(predicted.cpu().numpy(), None if likely is None else likely.cpu().numpy())
-                for predicted, likely in saved["rows"]
-            ],
+            rows=[{name: kept.cpu().numpy() for name, kept in row.items()} for row in saved["rows"]],
             costs=[Cost(**cost) for cost in saved["costs"]],
             curve=[CurvePoint(**point) for point in saved["curve"]],
             resumed=list(saved["resumed"]),
@@ -315,19 +313,17 @@ class Run:
         predictions = None
         if self.realised is not None:
             names = list(self.realised.stream.output_names)
+            target = self.realised.scoring
             realised = {"output_names": names, "experiences": self.realised.experiences()}
+            realised |= {"target": target.name, "score": target.score, "unit": target.unit}
             if self.state.rows:
                 missing = len(self.realised.stream.splits) + 1 - len(self.state.rows)
-                predicted, likely = zip(*self.state.rows, *[_unasked(self.state.rows[0])] * missing)
+                rows = [*self.state.rows, *[unasked(self.state.rows[0])] * missing]
                 test = self.realised.test
-                predictions = Predictions(
-                    predicted=np.stack(predicted),
-                    labels=test.labels,
-                    experience=test.experience,
-                    log_probability=None if test.text_bytes is None else np.stack(likely),
-                    text_bytes=test.text_bytes,
-                )
-                realised |= predictions.summary(names, self.state.curve)
+                answers = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+                predictions = Predictions(answers, test.truth, test.experience)
+                realised |= facts(target, predictions, names, self.realised.groups, self.state.curve)
+                realised["chance"] = self.realised.chance(predictions)
         record = Record(
             cell=self.cell,
             cell_id=self.cell.id,
@@ -366,21 +362,6 @@ def finite_loss(meter: Meter, position: int) -> float:
     if loss is not None and not np.isfinite(loss):
         raise DivergedError(f"The loss in experience {position + 1} is not finite.")
     return float("nan") if loss is None else loss
-
-
-def _unasked(row: Answers) -> Answers:
-    """A row of the same size as this one, in which nothing was predicted."""
-    predicted, likely = row
-    return Answers(np.full_like(predicted, UNDEFINED), None if likely is None else np.full_like(likely, np.nan))
-
-
-def _accuracy(row: NDArray[np.int64], test: TestSet) -> list[float]:
-    """Accuracy on each experience of one row of predictions; NaN where it was not predicted."""
-    parts = [test.experience == j for j in range(len(test.classes))]
-    return [
-        float(np.mean(row[part] == test.labels[part])) if (row[part] != UNDEFINED).all() else float("nan")
-        for part in parts
-    ]
 
 
 def _reason(error: BaseException | None) -> str | None:

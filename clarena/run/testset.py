@@ -1,6 +1,6 @@
-"""Testing: the host asks for scores, decides which outputs count, and keeps the arg-max. A strategy never does."""
+"""Testing: the host asks for scores, decides which outputs count, and keeps the answer. A strategy never does."""
 
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,37 +11,28 @@ from clarena.contract.benchmark import Benchmark, Stream
 from clarena.contract.data import Data
 from clarena.contract.experience import OutputSpace
 from clarena.contract.strategy import Strategy
+from clarena.contract.target import Target
 from clarena.errors import DivergedError, PluginError
 from clarena.protocol.protocol import Protocol, Scenario
-from clarena.toolbox.gradients import IGNORED
 from clarena.toolbox.seeding import forked
 
 UNDEFINED = -1
 
 
-class Answers(NamedTuple):
-    """What is kept of the scores of all test samples.
-
-    Attributes:
-        predicted: the class predicted for each label, int [N]; -1 where a prediction is undefined.
-        log_probability: ln of the probability given to each label, float32 [N], NaN where undefined; None where the
-            classes are not tokens of text.
-    """
-
-    predicted: NDArray[np.int64]
-    log_probability: NDArray[np.float32] | None
+Answers = dict[str, NDArray[Any]]
+"""What is kept of the scores of all test samples: arrays [N, …] by name, −1 or NaN where nothing was asked."""
 
 
 class TestSet:
     """The test samples of all experiences, on the device, in a fixed shuffled order.
 
     Where no task label is given, samples of all experiences arrive mixed: a batch of one experience only would give
-    the task away. N counts labels: of samples or, where every token has one, of tokens, sequence by sequence.
+    the task away. N counts samples or, where these are asked at several positions, the positions that count, sample by
+    sample.
 
     Attributes:
-        labels: int [N].
+        truth: what answers are scored by, arrays [N, …] by name: `labels`, and what else the target says.
         experience: int [N], 0-based.
-        text_bytes: how many bytes of text each label stands for, int [N], where classes are tokens of text.
     """
 
     __test__ = False  # not a test, whatever pytest thinks of the name
@@ -50,6 +41,7 @@ class TestSet:
         self,
         benchmark: Benchmark,
         data: Data,
+        target: Target,
         stream: Stream,
         scenario: Scenario,
         protocol: Protocol,
@@ -57,6 +49,7 @@ class TestSet:
         device: torch.device,
     ) -> None:
         self.scenario, self.protocol, self.device, self.outputs = scenario, protocol, device, stream.outputs
+        self.target = target
         inputs, labels = [], []
         for split in stream.splits:
             x = benchmark.inputs(data.x_test[split.test].to(device))
@@ -66,22 +59,25 @@ class TestSet:
         experience = torch.repeat_interleave(torch.arange(len(labels)), sizes)
         order = torch.randperm(len(experience), generator=generator)
         self.x = torch.cat(inputs)[order.to(device)]
-        self.classes = [frozenset(split.tested) for split in stream.splits]
-        self._y = torch.cat(labels)[order]  # [samples], or [samples, time]
+        shown = (split.group or target.shown(split.y_train, stream.outputs) for split in stream.splits)
+        self.classes = [frozenset(outputs) for outputs in shown]
+        self._y = torch.cat(labels)[order]  # [samples, …]
+        self._y_there = self._y.to(device)
         self._origin: NDArray[np.int64] = experience[order].numpy()  # [samples]
-        self._counted: NDArray[np.bool_] = (self._y != IGNORED).numpy()
-        self.labels: NDArray[np.int64] = self._y.numpy()[self._counted]
+        counted = target.counted(self._y)
+        self._counted: NDArray[np.bool_] = np.ones(len(order), bool) if counted is None else counted.numpy()
         per_sample = self._counted.reshape(len(order), -1).sum(1)
         self.experience: NDArray[np.int64] = np.repeat(self._origin, per_sample)
-        self.text_bytes = np.array(data.class_bytes)[self.labels] if data.class_bytes else None
+        self.truth = target.truth(self._y.numpy()[self._counted], data)
         self.seed = generator.initial_seed()
 
-    def predict(self, strategy: Strategy, space: OutputSpace) -> NDArray[np.int64]:
-        """The class predicted for each label, as in `answers`."""
-        return self.answers(strategy, space).predicted
+    @property
+    def labels(self) -> NDArray[Any]:
+        """The right answers [N, …]."""
+        return self.truth["labels"]
 
     def answers(self, strategy: Strategy, space: OutputSpace) -> Answers:
-        """What the strategy predicts for each label, and with what probability where classes are tokens of text.
+        """What the host keeps of the strategy's scores, as the target says.
 
         Undefined are classes not yet seen (class scenario), and tasks whose outputs do not exist yet. Scores are
         looked at a batch at a time, and none are kept.
@@ -90,14 +86,16 @@ class TestSet:
             DivergedError: when scores in play are not finite.
             PluginError: when they have another shape or device than the contract says.
         """
-        predicted = np.full(self._y.shape, UNDEFINED)
-        likely = None if self.text_bytes is None else np.full(self._y.shape, np.nan, dtype=np.float32)
+        blank = torch.zeros(0, *self.target.positions(self._y), self.outputs)
+        kinds = self.target.answers(blank, self._y[:0], torch.arange(self.outputs))
+        found = {name: _unasked((len(self._y), *kind.shape[1:]), kind.numpy().dtype) for name, kind in kinds.items()}
         with forked(self.seed):
             for task, experiences, columns in self.questions(space):
                 rows = np.flatnonzero(np.isin(self._origin, experiences))
                 if len(rows):
-                    self._ask(strategy, rows, task, columns, predicted, likely)
-        return Answers(predicted[self._counted], None if likely is None else likely[self._counted])
+                    for name, kept in self._ask(strategy, rows, task, columns).items():
+                        found[name][rows] = kept
+        return {name: kept[self._counted] for name, kept in found.items()}
 
     def questions(self, space: OutputSpace) -> list[tuple[int | None, list[int], list[int]]]:
         """(task, experiences tested in one call, outputs in play) for each kind of question that has an answer."""
@@ -110,39 +108,27 @@ class TestSet:
         exists = everything[: len(space.tasks)] if space.full is None else everything
         return [(j, [j], sorted(self.classes[j])) for j in exists]
 
-    def _ask(
-        self,
-        strategy: Strategy,
-        rows: NDArray[np.int64],
-        task: int | None,
-        columns: list[int],
-        predicted: NDArray[np.int64],
-        likely: NDArray[np.float32] | None,
-    ) -> None:
-        """Fill in the rows of `predicted` and `likely`."""
+    def _ask(self, strategy: Strategy, rows: NDArray[np.int64], task: int | None, columns: list[int]) -> Answers:
+        """What is kept of the scores of some samples, [rows, …positions, …]."""
         index = torch.from_numpy(rows).to(self.device)
         in_play = torch.tensor(columns, device=self.device)
-        answers, probabilities, finite = [], [], torch.ones((), dtype=torch.bool, device=self.device)
+        kept, finite = [], torch.ones((), dtype=torch.bool, device=self.device)
         for part in index.split(self.protocol.eval_batch_size):
             scores = strategy.predict(self.x[part], task)
             self._check(scores, len(part), columns)
             if len(columns) < scores.shape[-1]:
                 scores = scores[..., in_play]
             finite &= torch.isfinite(scores).all()
-            answers.append(in_play[scores.argmax(-1)])
-            if likely is not None:
-                probabilities.append(_log_probability(scores, self._y[part.cpu()].to(self.device)))
+            kept.append(self.target.answers(scores, self._y_there[part], in_play))
         if not finite:
             raise DivergedError("The scores are not finite.")
-        predicted[rows] = torch.cat(answers).cpu().numpy()
-        if likely is not None:
-            likely[rows] = torch.cat(probabilities).cpu().numpy()
+        return {name: torch.cat([each[name] for each in kept]).cpu().numpy() for name in kept[0]}
 
     def _check(self, scores: Tensor, samples: int, columns: list[int]) -> None:
         needed = columns[-1] + 1
         if not isinstance(scores, Tensor):
             raise PluginError(f"predict returned {type(scores).__name__}; it must return a tensor of scores.")
-        wanted = (samples, *self._y.shape[1:])
+        wanted = (samples, *self.target.positions(self._y))
         fits = scores.ndim == len(wanted) + 1 and scores.shape[:-1] == wanted
         if not fits or not needed <= scores.shape[-1] <= self.outputs:
             widths = f"{needed}" if needed == self.outputs else f"{needed} to {self.outputs}"
@@ -154,8 +140,10 @@ class TestSet:
             raise PluginError(f"predict returned scores on {scores.device}; inputs and model are on {self.x.device}.")
 
 
-def _log_probability(scores: Tensor, y: Tensor) -> Tensor:
-    """ln p of each label, float32 [batch, time]; scores [batch, time, outputs], where all outputs are in play."""
-    target = y.where(y != IGNORED, 0)[..., None]
-    likely = scores.gather(-1, target)[..., 0].float() - scores.float().logsumexp(-1)
-    return likely.clamp(max=0)  # what rounding makes of p = 1
+def unasked(answers: Answers) -> Answers:
+    """Answers of the same shapes, of which nothing was asked."""
+    return {name: _unasked(kept.shape, kept.dtype) for name, kept in answers.items()}
+
+
+def _unasked(shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
+    return np.full(shape, np.nan if np.dtype(dtype).kind == "f" else UNDEFINED, dtype)

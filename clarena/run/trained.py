@@ -80,12 +80,14 @@ class TrainedModel:
             UsageError: where `task` or `experience` is missing, out of range, or has no meaning.
             DivergedError: when scores are not finite.
         """
+        self._require_classes()
         names: NDArray[np.str_] = np.array(self.class_names, dtype=np.str_)
         answers: NDArray[np.str_] = names[self.scores(x, task=task, experience=experience).argmax(-1)]
         return answers
 
     def probabilities(self, x: Any, *, task: int | None = None, experience: int | None = None) -> NDArray[np.floating]:
         """The softmax of `scores`, [n, …, classes]; 0 for classes that do not belong to the task."""
+        self._require_classes()
         return torch.from_numpy(self.scores(x, task=task, experience=experience)).softmax(-1).numpy()
 
     def scores(self, x: Any, *, task: int | None = None, experience: int | None = None) -> NDArray[np.floating]:
@@ -108,6 +110,11 @@ class TrainedModel:
                 whole[..., places] = chosen
                 found.append(whole if whole.dtype == torch.float64 else whole.float())
         return torch.cat(found).numpy() if found else np.zeros((0, len(self._columns)), dtype=np.float32)
+
+    def _require_classes(self) -> None:
+        target = self.content["target"]
+        if target not in ("classes", "tokens", "text"):
+            raise UsageError(f"This model answers for {target}, and not with classes: what it says are its scores(x).")
 
     def read(self, path: str | Path) -> Samples:
         """The samples of a file or folder as rows, encoded as the data were that the model was trained on.

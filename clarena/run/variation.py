@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from clarena.contract.benchmark import Stream
+from clarena.contract.target import Target
 from clarena.errors import UsageError
 from clarena.protocol.protocol import Scenario, Variation
 from clarena.toolbox.seeding import Seeds
@@ -20,18 +21,18 @@ from clarena.toolbox.seeding import Seeds
 Integers = NDArray[np.int64]
 
 
-def varied(stream: Stream, variation: Variation, scenario: Scenario, seeds: Seeds) -> Stream:
+def varied(stream: Stream, variation: Variation, scenario: Scenario, seeds: Seeds, target: Target) -> Stream:
     """The clean stream as the variation has it; the same object where it changes nothing.
 
     Each kind of variation draws from a generator of its own name, so that one does not move another.
 
     Raises:
-        UsageError: for what makes no sense in the scenario or on these labels.
+        UsageError: for what makes no sense in the scenario or of this target.
     """
     if variation == Variation():
         return stream
-    _check(stream, variation, scenario)
-    rows = _Rows.of(stream)
+    _check(stream, variation, scenario, target)
+    rows = _Rows.of(stream, target.labels_are_classes)
     if variation.imbalance > 1:
         rows = rows.long_tailed(variation.imbalance, stream.outputs, seeds.numpy("imbalance"))
     if variation.repeats:
@@ -48,7 +49,7 @@ def varied(stream: Stream, variation: Variation, scenario: Scenario, seeds: Seed
                 train=torch.from_numpy(rows.row[here]),
                 y_train=torch.from_numpy(rows.label[here]),
                 origin=torch.from_numpy(rows.home[here]),
-                group=split.classes,
+                group=tuple(sorted(target.shown(split.y_train, stream.outputs))),
                 noisy=noisy[position],
             )
         )
@@ -56,7 +57,7 @@ def varied(stream: Stream, variation: Variation, scenario: Scenario, seeds: Seed
     return renumbered(made) if scenario == "class" else made
 
 
-def _check(stream: Stream, variation: Variation, scenario: Scenario) -> None:
+def _check(stream: Stream, variation: Variation, scenario: Scenario, target: Target) -> None:
     asked = variation.model_dump(exclude_defaults=True)
     mixing = next((name for name in ("repeats", "blur") if name in asked), None)
     if mixing and scenario == "task":
@@ -67,8 +68,8 @@ def _check(stream: Stream, variation: Variation, scenario: Scenario) -> None:
     if mixing and len(stream.splits) == 1:
         raise UsageError(f"stream.{mixing} needs a stream of at least two experiences to mix; this one has one.")
     by_label = next((name for name in ("imbalance", "label_noise") if name in asked), None)
-    if by_label and any(split.y_train.ndim > 1 for split in stream.splits):
-        raise UsageError(f"stream.{by_label} needs one label for each sample; here each has a sequence of them.")
+    if by_label and not target.labels_are_classes:
+        raise UsageError(f"stream.{by_label} needs a class for each sample; here the target is {target.name}.")
 
 
 @dataclass
@@ -79,19 +80,21 @@ class _Rows:
         home: the experience a row has in the clean stream [n].
         place: the one it has now [n].
         row: of the source arrays [n].
-        label: in the stream [n], or [n, …] for sequences.
+        label: in the stream [n, …].
+        by_class: whether labels are classes.
     """
 
     home: Integers
     place: Integers
     row: Integers
     label: Integers
+    by_class: bool
 
     @staticmethod
-    def of(stream: Stream) -> "_Rows":
+    def of(stream: Stream, by_class: bool) -> "_Rows":
         home = np.repeat(np.arange(len(stream.splits)), [len(split.train) for split in stream.splits])
         row = torch.cat([split.train for split in stream.splits]).numpy()
-        return _Rows(home, home.copy(), row, torch.cat([split.y_train for split in stream.splits]).numpy())
+        return _Rows(home, home.copy(), row, torch.cat([split.y_train for split in stream.splits]).numpy(), by_class)
 
     def long_tailed(self, ratio: float, classes: int, generator: np.random.Generator) -> "_Rows":
         """Of the class of rank k, keep the share ratio^(−k/(K−1)) in each experience, rounded, and at least one row.
@@ -108,7 +111,7 @@ class _Rows:
                 members = np.flatnonzero((self.home == home) & (self.label == present))
                 count = max(1, round(len(members) * float(share[present])))
                 kept[members[order[members].argsort()[:count]]] = True
-        return _Rows(self.home[kept], self.place[kept], self.row[kept], self.label[kept])
+        return replace(self, home=self.home[kept], place=self.place[kept], row=self.row[kept], label=self.label[kept])
 
     def repeat(self, share: float, generator: np.random.Generator) -> None:
         """Hold back a share of each experience but the last, and deal it out evenly to all later ones."""
@@ -157,7 +160,7 @@ class _Rows:
     def _drawn(self, rows: Integers, share: float, generator: np.random.Generator) -> Integers:
         """A random share of some rows, rounded; but one row of each class stays out of it, so that none vanishes."""
         drawn = generator.permutation(rows)
-        label = self.label[drawn] if self.label.ndim == 1 else np.zeros(len(drawn))
+        label = self.label[drawn] if self.by_class else np.zeros(len(drawn))
         _, stays = np.unique(label, return_index=True)
         return np.delete(drawn, stays)[: round(share * len(rows))]
 

@@ -17,7 +17,8 @@ from clarena.plugins.composite import Composite
 from clarena.plugins.host import Host
 from clarena.plugins.identity import code_identity, source_hash
 from clarena.record.aliases import Alias, Attested, AttestedRun, SameBytes, add_aliases, with_code
-from clarena.record.record import Predictions, Record
+from clarena.record.predictions import Predictions
+from clarena.record.record import Record
 from clarena.record.store import Store
 from clarena.run.evaluation import carry_out
 from clarena.run.executors import Listener
@@ -249,10 +250,8 @@ def _again(records: Sequence[Record], host: Host, device: str, scratch: str) -> 
 def arrays_digest(predictions: Predictions) -> str:
     """SHA-256 over the arrays, whatever file they are in."""
     digest = hashlib.sha256()
-    for name in type(predictions).model_fields:
-        array = getattr(predictions, name)
-        if array is not None:
-            digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode() + np.ascontiguousarray(array).tobytes())
+    for name, array in predictions.arrays.items():
+        digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode() + np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
 
 
@@ -260,11 +259,16 @@ def _differences(old: Predictions, new: Predictions) -> list[str]:
     """Where predictions differ, in words; none where they are the same bits."""
     if arrays_digest(old) == arrays_digest(new):
         return []
-    if old.predicted.shape != new.predicted.shape or not np.array_equal(old.labels, new.labels):
+    kept = [(old.answers, new.answers), (old.truth, new.truth)]
+    if any({n: a.shape for n, a in one.items()} != {n: a.shape for n, a in other.items()} for one, other in kept):
         return ["the test samples are others"]
+    if not all(np.array_equal(old.truth[name], new.truth[name], equal_nan=True) for name in old.truth):
+        return ["the test samples are others"]
+    name = next(iter(old.answers))  # what was answered; the others say how sure it was
     told: list[str] = []
-    for position, (before, after) in enumerate(zip(old.predicted, new.predicted)):
-        if changed := int((before != after).sum()):
+    for position, (before, after) in enumerate(zip(old.answers[name], new.answers[name])):
+        differ = (before != after) & ~((before != before) & (after != after))
+        if changed := int(differ.reshape(len(before), -1).any(axis=1).sum()):
             when = f"after experience {position}" if position else "before any learning"
             told.append(f"{changed} of {len(before)} predictions differ {when}")
     return told or ["the predictions agree, and the probabilities do not"]

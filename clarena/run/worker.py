@@ -71,7 +71,7 @@ def run_work(work: Work, progress: Progress, tell: Tell = lambda seconds, reason
 
     def run_in(place: Store) -> Run:
         parts = look_up(work)
-        require_unchanged(parts.benchmark, work.cell.track.benchmark)
+        require_unchanged(parts.benchmark, work.cell.track.benchmark, parts.targets)
         return Run(
             work.cell,
             parts,
@@ -121,6 +121,7 @@ def look_up(work: Work) -> CellClasses:
         strategy=host.strategy(parts["strategy"]),
         benchmark=host.benchmarks.resolve(parts["benchmark"]),
         backbone=host.backbones.resolve(parts["backbone"]),
+        targets=host.targets.load,
     )
     planned = {
         "strategy": cell.strategy.identity,

@@ -124,7 +124,10 @@ class Server:
         from clarena.run.realisation import CellClasses, Realisation
 
         parts = CellClasses(
-            self.cls, self.host.benchmarks.resolve(setting.benchmark), self.host.backbones.resolve(setting.backbone)
+            self.cls,
+            self.host.benchmarks.resolve(setting.benchmark),
+            self.host.backbones.resolve(setting.backbone),
+            self.host.targets.load,
         )
         self.realised = Realisation(setting.track, parts, setting.seed, self.device)
         self.strategy = self.realised.set_up(self.cls(**setting.hyperparameters), setting.learning_rate)
@@ -144,8 +147,6 @@ class Server:
         return {"kind": "done", "samples": experience.meter.samples, "steps": experience.meter.steps}, b""
 
     def _learn_hidden(self) -> tuple[dict[str, Any], bytes]:
-        from clarena.contract.experience import HiddenStream
-
         def parts() -> Iterator[Any]:
             for positions in self.realised.steps:
                 if stream.meter.steps:
@@ -155,7 +156,7 @@ class Server:
                 yield experience
 
         self.realised.begin_hidden()
-        stream: Any = HiddenStream(parts(), self.realised.space, self.realised.protocol)
+        stream: Any = self.realised.hidden_stream(parts())
         self.strategy.learn(stream)
         stream.check_finished()
         _check_finite(stream.meter, self.realised.steps[-1][-1])

@@ -1,23 +1,26 @@
 """What a bundle's records are worth without running anything: they exist, they fit the claims, and they add up."""
 
-import io
 import zipfile
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from clarena.errors import ClarenaError
-from clarena.record.curves import CURVE_METRICS
-from clarena.record.reader import read_record, same
-from clarena.record.record import Cell, Predictions, Record
+from clarena.record.catalogue import named
+from clarena.record.predictions import Predictions, unpacked
+from clarena.record.reader import read_record
+from clarena.record.recomputation import LATER_METRICS, recompute, same
+from clarena.record.record import Cell, Record
+from clarena.record.scoring import scoring
 from clarena.record.store import PREDICTIONS, RECORD, Store
 from clarena.submission.bundle import MANIFEST, RECORDS, SOURCE, Bundle
 from clarena.submission.manifest import BundleError, Claim, ClaimedRun
 
 MOST_ARRAY_BYTES = 2**28
+UNREADABLE = (
+    OSError, EOFError, KeyError, ValueError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error
+)  # fmt: skip
+"""What zip, zlib and numpy raise for what they cannot read."""
 LEAST_SEEDS = 5
 """Below five seeds no table says anything of a row; a full table has ten."""
 
@@ -90,23 +93,16 @@ def _piece(store: Store, claim: Claim, run: ClaimedRun, cell: Cell) -> Evidence:
 
 
 def _check_arrays(path: Path) -> None:
-    """Refuse an array file that would unfold to more than a test set's predictions."""
-    wanted = {"predicted.npy", "labels.npy", "experience.npy"}
-    likelihoods = {"log_probability.npy", "text_bytes.npy"}  # of language models, besides
+    """Refuse an array file that would unfold to more than a test set's predictions, or holds anything else."""
     try:
         with zipfile.ZipFile(path) as archive:
             infos = archive.infolist()
-            names = {info.filename for info in infos}
-            if names not in (wanted, wanted | likelihoods) or len(infos) != len(names):
-                raise BundleError("its predictions are other arrays than predicted, labels and experience")
-            if max(info.file_size for info in infos) > MOST_ARRAY_BYTES:
+            if len(infos) != len({info.filename for info in infos}):
+                raise BundleError("its predictions hold an array twice")
+            if max((info.file_size for info in infos), default=0) > MOST_ARRAY_BYTES:
                 raise BundleError(f"its predictions unfold to more than {MOST_ARRAY_BYTES} bytes: a zip bomb")
-            content = {info.filename: archive.read(info) for info in infos}
-        for name, data in content.items():
-            array = np.load(io.BytesIO(data), allow_pickle=False)
-            if array.dtype.kind != ("f" if name == "log_probability.npy" else "i"):
-                raise BundleError(f"its {name} holds no {'fractions' if array.dtype.kind == 'i' else 'integers'}")
-    except (OSError, EOFError, ValueError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+        unpacked(path.read_bytes())
+    except UNREADABLE as error:
         raise BundleError(f"its predictions cannot be read: {error}") from error
 
 
@@ -117,27 +113,14 @@ def _wrong(piece: Evidence) -> list[str]:
         problems.append(f"the run ended as {record.status}")
     if record.cell.strategy.reference:
         problems.append("a reference is a bound, and never ranked")
-    try:
-        recomputed = {"bits_per_byte": []} | piece.predictions.summary(record.output_names, record.curve)
-    except (ValueError, IndexError) as error:
-        return [*problems, f"its predictions give no metrics: {error}"]
-    for name, value in recomputed.items():
-        if not same(getattr(record, name), value):
-            problems.append(f"its {name} is not what its predictions give{_first(name, record, value)}")
+    if scoring(record.target) is None:
+        return [*problems, f"the target {record.target} is not installed here, so that its scores cannot be recomputed"]
+    later = [named(name, record.score) for name in LATER_METRICS]
+    found, flaws = recompute(record, piece.predictions)
+    problems += flaws
+    problems += [f"its metrics lack {name}" for name in found if name not in record.metrics and name not in later]
     claimed = piece.run.metrics
-    # A bundle may be older than the metrics of curves, and then claims none of them.
-    found = {
-        name: value for name, value in recomputed["metrics"].items() if name in {*claimed} or name not in CURVE_METRICS
-    }
-    if not same(claimed, found):
+    # A bundle may be older than some metrics, and then claims none of them.
+    if not same(claimed, {name: value for name, value in found.items() if name in {*claimed} or name not in later}):
         problems.append("the metrics in the manifest are not what its predictions give")
     return problems
-
-
-def _first(name: str, record: Record, value: Any) -> str:
-    """For metrics, one that differs."""
-    if name == "metrics":
-        for metric, number in value.items():
-            if not same(record.metrics.get(metric), number):
-                return f": {metric} was recorded as {record.metrics.get(metric)}, they give {number:.6g}"
-    return ""

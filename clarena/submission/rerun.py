@@ -5,9 +5,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from clarena.errors import ClarenaError
 from clarena.plugins.host import Host, PluginSources
 from clarena.protocol.protocol import Track
+from clarena.record.predictions import Arrays
+from clarena.record.recomputation import same
 from clarena.record.record import Cell, Record
 from clarena.record.store import Store
 from clarena.submission.child import Plugin
@@ -90,36 +94,39 @@ def _revisions(track: Track) -> str:
 
 def wrong_labels(pieces: Sequence[Evidence], bench: Bench) -> list[str]:
     """Where predictions come with other labels than the benchmark's, whose streams are made anew; all of one claim."""
-    import numpy as np
     import torch
 
     from clarena.contract.strategy import Strategy
     from clarena.run.realisation import CellClasses, Realisation
 
-    def listed(sizes: Any) -> Any:
-        return None if sizes is None else sizes.tolist()
-
     problems = []
     for piece in pieces:
         track = piece.claim.track
         parts = CellClasses(
-            Strategy, bench.host.benchmarks.load(track.benchmark.name), bench.host.backbones.load(track.backbone.name)
+            Strategy,
+            bench.host.benchmarks.load(track.benchmark.name),
+            bench.host.backbones.load(track.backbone.name),
+            bench.host.targets.load,
         )
         realised = Realisation(track, parts, piece.run.seed, torch.device("cpu"))
         where = f"{track.label} seed {piece.run.seed}"
-        if not np.array_equal(realised.test.labels, piece.predictions.labels):
+        if realised.scoring.name != piece.record.target:
+            problems.append(f"{where}: its target is {piece.record.target}, the benchmark's is {realised.scoring.name}")
+        elif not _same_arrays(realised.test.truth, piece.predictions.truth):
             problems.append(f"{where}: the labels beside its predictions are not the benchmark's")
         elif not np.array_equal(realised.test.experience, piece.predictions.experience):
             problems.append(f"{where}: its test samples are not in the experiences where the benchmark has them")
-        elif listed(realised.test.text_bytes) != listed(piece.predictions.text_bytes):
-            problems.append(f"{where}: its tokens do not have the lengths that the benchmark gives them")
         elif list(realised.stream.output_names) != piece.record.output_names:
             problems.append(f"{where}: its outputs are named otherwise than the benchmark's")
         elif realised.experiences() != piece.record.experiences:
             problems.append(f"{where}: its experiences are not those of the benchmark")
-        elif piece.predictions.predicted.max() >= len(piece.record.output_names):
-            problems.append(f"{where}: it predicts outputs that do not exist")
+        elif piece.record.chance and not same(piece.record.chance, realised.chance(piece.predictions)):
+            problems.append(f"{where}: what it says of chance is not what the benchmark's labels give")
     return problems
+
+
+def _same_arrays(one: Arrays, other: Arrays) -> bool:
+    return one.keys() == other.keys() and all(np.array_equal(one[n], other[n], equal_nan=True) for n in one)
 
 
 def claim_plan(manifest: Manifest, claim: Claim, seeds: Sequence[int], plugin: Plugin, bench: Bench) -> "Plan":

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from pydantic import AwareDatetime, Field
 
 from clarena.protocol.protocol import FrozenModel
+from clarena.record.catalogue import named
 from clarena.record.record import Number, Record, Status
 from clarena.record.statistics import paired_sign_flip
 from clarena.submission.manifest import Digest, Line, Name
@@ -67,6 +68,10 @@ class SeasonRun(FrozenModel):
     status: Status
     metrics: dict[str, Number]
     predictions: Digest | None
+
+    def metric(self, name: str) -> float:
+        """A metric by the name that it has for accuracies, whatever the score is; NaN where it is not told."""
+        return self.metrics.get(name, self.metrics.get(named(name, "score"), math.nan))
 
 
 class SeasonRow(FrozenModel):
@@ -146,7 +151,7 @@ def disagreements(claimed: Sequence[Record], ours: Sequence[Record]) -> list[str
             if theirs.environment == mine.environment:
                 problems.append(
                     f"seed {mine.cell.seed}: predictions differ on the same hardware and versions (final average "
-                    f"accuracy {_percent(theirs, COMPARED[0])} claimed, {_percent(mine, COMPARED[0])} here)"
+                    f"{mine.score} {_percent(theirs, COMPARED[0])} claimed, {_percent(mine, COMPARED[0])} here)"
                 )
             else:
                 elsewhere.append((theirs, mine))
@@ -157,16 +162,17 @@ def disagreements(claimed: Sequence[Record], ours: Sequence[Record]) -> list[str
 
 
 def _beyond_tolerance(metric: str, pairs: Sequence[tuple[Record, Record]]) -> list[str]:
-    theirs = np.array([record.metrics[metric] for record, _ in pairs])
-    mine = np.array([record.metrics[metric] for _, record in pairs])
+    theirs = np.array([record.metric(metric) for record, _ in pairs])
+    mine = np.array([record.metric(metric) for _, record in pairs])
+    metric = named(metric, pairs[0][1].score)
     if not np.isfinite(mine).all():
         return []
     spread = float(mine.std(ddof=1)) if len(mine) > 1 else 0.0
     allowed = max(SEED_TOLERANCE, 3 * math.sqrt(2) * spread)
     problems = [
-        f"seed {record.cell.seed}: {metric} is {_percent(record, metric)} claimed and {_percent(ours, metric)} here, "
+        f"seed {record.cell.seed}: {metric} is {100 * claimed:.2f} claimed and {100 * here:.2f} here, "
         f"further apart than {100 * allowed:.2f}"
-        for (record, ours), distance in zip(pairs, np.abs(theirs - mine))
+        for (record, _), claimed, here, distance in zip(pairs, theirs, mine, np.abs(theirs - mine))
         if distance > allowed
     ]
     test = paired_sign_flip(theirs, mine)
@@ -211,4 +217,4 @@ def canary_bound(p: float, trials: int) -> float:
 
 
 def _percent(record: Record, metric: str) -> str:
-    return f"{100 * record.metrics[metric]:.2f}"
+    return f"{100 * record.metric(metric):.2f}"

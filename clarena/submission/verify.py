@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from clarena.errors import ClarenaError
+from clarena.record.catalogue import ACCURACY
 from clarena.record.record import Record, now
 from clarena.submission.bundle import SOURCE, Bundle, read_bundle, sha256
 from clarena.submission.child import Plugin
@@ -228,11 +229,14 @@ class Verification:
             records = self._run(
                 plan, [f"{bundle.manifest.name} canary {i + 1} of {CANARY_RUNS}" for i in range(CANARY_RUNS)]
             )
-            scored = [r.metrics["final_average_accuracy"] for r in records if r.status == "finished"]
+            scored = [r.metric("final_average_accuracy") for r in records if r.status == "finished"]
             if not scored:
                 unfinished.append(f"{claim.track.label}: no run on shuffled labels finished ({records[0].reason})")
                 continue
             test = pieces[0].predictions
+            if pieces[0].record.score != ACCURACY:
+                unfinished.append(f"{claim.track.label}: no bound of chance is known in {pieces[0].record.score}")
+                continue
             p, groups = chance(test.labels, test.experience, tells_experience(claim, bench))
             bound = canary_bound(p, len(scored) * groups)
             self.canaries.append(Canary(track=claim.track.digest, chance=p, bound=bound, accuracies=scored))
@@ -276,8 +280,8 @@ def _rerun(claimed: Record, ours: Record) -> Rerun:
         track=claimed.track_digest,
         seed=claimed.cell.seed,
         cell=claimed.cell_id,
-        claimed=claimed.metrics["final_average_accuracy"],
-        ours=ours.metrics.get("final_average_accuracy", float("nan")),
+        claimed=claimed.metric("final_average_accuracy"),
+        ours=ours.metric("final_average_accuracy"),
         status=ours.status,
         identical=ours.status == "finished" and claimed.predictions == ours.predictions,
         same_environment=claimed.environment == ours.environment,

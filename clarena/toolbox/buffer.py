@@ -37,7 +37,8 @@ class ReplayBuffer(nn.Module):
     that look at classes read them once a write.
 
     All that is remembered is in the state: the samples as registered buffers (allocated in full at the first
-    write), the book-keeping as extra state. An empty buffer of the same capacity and policy loads it.
+    write), the book-keeping as extra state. An empty buffer of the same capacity and policy is built for it
+    (`structure`, `build`) and loads it.
     """
 
     _device: Tensor
@@ -255,11 +256,30 @@ class ReplayBuffer(nn.Module):
     def _to_device(self, index: Tensor) -> Tensor:
         return index.to(self._device.device, non_blocking=True)  # else the host would wait for the device
 
+    def structure(self) -> dict[str, Any]:
+        """What kind of buffer it is, and of each field the type and the trailing shape, once it is written to."""
+        fields = {
+            name: {"dtype": str(storage.dtype).removeprefix("torch."), "shape": list(storage.shape[1:])}
+            for name, storage in self._storages().items()
+        }
+        return {"capacity": self.capacity, "policy": self.policy, "fields": fields}
+
+    def build(self, structure: dict[str, Any]) -> None:
+        """Allocate the storages; raises `ValueError` for the structure of another kind of buffer."""
+        capacity, policy = structure["capacity"], structure["policy"]
+        if (capacity, policy) != (self.capacity, self.policy):
+            raise ValueError(
+                f"The state is of a {policy} buffer of {capacity} samples, "
+                f"and this is a {self.policy} buffer of {self.capacity}."
+            )
+        for name in self._storages():
+            delattr(self, STORED + name)
+        for name, field in structure["fields"].items():
+            self._allocate(STORED + name, torch.empty(0, *field["shape"], dtype=getattr(torch, field["dtype"])))
+
     def get_extra_state(self) -> dict[str, Any]:
         """The book-keeping: plain integers, lists and dictionaries, none shared with the buffer."""
         return {
-            "capacity": self.capacity,
-            "policy": self.policy,
             "seen": dict(self._seen),
             "slots": {label: list(slots) for label, slots in self._slots.items()},
             "free": list(self._free),
@@ -267,29 +287,11 @@ class ReplayBuffer(nn.Module):
         }
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Take over the book-keeping of another buffer; `load_state_dict` has checked that it fits."""
+        """Take over the book-keeping of another buffer."""
         self._seen = dict(state["seen"])
         self._slots = {label: list(slots) for label, slots in state["slots"].items()}
         self._free = list(state["free"])
         self._full = set(state["full"])
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        # First makes the storages those of the state: a fresh buffer has none, a used one perhaps others.
-        state = state_dict.get(prefix + "_extra_state")
-        if state is not None:
-            if (state["capacity"], state["policy"]) != (self.capacity, self.policy):
-                errors = cast(list[str], args[-1])
-                errors.append(
-                    f"The state is of a {state['policy']} buffer of {state['capacity']} samples, "
-                    f"and this is a {self.policy} buffer of {self.capacity}."
-                )
-                return
-            for name in self._storages():
-                delattr(self, STORED + name)
-            for key, tensor in state_dict.items():
-                if key.startswith(prefix + STORED):
-                    self._allocate(key.removeprefix(prefix), tensor)
-        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 def _names(fields: dict[str, Tensor]) -> str:

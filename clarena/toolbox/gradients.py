@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from math import prod
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from clarena.errors import DataError, UsageError, unknown_name
+from clarena.toolbox.categorical import FisherKind, categorical_directions, outputs_in_play
 from clarena.toolbox.modules import BatchNorm, evaluating
 
 Batches = Iterable[tuple[Tensor, Tensor | None, Tensor | None]]
@@ -30,14 +31,12 @@ Batches = Iterable[tuple[Tensor, Tensor | None, Tensor | None]]
 Directions = Callable[[Tensor], Iterable[Tensor]]
 """From scores [n, …, outputs] to tensors of that shape, each the gradient of an objective by the scores."""
 
-FisherKind = Literal["exact", "sample", "empirical"]
+LikelihoodDirections = Callable[[Tensor, Tensor | None, Tensor | None, FisherKind, torch.Generator], Iterable[Tensor]]
+"""From scores, labels, mask, kind and generator to directions v with Σ v vᵀ = E_y[g gᵀ], g = ∂ ln p(y|x) / ∂scores."""
 
 _LabelledDirections = Callable[..., Iterable[Tensor]]  # of scores, and of y= and mask=
 _Named = dict[str, nn.Parameter]
 _Totals = dict[nn.Parameter, Tensor]
-
-IGNORED = -100
-"""The label of a position of a sequence that does not count, as in PyTorch's cross-entropy."""
 
 _CHUNK = 2**22  # numbers held at a time where per-sample gradients cannot be avoided
 
@@ -51,19 +50,22 @@ def fisher_diagonal(
     *,
     kind: FisherKind = "exact",
     generator: torch.Generator | None = None,
+    likelihood: LikelihoodDirections = categorical_directions,
 ) -> list[Tensor]:
     """Diagonal of the Fisher information at the model's parameters, averaged over all samples.
 
-    `exact`: F_i = E_x Σ_c p(c|x) (∂ log p(c|x) / ∂θ_i)²; `sample`: one c ~ p(·|x); `empirical`: c = y.
-    The softmax is over the outputs in play. For scores [n, time, outputs] a sample is the whole sequence, its
-    log p the sum over the positions whose label is not -100, and `sample` draws each label given the
-    sequence's true past. The empirical Fisher is NaN where a label's output is not in play: log p is -inf.
+    `exact`: F_i = E_x E_{y ~ p(·|x)} (∂ log p(y|x) / ∂θ_i)²; `sample`: one y ~ p(·|x); `empirical`: the true y.
+    The likelihood is that of classes, a softmax over the outputs in play, or another. For scores
+    [n, time, outputs] a sample is the whole sequence, its log p the sum over the positions whose label is not -100,
+    and `sample` draws each label given the sequence's true past. The empirical Fisher is NaN where a label's output
+    is not in play: log p is -inf.
 
     Args:
         model: maps x [n, …] to scores; left as it is, and evaluated in eval mode.
         batches: how they are cut does not matter. `y` is used by `empirical`, and by sequences.
         kind: which expectation over labels.
         generator: on the CPU, draws the labels of `sample`; None = a fresh one with PyTorch's default seed.
+        likelihood: of what is asked: `context.target.directions`.
 
     Returns:
         one tensor per trainable parameter, in the order of `model.parameters()`.
@@ -74,11 +76,14 @@ def fisher_diagonal(
 
     Source: Kirkpatrick et al., PNAS 2017, eq. 3; Martens, JMLR 2020, for the difference between the kinds.
     """
-    sampled = partial(_sampled, generator=generator or torch.Generator())
-    kinds: dict[str, _LabelledDirections] = {"exact": _exact, "sample": sampled, "empirical": _empirical}
-    if kind not in kinds:
-        raise unknown_name("kind of Fisher information", kind, kinds)
-    return _mean(model, batches, kinds[kind], power=2)
+    if kind not in get_args(FisherKind):
+        raise unknown_name("kind of Fisher information", kind, get_args(FisherKind))
+    draws = generator or torch.Generator()
+
+    def directions(scores: Tensor, y: Tensor | None, mask: Tensor | None) -> Iterable[Tensor]:
+        return likelihood(scores, y, mask, kind, draws)
+
+    return _mean(model, batches, directions, power=2)
 
 
 def output_norm_sensitivity(model: nn.Module, batches: Batches) -> list[Tensor]:
@@ -90,7 +95,7 @@ def output_norm_sensitivity(model: nn.Module, batches: Batches) -> list[Tensor]:
     """
 
     def directions(scores: Tensor, y: Tensor | None, mask: Tensor | None) -> Iterator[Tensor]:
-        yield 2 * scores.where(_in_play(scores, mask), 0)
+        yield 2 * scores.where(outputs_in_play(scores, mask), 0)
 
     return _mean(model, batches, directions, power=1)
 
@@ -321,68 +326,3 @@ def _mean(model: nn.Module, batches: Batches, directions: _LabelledDirections, *
     if not samples:
         raise DataError("Importances cannot be estimated from no samples. Pass at least one batch.")
     return [total / samples for total in totals]
-
-
-def _exact(scores: Tensor, y: Tensor | None, mask: Tensor | None) -> Iterator[Tensor]:
-    """√p(c|x) ∂ log p(c|x) / ∂scores, for each c in play: as many passes as any sample has outputs in play.
-
-    The one value read back from the device is that number, and only where there is a mask.
-    """
-    if scores.dim() != 2:
-        raise UsageError(
-            f"The exact Fisher sums over all labels, too many for scores of shape {tuple(scores.shape)}. "
-            "Choose `sample` or `empirical`."
-        )
-    in_play = _in_play(scores, mask)
-    p = _probabilities(scores, in_play)
-    # Each sample's outputs in play come first.
-    labels = in_play.byte().argsort(dim=1, descending=True, stable=True)
-    passes = scores.shape[1] if mask is None else int(in_play.sum(1).max())
-    for label in labels[:, :passes].unbind(1):
-        yield p.gather(1, label[:, None]).sqrt() * _log_gradient(p, label)  # p = 0 where not in play
-
-
-def _sampled(scores: Tensor, y: Tensor | None, mask: Tensor | None, *, generator: torch.Generator) -> Iterator[Tensor]:
-    """∂ log p(c|x) / ∂scores for one c ~ p(·|x), by inverse transform."""
-    p = _probabilities(scores, _in_play(scores, mask))
-    cumulative = p.double().cpu().cumsum(-1)  # on the CPU: CUDA has no deterministic cumulative sum
-    u = torch.rand(p.shape[:-1], generator=generator, dtype=torch.float64)
-    label = (cumulative <= u[..., None] * cumulative[..., -1:]).sum(-1).to(p.device)
-    direction = _log_gradient(p, label)
-    yield direction if scores.dim() == 2 else direction * _counted(y)
-
-
-def _empirical(scores: Tensor, y: Tensor | None, mask: Tensor | None) -> Iterator[Tensor]:
-    """∂ log p(y|x) / ∂scores."""
-    in_play = _in_play(scores, mask)
-    p = _probabilities(scores, in_play)
-    counted = _counted(y)
-    label = cast(Tensor, y).where(counted[..., 0], 0)
-    allowed = in_play.gather(-1, label[..., None])  # log 0 = -inf has no gradient
-    direction = _log_gradient(p, label).where(allowed, torch.nan)
-    yield direction.where(counted, 0)
-
-
-def _log_gradient(p: Tensor, label: Tensor) -> Tensor:
-    """∂ log p(label) / ∂scores = onehot(label) - p."""
-    return p.neg().scatter_add_(-1, label[..., None], torch.ones_like(p[..., :1]))
-
-
-def _probabilities(scores: Tensor, in_play: Tensor) -> Tensor:
-    return scores.masked_fill(~in_play, -torch.inf).softmax(-1)
-
-
-def _in_play(scores: Tensor, mask: Tensor | None) -> Tensor:
-    """The mask in the shape of the scores."""
-    if mask is None:
-        return torch.ones_like(scores, dtype=torch.bool)
-    if mask.dim() == 2 and scores.dim() == 3:
-        mask = mask[:, None]  # one row of a sample for all its positions
-    return mask.to(scores.device).expand_as(scores)
-
-
-def _counted(y: Tensor | None) -> Tensor:
-    """Where a label counts, [n, …, 1]."""
-    if y is None:
-        raise DataError("Labels are needed here. Pass y with each batch, or choose another kind of Fisher.")
-    return (y != IGNORED)[..., None]

@@ -26,7 +26,7 @@ class Frozen(nn.Module):
     """A copy of a module that stays as it is: no gradient, and `train()` does not reach it.
 
     So a teacher's BatchNorm statistics cannot drift and its dropout stays off. It may be empty until there is
-    something to hold; a checkpoint that holds a copy fills an empty one (see `Strategy.load_state_dict`).
+    something to hold; a checkpoint that holds a copy fills an empty one with the model (see `Strategy.build`).
     """
 
     module: nn.Module | None
@@ -51,6 +51,43 @@ class Frozen(nn.Module):
         if self.module is None:
             raise RuntimeError("Frozen holds no module yet: call hold(module) first.")
         return self.module(*args, **kwargs)
+
+
+class Freezable(nn.Module):
+    """A module that can be frozen where it is: nothing is copied, and no parameter gets another name.
+
+    From then on nothing in it has a gradient, and `train()` does not reach it: BatchNorm's statistics stand still and
+    dropout is off.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+        self.frozen = False
+
+    def freeze(self) -> None:
+        """Stay as it is from now on."""
+        self.frozen = True
+        self.zero_grad()
+        self.requires_grad_(False)
+        self.train()
+
+    def train(self, mode: bool = True) -> Self:
+        """Stay in evaluation mode once frozen, whatever `mode` says."""
+        return super().train(mode and not self.frozen)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the module."""
+        return self.module(*args, **kwargs)
+
+    def structure(self) -> bool:
+        """Whether it is frozen."""
+        return self.frozen
+
+    def build(self, structure: bool) -> None:
+        """Freeze it; what is frozen does not thaw."""
+        if structure:
+            self.freeze()
 
 
 class BatchNorm(nn.BatchNorm2d):

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from clarena.record import plots
+from clarena.record.catalogue import named
 from clarena.record.record import Cell, Cost, Record
 from clarena.record.store import PREDICTIONS, RECORD
 
@@ -19,8 +20,9 @@ Point = tuple[str, float, int]
 """A metric's key, value and step."""
 
 
-def tags(cell: Cell) -> dict[str, str]:
-    """The tags that a cell and its row share."""
+def tags(record: Record) -> dict[str, str]:
+    """The tags that a record's run and its row share."""
+    cell = record.cell
     info = cell.strategy
     tags = {
         "clarena.row": cell.row,
@@ -30,6 +32,9 @@ def tags(cell: Cell) -> dict[str, str]:
         "clarena.plugin": info.plugin,
         "clarena.source_hash": info.source_hash,
         "clarena.reference": str(info.reference).lower(),
+        "clarena.target": record.target,
+        "clarena.score": record.score,
+        "clarena.unit": record.unit,
     }
     if info.identity:
         tags["clarena.identity"] = info.identity
@@ -63,16 +68,17 @@ def parameters(cell: Cell) -> dict[str, str]:
 def metrics(record: Record) -> list[Point]:
     """Final metrics and total costs (step 0), then what changes by experience, then by training step."""
     points: list[Point] = [(name, value, 0) for name, value in record.metrics.items()]
+    if record.chance:
+        points.append(("chance", float(np.mean(record.chance)), 0))
     if record.costs:
         totals = ("train_seconds", "predict_seconds", "peak_memory_bytes", "state_bytes", "parameters")
         points += [(name, getattr(record, name), 0) for name in totals]
     for cost in record.costs:
         names = [name for name in Cost.model_fields if name != "position"]
         points += [(f"experience/{name}", getattr(cost, name), cost.position) for name in names]
-    for i, row in enumerate(record.accuracy_matrix):
-        points += _by_experience("accuracy", row, i, i)
-    for i, row in enumerate(record.bits_per_byte):
-        points += _by_experience("bits_per_byte", row, i, i)
+    for name, matrix in {named("accuracy", record.score): record.matrix, **record.matrices}.items():
+        for i, row in enumerate(matrix.tolist()):
+            points += _by_experience(name, row, i, i)
     for point, step in zip(record.curve, plots.cumulative_steps(record)):
         points += _by_experience("within", point.accuracy, point.position, step)
     return [point for point in points if np.isfinite(point[1])]  # undefined is absent
@@ -109,9 +115,9 @@ def write_artifacts(record: Record, content: bytes, predictions: bytes | None, f
     (folder / RECORD).write_bytes(content)
     if predictions is not None:
         (folder / PREDICTIONS).write_bytes(predictions)
-    if record.accuracy_matrix and np.isfinite(record.matrix).any():
-        (folder / "accuracy_matrix.png").write_bytes(plots.accuracy_matrix(record))
-        (folder / "accuracy_curves.png").write_bytes(plots.accuracy_curves(record))
+    if np.isfinite(record.matrix).any():
+        (folder / named("accuracy_matrix.png", record.score)).write_bytes(plots.accuracy_matrix(record))
+        (folder / named("accuracy_curves.png", record.score)).write_bytes(plots.accuracy_curves(record))
     (folder / "environment.json").write_text(json.dumps(record.environment, indent=1))
     (folder / "command.txt").write_text(record.command + "\n", encoding="utf-8")
     if record.class_report:

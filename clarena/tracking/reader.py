@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlparse
 
-from clarena.record.likelihoods import ALL_METRICS
 from clarena.record.store import PREDICTIONS, RECORD
 from clarena.tracking.connection import connect, import_mlflow
 from clarena.tracking.database import MlflowError, connected
@@ -34,7 +33,7 @@ class LoggedCell:
         run_id: of MLflow.
         sha256: of its record, or None where logging it was cut short.
         artifacts: the URI its files are under.
-        metrics: those of `clarena.record.likelihoods.ALL_METRICS`, as MLflow has them.
+        metrics: the last value of each that MLflow has, of the whole run and by its name alone.
     """
 
     run_id: str
@@ -140,7 +139,7 @@ def _from_database(uri: str) -> Iterator[LoggedCell]:
         .where(runs.c.run_uuid.in_(of_cells))
     )
     complete = select(tags.c.run_uuid, tags.c.value).where(tags.c.key == "clarena.complete")
-    values = select(metrics).where(metrics.c.key.in_(ALL_METRICS))
+    values = select(metrics).where(metrics.c.key.not_like("%/%"))
     engine = create_engine(uri)
     try:
         with engine.connect() as connection:
@@ -169,7 +168,7 @@ def _from_server(uri: str) -> Iterator[LoggedCell]:
             experiments, "tags.`clarena.kind` = 'cell'", max_results=RUNS_PER_PAGE, page_token=token
         )
         for run in page:
-            metrics = {name: value for name, value in run.data.metrics.items() if name in ALL_METRICS}
+            metrics = {name: value for name, value in run.data.metrics.items() if "/" not in name}
             yield LoggedCell(run.info.run_id, run.data.tags.get("clarena.complete"), run.info.artifact_uri, metrics)
         token = page.token
         if not token:

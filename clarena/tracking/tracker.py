@@ -15,8 +15,8 @@ from filelock import FileLock
 
 from clarena.errors import ClarenaError
 from clarena.protocol.protocol import Track
-from clarena.record.likelihoods import ALL_METRICS
 from clarena.record.record import Record, Status, now
+from clarena.record.scoring import metrics_of
 from clarena.record.store import MODEL, Store
 from clarena.tracking import content
 from clarena.tracking.connection import connect
@@ -208,7 +208,11 @@ class Tracker:
                 client.delete_run(run.info.run_id)
         others = [run for run in cells if run.data.tags["clarena.cell"] != cell.id]
         finished = [run.data.metrics for run in others if _is_finished(run)]
-        self._summarise_row(row, finished + [record.metrics] * (record.status == "finished"))
+        self._summarise_row(
+            row,
+            metrics_of(record.target, record.score),
+            finished + [record.metrics] * (record.status == "finished"),
+        )
         return "already" if same else "logged"
 
     def _runs(self, experiment: str, row: str) -> list[Any]:
@@ -234,7 +238,7 @@ class Tracker:
             experiment,
             start_time=_milliseconds(record.started),
             run_name=f"{info.name} {values}".strip()[:200],
-            tags=content.tags(record.cell) | {"clarena.kind": "row"},
+            tags=content.tags(record) | {"clarena.kind": "row"},
         )
         parameters = content.parameters(record.cell)
         del parameters["seed"]
@@ -243,7 +247,7 @@ class Tracker:
 
     def _create_cell(self, record: Record, sha256: str, experiment: str, row: str, artifacts: str) -> str:
         client, cell = self._client, record.cell
-        tags = content.tags(cell) | {
+        tags = content.tags(record) | {
             "clarena.kind": "cell",
             "clarena.cell": cell.id,
             "clarena.seed": str(cell.seed),
@@ -263,11 +267,11 @@ class Tracker:
         client.set_tag(run_id, "clarena.complete", sha256)
         return run_id
 
-    def _summarise_row(self, row: str, finished: Sequence[Mapping[str, float]]) -> None:
+    def _summarise_row(self, row: str, names: Iterable[str], finished: Sequence[Mapping[str, float]]) -> None:
         """Give a row the means over its finished seeds, and their number."""
         means = [
             (name, float(np.mean([metrics[name] for metrics in finished])), len(finished))
-            for name in ALL_METRICS
+            for name in names
             if finished and all(np.isfinite(metrics.get(name, np.nan)) for metrics in finished)
         ]
         moment = _milliseconds(now())

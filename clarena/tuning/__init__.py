@@ -277,7 +277,7 @@ def _asked(study: Study) -> str:
 
 
 def _score(found: Record | str) -> float:
-    return found.metrics[METRIC] if isinstance(found, Record) and found.status == "finished" else math.nan
+    return found.metric(METRIC) if isinstance(found, Record) and found.status == "finished" else math.nan
 
 
 def _problem(found: Record | str) -> str | None:

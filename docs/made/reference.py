@@ -19,7 +19,8 @@ from clarena.plugins.host import Host, PluginSources
 from clarena.plugins.parameters import parameters
 from clarena.plugins.registry import Registry, first_sentence
 from clarena.protocol.protocol import PRESETS, Protocol
-from clarena.record import curves, likelihoods, metrics
+from clarena.record import curves, likelihoods, metrics, pooled
+from clarena.record.catalogue import ACCURACY_METRICS
 
 # ---- The command line ----
 
@@ -176,7 +177,7 @@ def metric_page() -> str:
     parts = [inspect.cleandoc(metrics.__doc__ or "").partition("\n\n")[2] + "\n"]
     rows = [
         [f"`{m.name}`", first_sentence(m.function.__doc__), m.unit, "higher" if m.higher_is_better else "lower"]
-        for m in (*curves.ACCURACY_METRICS.values(), *likelihoods.LANGUAGE_METRICS.values())
+        for m in (*ACCURACY_METRICS.values(), *likelihoods.LANGUAGE_METRICS.values())
     ]
     parts.append(table(["metric", "", "unit", "better"], rows))
     others = [metrics.forgetting_per_experience, metrics.accuracy_matrix]
@@ -184,6 +185,8 @@ def metric_page() -> str:
     others += [*(m.function for m in likelihoods.LANGUAGE_METRICS.values()), likelihoods.bits_per_byte]
     for function in [*(m.function for m in metrics.METRICS.values()), *others]:
         parts += [f"## `{function.__name__}`\n", code(stub(function))]
+    parts += ["## Pooled over all samples seen\n", inspect.cleandoc(pooled.__doc__ or "") + "\n"]
+    parts += [f"### `{m.name}`\n\n{code(stub(m.function))}" for m in pooled.POOLED_METRICS.values()]
     parts += ["## Within experiences\n", inspect.cleandoc(curves.__doc__ or "") + "\n"]
     for function in [*(m.function for m in curves.CURVE_METRICS.values()), curves.evaluations]:
         parts += [f"### `{function.__name__}`\n", code(stub(function))]

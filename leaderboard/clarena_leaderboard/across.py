@@ -1,5 +1,6 @@
 """What can be said over several tracks: scores between two bounds that no newcomer moves."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -8,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clarena.protocol.protocol import digest
+from clarena.record.catalogue import ACCURACY
 from clarena.record.record import StrategyInfo
 from clarena.record.statistics import SIGNIFICANT
 from clarena_leaderboard.bootstrap import bootstrap_interval, coverage, interquartile_mean
@@ -44,12 +46,16 @@ def across(tables: Sequence[Table]) -> Across | None:
     """Strategies over all tracks that have both bounds; None where fewer than two have.
 
     A strategy is the same on two tracks where name, hyper-parameters, learning rate and source are. Only those that
-    are ranked on every track take part, so that all are judged on the same tracks.
+    are ranked on every track take part, so that all are judged on the same tracks. Scores of different targets are
+    never averaged: tracks of any but the commonest are skipped.
     """
     scales: dict[str, Scale] = {}
     skipped: dict[str, str] = {}
+    target, score = _compared(tables)
     for table in tables:
-        made = scale(table)
+        made: Scale | str = scale(table)
+        if (table.target, table.score) != (target, score):
+            made = f"it asks for {table.target}, in {table.score}: scores of several kinds have no mean"
         if isinstance(made, Scale):
             scales[table.digest] = made
         else:
@@ -87,6 +93,12 @@ def across(tables: Sequence[Table]) -> Across | None:
         critical_distance=ranked.distance,
         ranks_note=ranked.note,
     )
+
+
+def _compared(tables: Sequence[Table]) -> tuple[str, str]:
+    """The target and score that most tracks have; of as many, those of the first."""
+    counts = Counter((table.target, table.score) for table in tables)
+    return max(counts, key=lambda each: counts[each], default=("classes", ACCURACY))
 
 
 def scale(table: Table) -> Scale | str:

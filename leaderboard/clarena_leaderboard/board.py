@@ -14,7 +14,7 @@ from clarena_leaderboard.collect import Found
 from clarena_leaderboard.config import BoardConfig
 from clarena_leaderboard.contents import Board, Entry, Submitted, Table
 from clarena_leaderboard.ranking import bound, rank
-from clarena_leaderboard.rows import Candidate, candidates, entries, unique_slugs
+from clarena_leaderboard.rows import Candidate, candidates, entries, score_of, scored, unique_slugs
 from clarena_leaderboard.season_runs import METRIC, caution, measured, of_season, with_bounds
 from clarena_leaderboard.sources import Collection, RunSource
 
@@ -78,6 +78,8 @@ def make_tables(
         made = entries(rows[digest], track, seeds, config.sort_key, row_slugs, submissions)
         made = [_with_hidden(entry, submissions[entry.id]) if entry.id in submissions else entry for entry in made]
         table = _table(made, track, digest, table_slugs[digest], labels[digest], seeds, rule, config.sort_key)
+        target, score, unit = score_of(rows[digest])
+        table = replace(table, target=target, score=score, unit=unit)
         tables.append(replace(table, hidden=tuple(_hidden_tables(table, submissions))))
     tables.sort(key=lambda table: (config.place(table.digest, table.track.label), table.label, table.digest))
     return tuple(tables), sorted(problems)
@@ -130,6 +132,7 @@ def _hidden_tables(table: Table, submissions: Mapping[str, Submitted]) -> Iterat
     seasons = of_season(table.digest, table.track, public, submissions)
     slugs = unique_slugs([(season, hashlib.sha256(season.encode()).hexdigest()) for season in seasons])
     for (season, rows), slug in zip(seasons.items(), slugs.values()):
+        rows = [scored(row, table) for row in rows]  # a verdict names no score
         numbers = tuple(sorted({number for row in rows if not row.info.reference for number in row.runs}))
         pages = {row.id: public[row.id].slug if row.id in public else "" for row in rows}
         made = entries(rows, table.track, numbers, table.sort_key, pages, submissions)
@@ -144,7 +147,8 @@ def _hidden_tables(table: Table, submissions: Mapping[str, Submitted]) -> Iterat
             "all of the season, by their number",
             table.sort_key,
         )
-        yield replace(table_of_season, season=season)
+        same = replace(table_of_season, target=table.target, score=table.score, unit=table.unit)
+        yield replace(same, season=season)
 
 
 def required_seeds(

@@ -8,12 +8,29 @@ from pathlib import Path
 from typing import Any
 
 from clarena.protocol.protocol import Track
-from clarena.record import archive, curves, metrics, reader, record
+from clarena.record import (
+    archive,
+    curves,
+    metrics,
+    pooled,
+    predictions,
+    reader,
+    recomputation,
+    record,
+    scoring,
+    scorings,
+)
 from clarena.record.record import StrategyInfo
 from clarena.record.writing import write_atomic
 from clarena_leaderboard import collect, contents
 from clarena_leaderboard.collect import Found
 from clarena_leaderboard.contents import Run
+
+CODE = (
+    *(collect, contents, archive, curves, metrics, pooled, predictions, reader, recomputation, record),
+    *(scoring, scorings),
+)
+"""The modules that turn a record into a run."""
 
 
 class Cache:
@@ -36,8 +53,9 @@ class Cache:
         return known[1]
 
     def put(self, key: str, stamp: str, found: Found) -> None:
-        """Remember what was found."""
-        self._now[key] = (stamp, found)
+        """Remember what was found; of a plugin's target nothing, whose code may be another the next time."""
+        if found.run.target in scorings.BUILT_IN:
+            self._now[key] = (stamp, found)
 
     def save(self, *, forget: bool) -> None:
         """Write it; raises `StoreError` where that fails. `forget` drops what nobody asked for since it was opened."""
@@ -79,5 +97,5 @@ def _run(fields: Mapping[str, Any]) -> Run:
 
 def _code() -> str:
     """A hash over what turns a record into a run: other code, other numbers."""
-    files = [Path(str(module.__file__)) for module in (collect, contents, archive, curves, metrics, reader, record)]
+    files = [Path(str(module.__file__)) for module in CODE]
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()

@@ -7,6 +7,7 @@ from pydantic import ValidationError
 
 from clarena.errors import StoreError
 from clarena.protocol.protocol import FrozenModel
+from clarena.record.catalogue import named
 from clarena.record.metrics import METRICS
 from clarena_leaderboard.contents import Board, Change, Entry, Table
 from clarena_leaderboard.rows import say_seeds
@@ -76,7 +77,7 @@ def manifest(board: Board) -> Manifest:
     """What to write beside a board: `manifest(board).model_dump_json(indent=1)`."""
     return Manifest(
         tracks={
-            table.digest: KnownTrack(label=table.label, seeds=table.seeds, sort_key=table.sort_key)
+            table.digest: KnownTrack(label=table.label, seeds=table.seeds, sort_key=named(table.sort_key, table.score))
             for table in board.tables
         },
         rows={entry.id: _known(entry, table) for table in board.tables for entry in table.entries},
@@ -160,12 +161,16 @@ def _differences(old: KnownRow, new: KnownRow, before: Manifest, now: Manifest) 
         if seeds
     ]
     if track.sort_key == known.sort_key and _shown(old.value) != _shown(new.value):
-        said.append(f"{METRICS[track.sort_key].title.lower()} {_shown(old.value)} before, {_shown(new.value)} now")
+        said.append(f"{_words(track.sort_key)} {_shown(old.value)} before, {_shown(new.value)} now")
     if old.badge != new.badge:
         said.append(f"{new.badge or 'not submitted'}, was {old.badge or 'not submitted'}")
     if old.chosen != new.chosen:
         said.append(f"hyper-parameters {new.chosen}, said to be {old.chosen} before")
     return "; ".join(said)
+
+
+def _words(metric: str) -> str:
+    return METRICS[metric].title.lower() if metric in METRICS else metric.replace("_", " ")
 
 
 def _shown(value: float | None) -> str:

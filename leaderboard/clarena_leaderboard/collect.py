@@ -3,10 +3,14 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from clarena.protocol.protocol import Track
 from clarena.record.aliases import Aliases
-from clarena.record.reader import Checked, disagreements
+from clarena.record.catalogue import unnamed
+from clarena.record.recomputation import Checked, disagreements
 from clarena.record.record import Cell, StrategyInfo
+from clarena.record.scoring import scoring
 from clarena_leaderboard.contents import Run
 
 
@@ -42,7 +46,7 @@ def condense(checked: Checked, origin: str, logged: Mapping[str, float] | None =
         seed=record.cell.seed,
         status=record.status,
         reason=record.reason or "",
-        metrics=checked.metrics if finished else {},
+        metrics=unnamed(checked.metrics, record.score) if finished else {},
         flaws=(*checked.flaws, *(disagreements(logged or {}, checked.metrics, "MLflow") if finished else ())),
         train_seconds=record.train_seconds,
         predict_seconds=record.predict_seconds,
@@ -53,5 +57,10 @@ def condense(checked: Checked, origin: str, logged: Mapping[str, float] | None =
         started=record.started.isoformat(),
         metering=record.metering,
         content=checked.sha256,
+        target=record.target,
+        score=record.score,
+        unit=record.unit,
+        chance=float(np.mean(record.chance)) if record.chance else float("nan"),
+        recomputed=scoring(record.target) is not None,
     )
     return Found(run, record.cell.strategy, record.cell.track)

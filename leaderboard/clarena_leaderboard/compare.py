@@ -91,10 +91,12 @@ class Duel:
 
     def as_dict(self) -> dict[str, Any]:
         """As plain data."""
+        from clarena.record.catalogue import named
+
         return {
             "track": self.table.label,
             "track_digest": self.table.digest,
-            "metric": self.metric,
+            "metric": named(self.metric, self.table.score),
             **{
                 side: {"label": e.label, "row": e.id, "standing": e.standing, "reason": e.reason, "tier": e.tier}
                 | {"interval": asdict(interval) if (interval := e.intervals[self.metric]) else None}
@@ -112,6 +114,7 @@ class Duel:
     @property
     def verdict(self) -> str:
         """In one sentence, what may be said."""
+        from clarena.record.catalogue import titled
         from clarena.record.metrics import METRICS
         from clarena.record.statistics import SIGNIFICANT, smallest_p
 
@@ -121,7 +124,8 @@ class Duel:
         if self.claim == "not told apart":
             return f"{self.a.label} and {self.b.label} cannot be told apart: p is above {SIGNIFICANT}."
         first, second = (self.a, self.b) if self.claim == "better" else (self.b, self.a)
-        return f"{first.label} is better than {second.label} in {METRICS[self.metric].title.lower()}."
+        title = titled(METRICS[self.metric].title.lower(), self.table.score)
+        return f"{first.label} is better than {second.label} in {title}."
 
 
 def pairs(
@@ -209,7 +213,9 @@ def _print(duel: Duel) -> None:
     from rich.text import Text
 
     from clarena.cli.text import page, put
+    from clarena.record.catalogue import titled
     from clarena.record.metrics import METRICS
+    from clarena.record.recomputation import NOT_RECOMPUTED
     from clarena.record.summary import NOTHING, percent
     from clarena_leaderboard.rows import say_seeds
 
@@ -218,7 +224,8 @@ def _print(duel: Duel) -> None:
     grid = Grid(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     grid.add_column("row", overflow="fold", min_width=12)
     metrics = dict.fromkeys((duel.metric, "final_average_accuracy", "forgetting"))
-    for title in (*(f"{METRICS[name].title.lower()} %" for name in metrics), "n", "tier"):
+    titles = [titled(f"{METRICS[name].title.lower()} %", duel.table.score) for name in metrics]
+    for title in (*titles, "n", "tier"):
         grid.add_column(title, justify="right")
     for entry in (duel.a, duel.b):
         interval = entry.intervals[duel.metric]
@@ -232,6 +239,8 @@ def _print(duel: Duel) -> None:
     for entry in (duel.a, duel.b):
         if entry.standing == "apart":
             console.print(f"{entry.label} stands apart: {entry.reason}", style="yellow")
+        if not entry.recomputed:
+            console.print(f"{entry.label}: {NOT_RECOMPUTED}: its target is not installed.", style="yellow")
     how = "exact" if duel.test.exact else f"over {duel.test.patterns} random patterns"
     console.print(f"Difference: {duel.difference.percent(2)} points, paired over {say_seeds(duel.seeds)}.")
     console.print(f"Two-sided sign-flip test: p = {duel.test.p_value:.4g}, n = {duel.test.n} ({how}).")

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from clarena.protocol.protocol import Track
+from clarena.record.catalogue import ACCURACY
 from clarena.record.record import Status, StrategyInfo, counted
 from clarena.record.statistics import Interval
 from clarena.submission.verdict import Verdict
@@ -27,7 +28,8 @@ class Run:
         origin: where the record is: a folder of a store, or `mlflow:<run id>`.
         row, cell, track: digests.
         seed: the one seed of the run; hidden seeds are those of a season.
-        metrics: of `clarena.record.metrics.METRICS` and, with a curve, `curves.CURVE_METRICS`; NaN where undefined.
+        metrics: by the names that metrics have for accuracies, whatever the score is, and further ones by their own;
+            NaN where undefined.
         flaws: in words, what is wrong with the record, such as a logged number that is not what its predictions say.
         train_seconds, predict_seconds, peak_memory_bytes, state_bytes, parameters: costs of the whole run; NaN where
             they were not told.
@@ -35,6 +37,9 @@ class Run:
         hardware: what it ran on.
         started: ISO 8601.
         content: SHA-256 of the record as it is stored.
+        target, score, unit: what was asked, what the metrics are of, and what that counts.
+        chance: the mean over experiences of what one scores who looks at no input; NaN where it is not known.
+        recomputed: whether the target's scoring half is installed; without, metrics follow from the stored matrix.
     """
 
     origin: str
@@ -55,6 +60,11 @@ class Run:
     started: str
     content: str = ""
     metering: int = 1
+    target: str = "classes"
+    score: str = ACCURACY
+    unit: str = "samples"
+    chance: float = float("nan")
+    recomputed: bool = True
 
 
 Claim = Literal["better", "worse", "not told apart", "too few seeds"]
@@ -197,6 +207,16 @@ class Entry:
         return sum(values) / len(values) if values else float("nan")
 
     @property
+    def score(self) -> str:
+        """What its numbers are of: `accuracy`."""
+        return next((run.score for run in self.finished), ACCURACY)
+
+    @property
+    def recomputed(self) -> bool:
+        """Whether all its numbers were computed again from what is kept."""
+        return all(run.recomputed for run in self.finished)
+
+    @property
     def earlier_metering(self) -> int:
         """How many finished runs have times that were measured otherwise, so that they are left out of the means."""
         alike = counted("train_seconds", [self.metering])
@@ -212,6 +232,8 @@ class Table:
         seeds: those a ranked row must have finished; `seeds_rule` says where they come from.
         sort_key: the metric that orders ranked rows, best first; its direction is that of the metric.
         references, ranked, apart: entries, each in the order shown.
+        score, unit: what its numbers are of, and what that counts; `target` is what was asked. Rows of another score
+            stand apart.
         hidden: the track's verified rows and references once more, a table for each season.
         season: of the hidden seeds of such a table, whose `seeds` are their numbers; else empty.
     """
@@ -226,6 +248,9 @@ class Table:
     references: tuple[Entry, ...]
     ranked: tuple[Entry, ...]
     apart: tuple[Entry, ...]
+    score: str = ACCURACY
+    unit: str = "samples"
+    target: str = "classes"
     hidden: tuple["Table", ...] = ()
     season: str = ""
 
@@ -233,6 +258,12 @@ class Table:
     def entries(self) -> tuple[Entry, ...]:
         """All of them, in the order shown."""
         return self.references + self.ranked + self.apart
+
+    @property
+    def chance(self) -> float | None:
+        """What one scores on average who looks at no input, mean over the runs that know it; None where none does."""
+        known = [run.chance for entry in self.entries for run in entry.finished if run.chance == run.chance]
+        return sum(known) / len(known) if known else None
 
     @property
     def earlier_metering(self) -> int:

@@ -5,16 +5,18 @@ import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from clarena.protocol.protocol import Track
-from clarena.record.curves import ACCURACY_METRICS
+from clarena.record.catalogue import ACCURACY, ACCURACY_METRICS, titled
+from clarena.record.curves import CURVE_METRICS
 from clarena.record.metrics import METRICS
-from clarena.record.reader import same
+from clarena.record.recomputation import same
 from clarena.record.record import StrategyInfo
 from clarena.record.statistics import Interval, student_t_interval
 from clarena.record.summary import Row, row_labels
 from clarena_leaderboard.collect import Found
-from clarena_leaderboard.contents import Entry, Run, Standing, Submitted
+from clarena_leaderboard.contents import Entry, Run, Standing, Submitted, Table
 
 
 @dataclass(frozen=True)
@@ -88,11 +90,12 @@ def entries(
 ) -> list[Entry]:
     """The rows of a table as entries, unordered and not yet compared; `slugs` and `submissions` go by the row's id."""
     labels = unique_labels([(row.id, row.info) for row in rows])
-    shown = ACCURACY_METRICS if track.protocol.eval_every else METRICS
+    shown = [name for name in ACCURACY_METRICS if track.protocol.eval_every or name not in CURVE_METRICS]
     made = []
+    score = score_of(rows)[1]
     newest = max((run.metering for row in rows for run in row.runs.values() if run.status == "finished"), default=1)
     for row in rows:
-        reason = why_apart(row, track, seeds, sort_key)
+        reason = why_apart(row, track, seeds, sort_key, score)
         standing: Standing = "apart" if reason else "reference" if row.info.reference else "ranked"
         counted = [row.runs[seed] for seed in seeds if seed in row.finished]
         submitted = submissions.get(row.id, Submitted(""))
@@ -120,9 +123,28 @@ def _interval(values: list[float]) -> Interval | None:
     return student_t_interval(values) if values and all(map(math.isfinite, values)) else None
 
 
-def why_apart(row: Candidate, track: Track, seeds: Sequence[int], sort_key: str) -> str:
+def score_of(rows: Iterable[Candidate]) -> tuple[str, str, str]:
+    """Target, score and unit that most finished runs of a table have; of as many, those that come first by name."""
+    runs = [run for row in rows for run in row.runs.values() if run.status == "finished"]
+    counts = Counter((run.score, run.unit) for run in runs)
+    if not counts:
+        return "classes", ACCURACY, "samples"
+    score, unit = min(counts, key=lambda each: (-counts[each], each))
+    targets = Counter(run.target for run in runs if (run.score, run.unit) == (score, unit))
+    return min(targets, key=lambda each: (-targets[each], each)), score, unit
+
+
+def scored(row: Candidate, table: Table) -> Candidate:
+    """The row with its runs under the score of a table."""
+    told = partial(replace, target=table.target, score=table.score, unit=table.unit)
+    return replace(row, runs={seed: told(run) for seed, run in row.runs.items()})
+
+
+def why_apart(row: Candidate, track: Track, seeds: Sequence[int], sort_key: str, score: str) -> str:
     """Why a row cannot be ranked, in words; empty where nothing is in the way."""
     reasons = [track.unranked] if track.unranked else []
+    others = sorted({run.score for run in row.runs.values() if run.status == "finished"} - {score})
+    reasons += [f"its score is {', '.join(others)}, where that of the table is {score}"] * bool(others)
     missing = [seed for seed in seeds if seed not in row.runs]
     if missing:
         reasons.append(f"no run for {say_seeds(missing)}")
@@ -136,7 +158,8 @@ def why_apart(row: Candidate, track: Track, seeds: Sequence[int], sort_key: str)
         reasons.append(flaws[0] + (f" (and {len(flaws) - 1} more)" if len(flaws) > 1 else ""))
     undefined = [seed for seed in seeds if seed in row.finished and not math.isfinite(row.runs[seed].metrics[sort_key])]
     if undefined and not flaws and not row.info.reference:  # a bound is not ranked: joint has no forgetting
-        reasons.append(f"{METRICS[sort_key].title.lower()} is undefined for {say_seeds(undefined)}")
+        title = titled(METRICS[sort_key].title.lower(), score)
+        reasons.append(f"{title} is undefined for {say_seeds(undefined)}")
     return "; ".join(reasons)
 
 

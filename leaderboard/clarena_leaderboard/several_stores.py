@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from clarena.record.record import Predictions, Record
+from clarena.record.predictions import Predictions
+from clarena.record.record import Record
 from clarena_leaderboard.collect import Found
 from clarena_leaderboard.contents import Run
 from clarena_leaderboard.sources import Collection, RunSource

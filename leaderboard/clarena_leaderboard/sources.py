@@ -10,8 +10,9 @@ from typing import Protocol
 from clarena.errors import StoreError, UsageError
 from clarena.record import archive, store
 from clarena.record.aliases import Aliases
+from clarena.record.predictions import Predictions
 from clarena.record.reader import record_of
-from clarena.record.record import Predictions, Record
+from clarena.record.record import Record
 from clarena.record.store import PREDICTIONS, RECORD, Store, read_folder, run_in, stamp
 from clarena.tracking.reader import LoggedCell, fetch, logged_cells
 from clarena.tracking.uri import database_file, public, resolve_uri

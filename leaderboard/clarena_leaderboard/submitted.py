@@ -3,8 +3,9 @@
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from clarena.cli.options import find_targets
 from clarena.record.aliases import Aliases, read_aliases
-from clarena.record.curves import ACCURACY_METRICS
+from clarena.record.catalogue import ACCURACY_METRICS
 from clarena.submission.verdict import SeasonRow, SeasonRun, Verdict
 from clarena_leaderboard import ledger
 from clarena_leaderboard.contents import Run, SeasonRuns, Submitted
@@ -21,6 +22,7 @@ def open_with_submissions(
     Raises:
         ClarenaError: there is no such store, or the ledger was altered.
     """
+    find_targets()
     source = open_source(store, tracking_uri)
     if not (submissions / ledger.LEDGER).exists():
         return source, {}
@@ -75,9 +77,7 @@ def _run(verdict: Verdict, row: SeasonRow, told: SeasonRun) -> Run:
         seed=told.number,
         status=told.status,
         reason="",
-        metrics={name: told.metrics.get(name, unknown) for name in ACCURACY_METRICS}
-        if told.status == "finished"
-        else {},
+        metrics={name: told.metric(name) for name in ACCURACY_METRICS} if told.status == "finished" else {},
         flaws=(),
         train_seconds=unknown,
         predict_seconds=unknown,

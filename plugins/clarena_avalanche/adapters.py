@@ -22,6 +22,7 @@ class Adapted(Strategy):
     evaluation is never used.
     """
 
+    targets = frozenset({"classes"})  # its criterion is cross-entropy, one label a sample
     method: ClassVar[Method]
     learning_rate: float  # where the mathematics fixes the optimiser
 
@@ -85,10 +86,11 @@ class Adapted(Strategy):
     def common(self, model: nn.Module) -> dict[str, Any]:
         """The arguments that every strategy of Avalanche's takes."""
         protocol = self.context.protocol
+        self.updater = self.context.updater(model.parameters())
         return {
             "model": model,
             "criterion": nn.CrossEntropyLoss(),
-            "optimizer": self.context.optimizer(model.parameters()),
+            "optimizer": self.updater.optimizer,
             "train_mb_size": protocol.batch_size,
             "train_epochs": protocol.epochs,
             "eval_mb_size": protocol.eval_batch_size,
@@ -105,7 +107,7 @@ class Adapted(Strategy):
             target, given = find("Naive"), {}
         trainer = build(target, given, self.common(model), self.mixins if self.granted != 0 else ())
         trainer.source, trainer.task_labels = experience, self.task_labels
-        trainer.kept_optimizer, trainer.adapter = self._optimizer, self
+        trainer.kept_optimizer, trainer.adapter, trainer.updater = self._optimizer, self, self.updater
         if self._memory:
             self.recall(trainer, self._place(trainer.model, experience))
         return trainer

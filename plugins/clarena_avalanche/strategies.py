@@ -48,7 +48,7 @@ def strategy_class(method: Method) -> type[Adapted]:
         "reference": method.paper,
         "family": method.family,
         "scenarios": method.scenarios,
-        "needs": method.needs | {"own_loop"},
+        "needs": method.needs | {"own_loop", "whole_batches"},
         "off": method.off,
         "carries": method.carries,
         "exceptions": method.exceptions,

@@ -20,7 +20,7 @@ from avalanche.training.templates import SupervisedTemplate
 from avalanche.training.templates.base_sgd import PeriodicEval
 from torch import Tensor, nn
 
-from clarena import Experience, Model, PluginError
+from clarena import Experience, Model, PluginError, Updater
 from clarena_avalanche.samples import Pool, Samples
 
 OUT_OF_PLAY = -1000.0
@@ -162,6 +162,7 @@ class Hosted:
     task_labels: bool
     kept_optimizer: dict[str, dict[str, Any]]
     adapter: Any
+    updater: Updater
 
     def train_dataset_adaptation(self, **kwargs: Any) -> None:
         super().train_dataset_adaptation(**kwargs)  # type: ignore[misc]
@@ -183,6 +184,7 @@ class Hosted:
 
     def _before_training_epoch(self, **kwargs: Any) -> None:
         self._mark()
+        self.updater.begin_pass(self.clock.train_exp_epochs, self.train_epochs)  # type: ignore[attr-defined]
         super()._before_training_epoch(**kwargs)  # type: ignore[misc]
 
     def _before_training_iteration(self, **kwargs: Any) -> None:

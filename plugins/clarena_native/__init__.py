@@ -1,4 +1,4 @@
-"""What CLArena ships: strategies, backbones and benchmarks, through the same door as everyone's plugins.
+"""What CLArena ships: strategies, backbones, benchmarks and targets, through the same door as everyone's plugins.
 
 Everything is registered by reference, with the first sentence of its docstring, so that a list of names imports
 nothing heavy; `clarena doctor` compares the two.
@@ -75,6 +75,10 @@ STRATEGIES = {
         "architecture.den:DEN",
         "Dynamically expandable networks: retrains units a task needs, adds those it lacks, splits those that drift",
     ),
+    "expand": (
+        "architecture.expand:Expand",
+        "Expandable representation: every experience adds a backbone beside the older ones, which are frozen",
+    ),
     "gdumb": ("replay.gdumb:GDumb", "Fills a balanced buffer and trains from scratch on it alone"),
     "frozen": (
         "architecture.frozen:FrozenFeatures",
@@ -139,6 +143,18 @@ MNIST = {
     ),
 }
 
+TARGETS = {
+    "classes": ("Classes", "A class for each sample: y int64 [n], scores [n, outputs]"),
+    "tokens": (
+        "Tokens",
+        "A class for every token of a sequence: y int64 [n, time], −100 where none counts; scores [n, time, outputs]",
+    ),
+    "text": (
+        "Text",
+        "The token after each, of a language model; likelihoods are kept beside answers, for bits per byte",
+    ),
+}
+
 
 @hookimpl
 def clarena_register_strategies(register: Register) -> None:
@@ -161,3 +177,11 @@ def clarena_register_benchmarks(register: Register) -> None:
         register(f"clarena_native.benchmarks.digits:{path}", name=name, summary=summary)
     for name, (path, summary) in MNIST.items():
         register(f"clarena_native.benchmarks.mnist:{path}", name=name, summary=summary, extra="vision")
+
+
+@hookimpl
+def clarena_register_targets(register: Register) -> None:
+    """Register the targets whose classes come with the contract: data are of classes if nothing is said."""
+    for name, (path, summary) in TARGETS.items():
+        scoring = f"clarena.record.scorings:{path}"
+        register(f"clarena.contract.target:{path}", name=name, summary=summary, scoring=scoring)

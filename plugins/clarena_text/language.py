@@ -113,6 +113,7 @@ class Language(Benchmark):
             domain_test=_domains(test),
             domain_names=tuple(text.name for text in texts),
             class_bytes=tokens.sizes,
+            target="text",
         )
 
     def stream(self, data: Data, scenario: Scenario, generator: np.random.Generator) -> Stream:

@@ -58,6 +58,21 @@ def test_backbones_and_benchmarks_show_their_options(kind, name, extra):
     assert f"--{kind} {name}" in facts["example"]
 
 
+@pytest.mark.parametrize("entry", list(NATIVE.targets), ids=lambda entry: entry.name)
+def test_targets_show_where_they_make_sense_and_both_halves_are_there(entry):
+    (facts,) = clarena("describe", entry.name, "--json").data
+    assert (facts["kind"], facts["mismatches"], facts["problem"]) == ("target", [], None)
+    assert facts["scenarios"] == (["class", "domain", "task"] if entry.name == "classes" else ["domain"])
+    assert f'target="{entry.name}"' in facts["example"]
+    assert "Example" in clarena("describe", entry.name).out
+
+
+def test_a_strategy_of_some_targets_says_so():
+    assert clarena("describe", "icarl", "--json").data[0]["targets"] == ["classes"]
+    assert clarena("describe", "ewc", "--json").data[0]["targets"] is None
+    assert "targets    classes" in clarena("describe", "icarl").out
+
+
 def test_a_name_that_is_a_strategy_and_a_backbone_shows_both(tmp_path):
     plugin = tmp_path / "both.py"
     plugin.write_text(

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from clarena import Data, DataError
+from clarena.errors import UnknownNameError
 
 Y = torch.arange(12) % 3
 IMAGES = torch.zeros(12, 3, 8, 8, dtype=torch.uint8)
@@ -24,12 +25,50 @@ def data(x: object = VECTORS, y: object = Y, **changes: object) -> Data:
         (IMAGES, Y),
         (VECTORS.double(), Y),
         (VECTORS.bool(), Y),
-        (TOKENS, torch.zeros(12, 5, dtype=torch.int64)),
-        (TOKENS, torch.full((12, 5), -100).index_fill(1, torch.tensor([0]), 1)),
     ],
 )
 def test_what_benchmarks_can_use_passes(x: torch.Tensor, y: torch.Tensor) -> None:
     data(x, y).validate()
+
+
+TAGS = torch.zeros(12, 5, dtype=torch.int64)
+
+
+@pytest.mark.parametrize("y", [TAGS, torch.full((12, 5), -100).index_fill(1, torch.tensor([0]), 1)])
+def test_a_label_for_each_token_passes_where_that_is_the_target(y: torch.Tensor) -> None:
+    data(TOKENS, y, target="tokens").validate()
+    data(TOKENS, y, target="text", class_bytes=(1, 2, 0)).validate()
+    with pytest.raises(DataError, match=r"or one for each token of inputs that are tokens, and say so: Data\(target="):
+        data(TOKENS, y).validate()
+
+
+OF_TOKENS = {
+    "per number": (VECTORS, torch.zeros(12, 4, dtype=torch.int64), "inputs that are tokens"),
+    "other length": (TOKENS, TAGS[:, :4], r"int64 \[12, 4\], the inputs int32 \[12, 5\]"),
+    "one a sample": (TOKENS, Y, "inputs that are tokens"),
+    "float": (TOKENS, TAGS.float(), r"y.long\(\)"),
+    "none in a sequence": (TOKENS, TAGS.index_fill(0, torch.tensor([3]), -100), "without any label, first number 3"),
+    "too high": (TOKENS, TAGS + 3, "run from 3 to 3"),
+}
+
+
+@pytest.mark.parametrize("what", OF_TOKENS)
+def test_labels_that_are_not_of_tokens_are_refused(what: str) -> None:
+    x, y, message = OF_TOKENS[what]
+    with pytest.raises(DataError, match=message):
+        data(x, y, target="tokens").validate()
+
+
+def test_bytes_of_classes_are_for_language_models() -> None:
+    with pytest.raises(DataError, match="Only language models"):
+        data(TOKENS, TAGS, target="tokens", class_bytes=(1, 1, 1)).validate()
+    with pytest.raises(DataError, match="for each of the 3 classes"):
+        data(TOKENS, TAGS, target="text").validate()
+
+
+def test_a_target_that_does_not_exist_is_refused_by_name() -> None:
+    with pytest.raises(UnknownNameError, match="no target named 'classs'"):
+        data(target="classs").validate()
 
 
 LABELS = {

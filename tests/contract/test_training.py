@@ -15,6 +15,7 @@ from clarena_native.strategies.replay.er import ER
 from tiny import SCENARIOS, same, walk
 from torch import nn
 from torch.nn import functional as F
+from torch.optim import lr_scheduler
 
 from clarena import GradientStrategy
 
@@ -38,8 +39,11 @@ def linear_from(generator, fan_in, fan_out):
     return nn.Linear(fan_in, fan_out)
 
 
-def by_hand(realised, seed, protocol, kept):
-    """Fine-tuning in plain torch, for a growing head: parameters after each experience, backbone first."""
+def by_hand(realised, seed, protocol, kept, schedule=None):
+    """Fine-tuning in plain torch, for a growing head: parameters after each experience, backbone first.
+
+    `schedule`: torch's scheduler of an optimiser, stepped once per pass; it begins anew with each experience.
+    """
     init = stream_of_seeds(seed, "init", -1)
     trunk = linear_from(init, 16, 32)
     if realised.track.scenario == "domain":
@@ -62,6 +66,9 @@ def by_hand(realised, seed, protocol, kept):
         elif realised.track.scenario != "domain":
             optimiser.add_param_group({"params": list(blocks[-1].parameters())})
         order = stream_of_seeds(seed, "data", i)
+        for group in optimiser.param_groups:
+            group["lr"] = group["initial_lr"] = protocol.learning_rate
+        scheduler = None if schedule is None else schedule(optimiser)
         for _ in range(protocol.epochs):
             permutation = torch.randperm(len(y), generator=order)
             for start in range(0, len(y), protocol.batch_size):
@@ -73,7 +80,11 @@ def by_hand(realised, seed, protocol, kept):
                     scores = scores.index_fill(1, torch.tensor(hidden, dtype=torch.long), float("-inf"))
                 optimiser.zero_grad()
                 F.cross_entropy(scores, y[rows]).backward()
+                if protocol.clip_norm:
+                    nn.utils.clip_grad_norm_(parameters, protocol.clip_norm)
                 optimiser.step()
+            if scheduler is not None:
+                scheduler.step()
         history.append([p.detach().clone() for p in parameters])
     return history
 
@@ -88,6 +99,56 @@ def test_finetune_is_a_plain_torch_loop_bit_for_bit(scenario, optimiser, kept):
     for position, parameters in enumerate(expected):
         ours.step(position)
         assert same(ours.parameters(), parameters), f"after experience {position + 1}"
+
+
+def rising(optimiser, then):
+    """The rate rises over three passes before another scheduler begins."""
+    rise = lr_scheduler.LinearLR(optimiser, start_factor=0.25, total_iters=3)
+    return lr_scheduler.SequentialLR(optimiser, [rise, then], milestones=[3])
+
+
+SCHEDULES = {
+    "cosine": ({"schedule": "cosine"}, lambda o: lr_scheduler.CosineAnnealingLR(o, T_max=8)),
+    "milestones": (
+        {"schedule": "milestones", "milestones": (2, 5), "gamma": 0.3},
+        lambda o: lr_scheduler.MultiStepLR(o, milestones=[2, 5], gamma=0.3),
+    ),
+    "warmup": ({"warmup": 3}, lambda o: lr_scheduler.LinearLR(o, start_factor=0.25, total_iters=3)),
+    "warmup and cosine": (
+        {"schedule": "cosine", "warmup": 3},
+        lambda o: rising(o, lr_scheduler.CosineAnnealingLR(o, T_max=5)),
+    ),
+    "warmup and milestones": (
+        {"schedule": "milestones", "milestones": [4, 6], "warmup": 3},
+        lambda o: rising(o, lr_scheduler.MultiStepLR(o, milestones=[1, 3], gamma=0.1)),
+    ),
+}
+
+
+@pytest.mark.parametrize("kept", ["reset", "kept"])
+@pytest.mark.parametrize("optimiser", OPTIMISERS)
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_schedules_are_those_of_torch_stepped_once_per_pass_bit_for_bit(schedule, optimiser, kept):
+    fields, make = SCHEDULES[schedule]
+    protocol = OPTIMISERS[optimiser] | fields | {"epochs": 8, "optimizer_state": kept}
+    ours = walk(Finetune, "class", seed=3, **protocol)
+    expected = by_hand(ours.realised, 3, ours.realised.protocol, kept == "kept", make)
+    ours.realised.set_up(ours.strategy)
+    for position, parameters in enumerate(expected):
+        ours.step(position)
+        assert same(ours.parameters(), parameters), f"after experience {position + 1}"
+
+
+@pytest.mark.parametrize("optimiser", ["sgd", "adam"])
+def test_gradients_are_clipped_as_torch_clips_them_bit_for_bit(optimiser):
+    protocol = OPTIMISERS[optimiser] | {"clip_norm": 0.5, "schedule": "cosine", "epochs": 3}
+    ours = walk(Finetune, "task", seed=3, **protocol)
+    make = lambda o: lr_scheduler.CosineAnnealingLR(o, T_max=3)  # noqa: E731
+    expected = by_hand(ours.realised, 3, ours.realised.protocol, False, make)
+    ours.realised.set_up(ours.strategy)
+    assert same(ours.finish().parameters(), expected[-1])
+    free = walk(Finetune, "task", seed=3, **protocol | {"clip_norm": None}).finish()
+    assert not same(free.parameters(), expected[-1])  # it was felt
 
 
 def test_moments_are_kept_for_old_parameters_and_new_ones_start_without():
@@ -242,8 +303,9 @@ class Rehead(Finetune):
 
 @pytest.mark.parametrize("state", ["kept", "reset"])
 @pytest.mark.parametrize("strategy", [Finetune, EWC, ER, Thaws, Rehead])
-def test_saved_after_each_experience_it_goes_on_bit_for_bit(strategy, state):
-    for optimiser in OPTIMISERS.values():
+@pytest.mark.parametrize("steps", [{}, {"schedule": "cosine", "warmup": 1, "clip_norm": 0.5, "epochs": 4}], ids=len)
+def test_saved_after_each_experience_it_goes_on_bit_for_bit(strategy, state, steps):
+    for optimiser in ({**kind, **steps} for kind in OPTIMISERS.values()):
         whole = walk(strategy, "task", optimizer_state=state, **optimiser)
         saved = []
         for position in range(3):

@@ -24,11 +24,19 @@ def test_what_waits_is_counted_and_what_does_not_is_not():
 
 
 @pytest.mark.parametrize("scenario", ["class", "task"])
-@pytest.mark.parametrize("name", ["finetune", "er", "ewc", "si", "lwf", "der", "ewc+lwf"])
+@pytest.mark.parametrize("name", ["finetune", "er", "ewc", "si", "lwf", "der", "expand", "ewc+lwf"])
 def test_three_times_the_steps_wait_no_more_often(name, scenario):
     strategy = Host.discover().strategy(name)
     once, thrice = (waits_of(walk(strategy, scenario, epochs=epochs)) for epochs in (1, 3))
     assert thrice == once
+
+
+@pytest.mark.parametrize("name", ["finetune", "er", "ewc+gem", "lwf", "gdumb", "pnn"])
+def test_nor_do_steps_that_are_scheduled_clipped_and_made_in_parts(name):
+    protocol = {"schedule": "cosine", "warmup": 1, "clip_norm": 0.5, "accumulation": 2, "epochs": 4}
+    strategy = Host.discover().strategy(name)
+    plain, ours = (walk(strategy, "task", **changes) for changes in ({"epochs": 4}, protocol))
+    assert waits_of(ours) == waits_of(plain)
 
 
 @pytest.mark.parametrize("name", ["finetune", "er", "der"])

@@ -12,10 +12,12 @@ from clarena_leaderboard.collect import Found
 from clarena_leaderboard.config import BoardConfig
 from clarena_leaderboard.contents import Board, Run, Table
 from clarena_leaderboard.sources import Collection
+from records_with_predictions import summary
 
 from clarena.protocol.protocol import NamedPart, Protocol, Track
 from clarena.record.metrics import METRICS
-from clarena.record.record import Cell, Cost, Predictions, Record, StrategyInfo
+from clarena.record.predictions import Predictions
+from clarena.record.record import Cell, Cost, Record, StrategyInfo
 from clarena.record.store import Store
 
 MOMENT = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -133,7 +135,7 @@ def record(
     predicted[1, :10] = 0
     predicted[2] = labels
     predicted[2, right:10] = 1
-    predictions = Predictions(predicted=predicted, labels=labels, experience=experience)
+    predictions = Predictions.of_classes(predicted=predicted, labels=labels, experience=experience)
     started = MOMENT + timedelta(days=day, seconds=seed)
     cell = Cell(track=at, strategy=info(name), seed=seed)
     cost = dict.fromkeys(Cost.model_fields, 1)
@@ -147,7 +149,7 @@ def record(
         "environment": {"hardware": "made up"},
         "started": started,
         "ended": started + timedelta(seconds=1),
-        **predictions.summary(["cat", "dog"]),
+        **summary(predictions, ["cat", "dog"]),
     }
     return Record(**facts | fields), predictions
 

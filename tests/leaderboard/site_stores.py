@@ -12,10 +12,11 @@ from clarena_leaderboard.contents import Board
 from clarena_leaderboard.site.publish import Report
 from clarena_leaderboard.site.render import build_site
 from clarena_leaderboard.sources import StoreSource
+from records_with_predictions import summary
 
 from clarena.protocol.protocol import NamedPart, Protocol, Scenario, Track
-from clarena.record.metrics import summarise
-from clarena.record.record import Cell, Cost, ExperienceInfo, Predictions, Record, Status, StrategyInfo
+from clarena.record.predictions import Predictions
+from clarena.record.record import Cell, Cost, ExperienceInfo, Record, Status, StrategyInfo
 from clarena.record.store import Store
 
 EXPERIENCES, SAMPLES = 3, 60
@@ -141,8 +142,8 @@ def _run(made: Made, track: Track, seed: int, number: int, classes: list[str]) -
         ExperienceInfo(classes=classes[2 * j : 2 * j + 2], train_samples=40, test_samples=20)
         for j in range(EXPERIENCES)
     ]
-    matrix = predictions.accuracy_matrix()
-    outcome = {"accuracy_matrix": matrix.tolist(), "metrics": summarise(matrix), "output_names": classes}
+    told = summary(predictions, classes)
+    outcome = {name: told[name] for name in ("accuracy_matrix", "metrics")} | {"output_names": classes}
     return Record(**base, **outcome, experiences=experiences, costs=costs), predictions
 
 
@@ -157,4 +158,4 @@ def _predictions(made: Made, number: int) -> Predictions:
     predicted[owner[None] >= time] = -1  # not yet learned
     if made.name == "joint":
         predicted[:-1] = -1
-    return Predictions(predicted=predicted, labels=labels, experience=owner)
+    return Predictions.of_classes(predicted=predicted, labels=labels, experience=owner)

@@ -13,6 +13,7 @@ from made_up import REFERENCES, TOY, board, found, row, table, track
 
 from clarena.errors import UsageError
 from clarena.record.metrics import METRICS
+from clarena.record.pooled import POOLED_METRICS
 from clarena.record.statistics import Interval, student_t_interval
 
 NAN = float("nan")
@@ -45,7 +46,7 @@ def test_without_finetune_they_are_those_that_most_rows_finished():
     none = table([found("a", 4, status="failed"), found("a", 5, status="diverged")])
     assert (none.seeds, none.seeds_rule) == ((), "no run finished")
     assert none.apart[0].reason == "seed 4 failed; seed 5 diverged"
-    assert none.apart[0].intervals == dict.fromkeys(METRICS)
+    assert none.apart[0].intervals == dict.fromkeys((*METRICS, *POOLED_METRICS))
 
 
 def test_the_settings_decide_first():

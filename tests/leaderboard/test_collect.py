@@ -18,7 +18,9 @@ from records_with_predictions import changed
 
 from clarena.errors import StoreError, UsageError
 from clarena.record.metrics import METRICS
-from clarena.record.record import Predictions
+from clarena.record.pooled import POOLED_METRICS
+from clarena.record.predictions import Predictions
+from clarena.record.recomputation import matrices
 from clarena.record.store import PREDICTIONS, RECORD, Store
 
 
@@ -79,9 +81,11 @@ def test_metrics_follow_from_predictions(store):
         "forgetting": 0.5,
         "backward_transfer": -0.5,
         "forward_transfer": float("nan"),
+        "final_pooled_accuracy": 0.75,
+        "average_incremental_pooled_accuracy": (1 + 0.75) / 2,
     }
     assert run.metrics == pytest.approx(expected, nan_ok=True)
-    assert set(run.metrics) == set(METRICS)
+    assert set(run.metrics) == {*METRICS, *POOLED_METRICS}
     assert (run.flaws, run.seed, run.row, run.cell) == ((), 3, made.cell.row, made.cell_id)
     assert run.origin == store.folder(made.cell).relative_to(store.path).as_posix()
     assert run.content == hashlib.sha256((store.folder(made.cell) / RECORD).read_bytes()).hexdigest()
@@ -132,7 +136,7 @@ def test_a_confusion_matrix_that_is_another_one_is_a_flaw(store):
 def test_predictions_that_are_not_those_of_the_record_are_a_flaw(store):
     """Even if every number agrees: these are the same arrays in another file."""
     made = keep(store, right=5)
-    arrays = store.predictions(made).model_dump()
+    arrays = store.predictions(made).arrays
     with (store.folder(made.cell) / PREDICTIONS).open("wb") as file:
         np.savez(file, **arrays)
     assert only(store).flaws == ("its predictions are not those that its record was written with",)
@@ -150,7 +154,7 @@ def test_predictions_that_are_no_arrays_are_a_flaw(store, content):
 def test_predictions_of_a_class_that_does_not_exist_are_a_flaw(store, label):
     made, predictions = record(right=5)
     labels = np.where(predictions.labels == 0, label, 1)
-    odd = Predictions(predicted=predictions.predicted, labels=labels, experience=predictions.experience)
+    odd = Predictions.of_classes(predicted=predictions.predicted, labels=labels, experience=predictions.experience)
     store.write(made, odd)
     run = only(store)
     assert run.flaws[-1].startswith("its metrics cannot be recomputed: a prediction or a label is none of the 2")
@@ -160,7 +164,9 @@ def test_predictions_of_a_class_that_does_not_exist_are_a_flaw(store, label):
 @pytest.mark.parametrize("shape", [(), (0,), (3,), (0, 20), (2, 20), (3, 4, 5)])
 def test_predictions_of_another_shape_are_a_flaw(store, shape):
     made, predictions = record(right=5)
-    odd = Predictions(predicted=np.zeros(shape, int), labels=predictions.labels, experience=predictions.experience)
+    odd = Predictions.of_classes(
+        predicted=np.zeros(shape, int), labels=predictions.labels, experience=predictions.experience
+    )
     store.write(made, odd)
     assert only(store).flaws[0].startswith("its metrics cannot be recomputed: ")
 
@@ -193,7 +199,7 @@ def test_a_run_that_did_not_finish_has_no_metrics(store):
 def test_what_cannot_be_read_is_said_and_the_rest_is_shown(store, tmp_path):
     names = ("newer", "broken", "altered", "undefined", "deep", "fine")
     newer, broken, altered, undefined, deep, _ = (keep(store, name) for name in names)
-    change(store, newer, schema_version=2)
+    change(store, newer, schema_version=3)
     (store.folder(broken.cell) / RECORD).write_text("{")
     change(store, altered, cell={**altered.model_dump(mode="json")["cell"], "seed": 9})
     cell = undefined.model_dump(mode="json")["cell"]
@@ -206,7 +212,7 @@ def test_what_cannot_be_read_is_said_and_the_rest_is_shown(store, tmp_path):
     assert [each.info.name for each in collection.found] == ["fine"]
     text = "\n".join(collection.problems)
     assert len(collection.problems) == 6
-    for words in ("has schema 2; this CLArena reads up to 1", "was altered", "cannot be read", "notes/mine"):
+    for words in ("has schema 3; this CLArena reads up to 2", "was altered", "cannot be read", "notes/mine"):
         assert words in text
     assert str(tmp_path) not in text
     assert load_board(StoreSource(store.path)).problems == collection.problems
@@ -325,7 +331,7 @@ def test_the_whole_record_of_a_run(store):
     run = source.collect().found[0].run
     loaded, predictions = source.load(run)
     assert loaded.model_dump_json() == made.model_dump_json()
-    assert predictions.accuracy_matrix()[2].tolist() == [0.5, 1.0]
+    assert matrices(loaded, predictions)["score"][2].tolist() == [0.5, 1.0]
     (store.folder(made.cell) / PREDICTIONS).unlink()
     assert source.load(run)[1] is None
     shutil.copy(store.folder(keep(store, seed=1).cell) / RECORD, store.folder(made.cell) / RECORD)

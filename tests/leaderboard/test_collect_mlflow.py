@@ -12,6 +12,7 @@ from clarena_leaderboard.sources import MlflowSource, StoreSource, open_source
 from made_up import board, keep, record
 
 from clarena.errors import StoreError
+from clarena.record.recomputation import matrices
 from clarena.record.store import PREDICTIONS, RECORD, Store
 from clarena.tracking import Tracker, reader
 from clarena.tracking.reader import MlflowError
@@ -111,7 +112,7 @@ def test_a_database_is_read_as_mlflow_reads_it(folder, client):
 def test_the_whole_record_of_a_run(source):
     loaded, predictions = source.load(run_of(source, "ewc", 1))
     assert loaded.cell.label == "ewc seed 1"
-    assert predictions.accuracy_matrix()[2].tolist() == [0.6, 1.0]
+    assert matrices(loaded, predictions)["score"][2].tolist() == [0.6, 1.0]
 
 
 def test_files_that_are_not_on_this_machine_are_fetched(source, monkeypatch):

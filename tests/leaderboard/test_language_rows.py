@@ -9,8 +9,9 @@ from clarena_leaderboard.site.detail import row_detail
 from clarena_leaderboard.site.render import build_site
 from clarena_leaderboard.sources import StoreSource
 from made_up import record
-from records_with_predictions import changed
+from records_with_predictions import changed, summary
 
+from clarena.record.predictions import Predictions
 from clarena.record.record import ExperienceInfo
 from clarena.record.store import RECORD, Store
 
@@ -30,8 +31,12 @@ def store(tmp_path):
             likely = np.full((3, 20), np.nan, dtype=np.float32)
             likely[1, :10], likely[2, :10], likely[2, 10:] = -math.log(4), -math.log(2), -math.log(4)
             sizes = np.repeat([2, 1], 10)
-            predictions = predictions.model_copy(update={"log_probability": likely, "text_bytes": sizes})
-            facts = predictions.summary(TOKENS) | {"output_names": TOKENS, "class_report": {}, "confusion_matrix": []}
+            predictions = Predictions(
+                predictions.answers | {"log_probability": likely},
+                predictions.truth | {"text_bytes": sizes},
+                predictions.experience,
+            )
+            facts = summary(predictions, TOKENS) | {"output_names": TOKENS, "class_report": {}, "confusion_matrix": []}
             facts["experiences"] = [
                 ExperienceInfo(classes=TOKENS, domain=domain, train_samples=9, test_samples=10)
                 for domain in (DOMAINS if name == "er" or seed else DOMAINS[::-1])

@@ -148,7 +148,7 @@ def test_c3_the_gradient_before_projection_is_the_sum_of_the_parts(scenario, dou
         scores = model(batch.x)
         loss = cross_entropy(scores, batch.y, batch.mask)
         for head in heads:
-            q = (lwf.targets[batch.index][:, head] / 2.0).softmax(1)
+            q = (lwf.recorded[batch.index][:, head] / 2.0).softmax(1)
             loss = loss - 2.0 * (q * (scores[:, head] / 2.0).log_softmax(1)).sum(1).mean()
         expected, theta = flat(gradients(ours, loss)), flat(ours.parameters())
         for weight, held in ((7.0, ewc.consolidated), (2 * 0.3, mas.consolidated)):
@@ -301,7 +301,7 @@ def test_a_bounded_step_never_overshoots_an_anchor_and_moves_no_bit_where_it_is_
     ewc, l2, _ = composite.running
     held = flat(model.parameters())[: len(l2.consolidated.anchor)]
     a = 1000.0 * ewc.consolidated.importance + 5.0
-    slowed = flat(composite._slowed)
+    slowed = flat(composite._rates())
     torch.testing.assert_close(slowed, torch.minimum(torch.tensor(1.0), 1 / (rate * a)))
     assert (rate * a > 2).any()  # these would diverge
     assert (rate * a < 1).any()  # and these need nothing
@@ -330,7 +330,7 @@ def test_an_adaptive_optimiser_is_left_to_its_own_rates():
     ours = walk(make(EWC, L2, ewc={"strength": 1e6}), "task", optimizer="adam")
     ours.step(0)
     begin(ours, 1)
-    assert ours.strategy._slowed == []
+    assert ours.strategy._rates() == []
 
 
 COMPOSABLE = ["finetune", "ewc", "mas", "si", "l2", "lwf", "er", "der", "der++", "gem", "agem", "frozen"]
@@ -425,6 +425,25 @@ def test_projections_exemplars_and_scenarios_that_do_not_go_together():
     with pytest.raises(UsageError, match="no scenario in common"):
         compose((ClassOnly, TaskOnly))
     assert compose((EWC, ClassOnly)).scenarios == {"class"}
+
+
+def test_a_composite_learns_what_all_its_parts_can():
+    class OfClasses(GradientStrategy):
+        """Of classes."""
+
+        name = "of-classes"
+        targets = frozenset({"classes", "tokens"})
+
+    class OfText(GradientStrategy):
+        """Of text."""
+
+        name = "of-text"
+        targets = frozenset({"text"})
+
+    assert compose((EWC, SI)).targets is None
+    assert compose((EWC, OfClasses)).targets == {"classes", "tokens"}
+    with pytest.raises(UsageError, match="no target in common"):
+        compose((OfClasses, OfText))
 
 
 @pytest.mark.parametrize(

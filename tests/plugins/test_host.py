@@ -39,7 +39,10 @@ REASONS = {
     "other_prefix": ("cannot be named 'native/ewc': use", 8),
     "raises_half_way": ("KeyError: 'absent'", 18),
     "returns_instead": ("must call register and return nothing, not 'json:JSONDecoder'", None),
+    "scoring_of_a_strategy": ("the strategy 'judge' is given a scoring, which only targets have", 8),
+    "scoring_of_another_kind": ("the scoring of the target 'odd' is <class 'dict'>: give a subclass of Scoring, or", 8),
     "syntax_error": ("SyntaxError: ", 4),
+    "target_without_scoring": ("the target 'half' needs its other half: register(…, scoring=…)", 8),
     "undocumented": ("the strategy 'undocumented' needs a docstring or a summary", 12),
     "unmarked_hook": ("clarena_register_strategies is not marked as a hook: write @clarena.hookimpl", None),
     "unprintable_error": ("Unprintable: <exception str() failed>", 9),
@@ -375,7 +378,7 @@ def test_register_is_documented_and_has_the_promised_signature() -> None:
     signature = inspect.signature(Register.__call__)
     assert str(signature) == (
         "(self, target: type[typing.Any] | str, *, name: str | None = None, summary: str | None = None, "
-        "extra: str | None = None) -> None"
+        "extra: str | None = None, scoring: type[typing.Any] | str | None = None) -> None"
     )
     for parameter in list(signature.parameters)[1:]:
         assert f"            {parameter}: " in (Register.__call__.__doc__ or "")

@@ -116,6 +116,36 @@ def test_compare_says_where_registration_and_class_differ(decoders: Registry) ->
     ]
 
 
+# ---- Both halves of a target ----
+
+
+@pytest.fixture
+def halves(decoders: Registry) -> Registry:
+    """Decoders whose other half is an encoder."""
+    kind = Kind("decoder", "", "json:JSONDecoder", scoring="json:JSONEncoder")
+    Path(sys.path[0], "other.py").write_text("import json\nclass Fine(json.JSONEncoder):\n    name = 'coarse'\n")
+    scorings = {"fine": "other:Fine", "wrong": "json:JSONDecoder", "missing": "other:Absent"}
+    return Registry(
+        kind, [Offer("p", name, "Decodes well", "fine:Fine", "here", scoring=ref) for name, ref in scorings.items()]
+    )
+
+
+def test_the_halves_of_a_target_are_imported_each_by_itself(halves: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "other", raising=False)
+    halves.load("fine")
+    assert "other" not in sys.modules
+    assert halves.scoring("fine").name == "coarse"
+    assert "Its scoring has name = 'coarse', and itself 'fine'." in halves.compare(halves.entry("fine"))
+
+
+@pytest.mark.parametrize(
+    ("name", "says"), [("wrong", "not a subclass of json:JSONEncoder"), ("missing", "no 'Absent'")]
+)
+def test_the_other_half_of_a_target_that_cannot_be_loaded_says_why(halves: Registry, name: str, says: str) -> None:
+    with pytest.raises(PluginError, match=says):
+        halves.scoring(name)
+
+
 def test_unknown_name_in_an_empty_registry() -> None:
     broken = Broken.by(ValueError("two\nlines"), "p", "here")
     with pytest.raises(UnknownNameError, match="Known: none") as caught:

@@ -24,7 +24,8 @@ DEFAULTS = {
     "optimizer_state": "reset", "heads": "growing", "loss_over": "seen", "stream_length": "unknown",
     "buffer_size": 200, "eval_batch_size": 512, "eval_every": 0, "precision": "float32", "limit": None,
     "tested_on": "test", "validation_fraction": 0.2, "tuning_experiences": 3, "boundaries": "known",
-    "augmentation": None,
+    "augmentation": None, "schedule": "constant", "milestones": (), "gamma": 0.1, "warmup": 0, "clip_norm": None,
+    "accumulation": 1,
 }  # fmt: skip
 """Of revision 1. A field at its default takes no part in a digest, so a default may never change unnoticed; a field
 that is added joins this list, with what was done before it existed."""
@@ -92,6 +93,13 @@ CHANGES = [
     {"learning_rate": 0.002},
     {"momentum": 0.1},
     {"weight_decay": 0.1},
+    {"schedule": "cosine"},
+    {"schedule": "milestones", "milestones": (5,)},
+    {"schedule": "milestones", "milestones": (5, 8)},
+    {"schedule": "milestones", "milestones": (5, 8), "gamma": 0.5},
+    {"warmup": 1},
+    {"clip_norm": 1.0},
+    {"accumulation": 2},
     {"optimizer_state": "kept"},
     {"heads": "full", "stream_length": "known"},
     {"loss_over": "current"},
@@ -102,6 +110,7 @@ CHANGES = [
     {"eval_every": 1},
     {"augmentation": "crop-flip"},
     {"precision": "tf32"},
+    {"precision": "bf16"},
     {"limit": 7},
     {"validation_fraction": 0.1},
     {"tuning_experiences": 2},
@@ -198,6 +207,32 @@ def test_every_field_has_a_sentence():
         ({"validation_fraction": 1}, "protocol.validation_fraction is not valid"),
         ({"tuning_experiences": 0}, "protocol.tuning_experiences is not valid"),
         ({"epochs": 0, "batch_size": 0}, "protocol.batch_size is not valid"),
+        ({"schedule": "linear"}, "'constant', 'cosine' or 'milestones'"),
+        ({"schedule": "milestones"}, "set both, or neither"),
+        ({"milestones": "3"}, "set both, or neither"),
+        ({"schedule": "milestones", "milestones": "6,12"}, "before the last of 10 passes: set each from 1 to 9"),
+        ({"schedule": "milestones", "milestones": "10"}, "set each from 1 to 9"),
+        ({"schedule": "milestones", "milestones": "2,6", "warmup": 2}, "set each from 3 to 9"),
+        ({"schedule": "milestones", "milestones": "0,6"}, "greater than or equal to 1"),
+        ({"schedule": "milestones", "milestones": "6,3"}, "not in ascending order"),
+        ({"schedule": "milestones", "milestones": "6,6"}, "not in ascending order"),
+        ({"schedule": "milestones", "milestones": "six"}, "protocol.milestones is not valid"),
+        ({"gamma": 0.5}, "gamma has an effect at milestones only"),
+        ({"gamma": 0}, "protocol.gamma is not valid"),
+        ({"schedule": "milestones", "milestones": "6", "gamma": 1}, "protocol.gamma is not valid"),
+        ({"warmup": 10}, "leaves no pass at the full rate: set it below epochs=10"),
+        ({"warmup": 11}, "leaves no pass at the full rate"),
+        ({"warmup": -1}, "protocol.warmup is not valid"),
+        ({"schedule": "cosine", "epochs": 1}, "has a single one: set epochs higher"),
+        ({"schedule": "cosine", "warmup": 9}, "has a single one"),
+        ({"clip_norm": 0}, "protocol.clip_norm is not valid: Input should be greater than 0. clip_norm: Greatest norm"),
+        ({"clip_norm": "-1"}, "protocol.clip_norm is not valid"),
+        ({"clip_norm": "inf"}, "protocol.clip_norm is not valid"),
+        ({"accumulation": 0}, "protocol.accumulation is not valid"),
+        ({"accumulation": 33}, "cuts a batch of 32 into more parts than samples"),
+        ({"precision": "fp16"}, "'float32', 'tf32' or 'bf16'"),
+        ({"boundaries": "hidden", "schedule": "cosine"}, "set stream_length=known as well, or schedule=constant"),
+        ({"boundaries": "hidden", "warmup": 1}, "set stream_length=known as well"),
     ],
 )
 def test_a_value_that_does_not_fit_is_named(changes, says):
@@ -205,6 +240,18 @@ def test_a_value_that_does_not_fit_is_named(changes, says):
         protocol("standard", changes)
     assert says in str(caught.value)
     assert "pydantic" not in str(caught.value)
+
+
+def test_milestones_are_read_as_people_write_them():
+    for text in ("60,80", "[60, 80]", "(60, 80)", [60, 80], (60, 80)):
+        given = protocol("standard", {"schedule": "milestones", "milestones": text, "epochs": 100})
+        assert given.milestones == (60, 80)
+    assert protocol("standard", {"milestones": "none", "clip_norm": "none"}) == Protocol()
+
+
+def test_where_the_streams_length_is_known_a_schedule_may_run_over_hidden_boundaries():
+    given = protocol("online", {"boundaries": "hidden", "stream_length": "known", "schedule": "cosine"})
+    assert (given.epochs, given.schedule) == (1, "cosine")
 
 
 def test_unknown_presets_and_fields_bring_the_closest():

@@ -12,7 +12,8 @@ from clarena import Data, Protocol, Results, Split, Store, Stream
 from clarena.record import plots
 from clarena.record.curves import SHORT
 from clarena.record.notebook import results_html
-from clarena.record.record import CurvePoint, Predictions
+from clarena.record.predictions import Predictions
+from clarena.record.record import CurvePoint
 from clarena.record.summary import rows, table_texts
 
 RECORD = make_record(CLASS)
@@ -28,7 +29,7 @@ SPLIT = Split(torch.arange(4), torch.tensor([0, 1, 0, 1]), torch.arange(2), torc
         (RECORD.cell.track, f"Track({RECORD.cell.track.label}, {RECORD.track_digest[:12]})"),
         (Results([RECORD], {"er seed 1": "no"}), "Results(2 runs: 1 finished, 1 not recorded)"),
         (Store("runs"), "Store('runs')"),
-        (Predictions(*[], predicted=np.zeros((3, 9), int), labels=np.zeros(9, int), experience=np.zeros(9, int)),
+        (Predictions.of_classes(np.zeros((3, 9), int), labels=np.zeros(9, int), experience=np.zeros(9, int)),
          "Predictions(9 test samples of 2 experiences)"),
         (Data(torch.zeros(4, 1, 8, 8), SPLIT.y_train, torch.zeros(2, 1, 8, 8), SPLIT.y_test, ("a", "b")),
          "Data(4 + 2 samples [1, 8, 8] of float32, 2 classes)"),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from records_with_predictions import TRACK, changed, kept, made_predictions, made_record
+from records_with_predictions import TRACK, changed, kept, made_predictions, made_record, summary
 
 from clarena.errors import StoreError
 from clarena.protocol.protocol import NamedPart
@@ -17,7 +17,7 @@ from clarena.record.aliases import Alias, Attested, AttestedRun, add_aliases, re
 from clarena.record.archive import Archive, Run, archive_of
 from clarena.record.ledger import BEGINNING, LEDGER, entered
 from clarena.record.packing import pack_store
-from clarena.record.record import Predictions, Record
+from clarena.record.record import Record
 from clarena.record.store import PREDICTIONS, RECORD, Store
 
 OTHER = TRACK.model_copy(update={"benchmark": NamedPart(name="other")})
@@ -62,12 +62,11 @@ def assert_the_same(one: Store, other: Store) -> None:
         assert a.content == b.content
         assert (a.predictions is None) == (b.predictions is None)
         if a.predictions is not None and b.predictions is not None:
-            for name in Predictions.model_fields:
-                x, y = getattr(a.predictions, name), getattr(b.predictions, name)
-                assert (x is None) == (y is None)
-                if x is not None:
-                    assert x.dtype == y.dtype
-                    np.testing.assert_array_equal(x, y)
+            x, y = a.predictions.arrays, b.predictions.arrays
+            assert list(x) == list(y)
+            for name, array in x.items():
+                assert array.dtype == y[name].dtype
+                np.testing.assert_array_equal(array, y[name])
 
 
 def test_what_is_packed_comes_back_bit_by_bit(store: Store, rows: Store) -> None:
@@ -88,7 +87,7 @@ def test_every_kind_of_run_comes_back(tmp_path: Path) -> None:
     store.write(record.model_copy(update=bare), None)
     half = made_predictions(1)
     half.predicted[-1] = -1
-    facts = half.summary([f"class {number}" for number in range(6)])
+    facts = summary(half, [f"class {number}" for number in range(6)])
     diverged, _ = made_record(1, "lost", status="diverged", costs=[], **bare)
     store.write(diverged.model_copy(update=facts), half)
     assert pack_store(store, tmp_path / "rows").runs == 6

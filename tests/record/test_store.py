@@ -13,8 +13,8 @@ import pytest
 import troublemakers as trouble
 
 from clarena import Store, StoreError, evaluate
+from clarena.record.predictions import Predictions
 from clarena.record.reader import read_record
-from clarena.record.record import Predictions
 from clarena.record.writing import write_atomic
 
 
@@ -63,7 +63,7 @@ DAMAGE = {
     "another track's": (lambda content: edited(content, track_digest="0" * 64), "was altered"),
     "another status": (lambda content: edited(content, status="splendid"), "is not valid (status:"),
     "without time zone": (lambda content: edited(content, started="2026-01-01T00:00:00"), "is not valid (started:"),
-    "of the future": (lambda content: edited(content, schema_version=2), "has schema 2; this CLArena reads up to 1"),
+    "of the future": (lambda content: edited(content, schema_version=3), "has schema 3; this CLArena reads up to 2"),
 }
 
 
@@ -111,7 +111,7 @@ def test_altered_or_lost_predictions_are_noticed(store):
 @pytest.mark.parametrize("highest", [5, 127, 128, 40_000])
 def test_predictions_come_back_as_they_went_in_the_smallest_integers(store, highest):
     (record,), _ = store.records()
-    given = Predictions(
+    given = Predictions.of_classes(
         predicted=np.array([[-1, -1], [0, highest]]), labels=np.array([0, highest]), experience=np.array([0, 0])
     )
     record = store.write(record, given)

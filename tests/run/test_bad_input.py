@@ -40,6 +40,24 @@ WRONG = {
     "not finite": ({"strategies": "ewc", "settings": {"ewc": {"strength": "inf"}}}, "finite number"),
     "protocol field": ({"settings": {"protocol": {"epoch": 1}}}, "Did you mean 'epochs'?"),
     "protocol value": ({"settings": {"protocol": {"epochs": 0}}}, "protocol.epochs is not valid"),
+    "milestones beyond the budget": (
+        {"settings": {"protocol": {"schedule": "milestones", "milestones": "3"}}},
+        "do not all lie after the warm-up of 0 and before the last of 1 passes",
+    ),
+    "clipping at 0": ({"settings": {"protocol": {"clip_norm": 0}}}, "protocol.clip_norm is not valid"),
+    "clipping": (
+        {"strategies": "mer", "settings": {"protocol": {"clip_norm": 1}}},
+        "mer goes by the size of its gradients, which clipping would change; this protocol clips gradients "
+        "(clip_norm). Leave mer out, or take another track: protocol.clip_norm=none.",
+    ),
+    "clipping beside a proximal step": (
+        {"strategies": "den", "scenario": "task", "settings": {"protocol": {"clip_norm": 1}}},
+        "den goes by the size of its gradients",
+    ),
+    "parts": (
+        {"strategies": "la-maml", "settings": {"protocol": {"accumulation": 2}}},
+        "la-maml makes steps of its own within a batch",
+    ),
     "limit": ({"limit": 0}, "protocol.limit is not valid"),
     "benchmark option": ({"settings": {"benchmark": {"experience": 1}}}, "Did you mean 'experiences'?"),
     "too many experiences": (
@@ -87,6 +105,47 @@ def test_a_strategy_that_has_no_such_scenario_or_needs_what_is_not_granted_says_
     assert text == "only-task does not run in the class scenario; it runs in: task."
     _, text = refused(tmp_path / "runs", Foresees)
     assert "Grant it: --set protocol.stream_length=known." in text
+
+
+BF16 = {"protocol": {"precision": "bf16"}}
+
+
+def test_bf16_is_refused_on_a_processor_without_it_and_to_who_has_no_use_for_it(tmp_path, monkeypatch):
+    known = {"architecture": "x86_64", "avx512_bf16": False}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: known, raising=False)
+    _, text = refused(tmp_path / "runs", settings=BF16)
+    assert text.startswith("protocol.precision=bf16: this processor (x86_64) has no arithmetic in bfloat16.")
+    known["avx512_bf16"] = True
+    for strategy in ("mer", "la-maml", "pnn"):
+        _, text = refused(tmp_path / "runs", strategy, settings=BF16, scenario="task")
+        assert text.startswith(f"{strategy} trains in float32 alone")
+    monkeypatch.delattr(torch.cpu, "get_capabilities")
+    _, text = refused(tmp_path / "runs", settings=BF16)
+    assert "cannot say whether this processor has arithmetic in bfloat16" in text
+
+
+def test_with_bf16_a_run_is_finished_and_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True}, raising=False)
+    results = evaluate(
+        trouble.Plain, benchmark=trouble.Tiny, seeds=1, jobs=1, track=False, store=tmp_path, settings=BF16
+    )
+    (record,) = results.records
+    assert record.status == "finished"
+    assert record.cell.track.protocol.precision == "bf16"
+
+
+def test_a_rate_changed_behind_the_back_fails_the_run_in_words(tmp_path):
+    class Meddler(trouble.Plain):
+        """Slows down."""
+
+        name = "meddler"
+
+        def after_step(self, batch):
+            self.optimizer.param_groups[0]["lr"] *= 0.9
+
+    (record,) = evaluate(Meddler, benchmark=trouble.Tiny, seeds=1, jobs=1, track=False, store=tmp_path).records
+    assert record.status == "failed"
+    assert "behind the host's back" in record.reason
 
 
 def flawed(**changes):
@@ -139,8 +198,14 @@ STREAMS = {
     "no experience": ((), "a stream without experiences"),
     "no training samples": ((Split(rows(), rows(), rows(0), rows(0)),), "has no training samples"),
     "no test samples": ((Split(rows(0), rows(0), rows(), rows()),), "Experience 1 of the benchmark odd has no test"),
-    "labels outside": ((Split(rows(0), rows(6), rows(0), rows(0)),), "training labels outside 0 … 5, its outputs"),
-    "negative labels": ((Split(rows(0), rows(0), rows(0), rows(-1)),), "test labels outside 0 … 5, its outputs"),
+    "labels outside": (
+        (Split(rows(0), rows(6), rows(0), rows(0)),),
+        "its training labels run from 6 to 6",
+    ),
+    "negative labels": (
+        (Split(rows(0), rows(0), rows(0), rows(-1)),),
+        "its test labels run from -1 to -1",
+    ),
     "rows outside": ((Split(rows(0), rows(0), rows(36), rows(0)),), "names test samples outside 0 … 35"),
     "lengths": ((Split(rows(0, 1), rows(0), rows(0), rows(0)),), "has 2 training samples but 1 labels"),
     "no stream": (None, "The benchmark odd is faulty: TypeError"),

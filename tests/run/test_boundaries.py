@@ -50,6 +50,16 @@ def hidden(ours):
 FULL = {"heads": "full", "stream_length": "known", "loss_over": "all"}
 
 
+@pytest.mark.parametrize("strategy", ["finetune", "er"])
+def test_over_a_stream_of_known_length_a_schedule_runs_once(tmp_path, strategy):
+    """Those are admitted who are without one; a batch in parts and a clipped gradient tell nothing either."""
+    known = {"stream_length": "known"}
+    steps = {"schedule": "cosine", "clip_norm": 1.0, "accumulation": 2}
+    constant, falling = (run(strategy, tmp_path / str(len(more)), **known, **more) for more in ({}, steps))
+    assert constant.status == falling.status == "finished"
+    assert constant.costs[-1].mean_loss != falling.costs[-1].mean_loss
+
+
 @pytest.mark.parametrize(("scenario", "fields"), [("domain", {}), ("class", FULL)])
 def test_finetune_learns_the_same_whether_it_is_told_or_not(tmp_path, scenario, fields):
     """Nothing in it looks at a boundary: the same batches in the same order, tested at the same moments."""

@@ -9,9 +9,13 @@ import pytest
 import torch
 from clarena_native.backbones.transformers import TextTransformer
 from clarena_native.strategies.distillation.lwf import LwF
+from clarena_native.strategies.projection.agem import AGEM
 from clarena_native.strategies.references.finetune import Finetune
 from clarena_native.strategies.regularisation.ewc import EWC
+from clarena_native.strategies.replay.der import DER, DERPlusPlus
 from clarena_native.strategies.replay.er import ER
+from clarena_native.strategies.replay.gdumb import GDumb
+from records_with_predictions import summary
 from tiny import same, walk
 from tiny_language import SMALL, WIDTH, language_walk, write
 
@@ -29,7 +33,7 @@ from clarena import (
 )
 from clarena.contract.benchmark import split_by_domain
 from clarena.errors import DivergedError, PluginError
-from clarena.toolbox.gradients import IGNORED
+from clarena.toolbox.categorical import IGNORED
 
 OPTIONS = {
     "benchmark": SMALL,
@@ -52,7 +56,7 @@ class Three(Benchmark):
         x, y = torch.zeros(3, 2, dtype=torch.int32), torch.tensor([[0, 1], [2, -100], [0, 0]])
         x[2] = 1
         domain = torch.tensor([0, 0, 1])
-        return Data(x, y, x, y, ("a", "bb", "ccc"), domain, domain, ("first", "second"), (1, 2, 3))
+        return Data(x, y, x, y, ("a", "bb", "ccc"), domain, domain, ("first", "second"), (1, 2, 3), target="text")
 
     def stream(self, data: Data, scenario: str, generator: np.random.Generator) -> Stream:
         return split_by_domain(data, "domain", "natural", generator)
@@ -78,25 +82,26 @@ def test_likelihoods_and_accuracies_by_hand(batch: int) -> None:
     """Experience 1 has the tokens a, bb, ccc: 1 + 2 + 2 bits for 6 bytes, and a is right. Experience 2 has a, a."""
     ours = walk(Halves, "domain", benchmark=Three, backbone=TextTransformer, options=WIDTH, eval_batch_size=batch)
     test = ours.realised.test
-    predicted, likely = test.answers(ours.strategy, ours.realised.space)
-    assert sorted(zip(test.experience, test.labels, test.text_bytes, strict=True)) == [
+    answers = test.answers(ours.strategy, ours.realised.space)
+    predicted, likely = answers["predicted"], answers["log_probability"]
+    assert sorted(zip(test.experience, test.labels, test.truth["text_bytes"], strict=True)) == [
         (0, 0, 1), (0, 1, 2), (0, 2, 3), (1, 0, 1), (1, 0, 1),
     ]  # fmt: skip
     assert predicted.tolist() == [0] * 5
-    assert likely is not None
     assert likely.dtype == np.float32
     bits = -likely / math.log(2)
     assert bits.tolist() == pytest.approx([1.0 if label == 0 else 2.0 for label in test.labels])
-    from clarena.record.record import Predictions
+    from clarena.record.predictions import Predictions
 
     rows = {"predicted": np.stack([predicted] * 3), "log_probability": np.stack([likely] * 3)}
-    kept = Predictions(**rows, labels=test.labels, experience=test.experience, text_bytes=test.text_bytes)
-    assert kept.accuracy_matrix().tolist() == [[1 / 3, 1.0]] * 3
-    np.testing.assert_allclose(kept.bits_per_byte(), [[5 / 6, 1.0]] * 3, rtol=1e-6)
-    found = kept.summary(["a", "bb", "ccc"])
+    told = {"labels": test.labels, "experience": test.experience, "text_bytes": test.truth["text_bytes"]}
+    kept = Predictions.of_classes(**rows, **told)
+    found = summary(kept, ["a", "bb", "ccc"])
+    assert found["accuracy_matrix"] == [[1 / 3, 1.0]] * 3
+    np.testing.assert_allclose(found["bits_per_byte"], [[5 / 6, 1.0]] * 3, rtol=1e-6)
     assert found["metrics"]["final_bits_per_byte"] == pytest.approx((5 / 6 + 1) / 2, rel=1e-6)
     assert found["confusion_matrix"] == [[3, 0, 0], [1, 0, 0], [1, 0, 0]]
-    assert "confusion_matrix" not in kept.summary(["token"] * 256)  # a table that nobody can read
+    assert "confusion_matrix" not in summary(kept, ["token"] * 256)  # a table that nobody can read
 
 
 def test_scores_of_whole_sequences_are_refused_and_infinite_ones_diverged() -> None:
@@ -121,7 +126,7 @@ def test_labels_per_token_are_of_the_domain_scenario() -> None:
         (lambda d: {"y_train": d.y_train[:, :1]}, r"labels are int64 \[3, 1\], the inputs int32 \[3, 2\]"),
         (
             lambda d: {"y_test": torch.full_like(d.y_test, -100)},
-            "test set has a sequence without any label, first number 0",
+            "test labels have a sequence without any label, first number 0",
         ),
         (lambda d: {"y_train": d.y_train.clamp(min=1) + 1}, "run from 2 to 3"),
         (lambda d: {"y_test": torch.full_like(d.y_test, -1)}, "run from -1 to -1"),
@@ -187,11 +192,11 @@ def test_a_fisher_sample_is_a_sequence(tmp_path: Path) -> None:
     ("strategy", "settings", "says"),
     [
         (
-            "gdumb",
-            {},
-            "gdumb cannot learn language:ab,xyz, where every token has a label.*'greedy' needs integer labels",
+            "er",
+            {"er": {"policy": "class_balanced"}},
+            "er cannot learn language:ab,xyz, whose target is text, as it is set: .*'class_balanced' needs integer",
         ),
-        ("er", {"er": {"policy": "class_balanced"}}, "er cannot learn.*'class_balanced' needs integer labels"),
+        ("ewc", {"ewc": {"fisher": "argmax"}}, "here text are asked for.*fisher=sample"),
         ("ewc", {}, "ewc cannot learn.*exact Fisher sums over all labels.*Choose `sample`"),
         ("icarl", {}, "icarl does not run in the domain scenario"),
     ],
@@ -203,6 +208,32 @@ def test_what_a_strategy_cannot_learn_is_said_at_planning(strategy, settings, sa
             settings=OPTIONS | settings, store=tmp_path / "runs",
         )  # fmt: skip
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("strategy", [DER, DERPlusPlus, AGEM, GDumb])
+def test_what_balances_classes_or_keeps_scores_learns_a_text_as_well(strategy, tmp_path: Path) -> None:
+    ours = language_walk(strategy(), tmp_path).finish()
+    assert len(ours.strategy.buffer) == 12
+    assert ours.strategy.buffer.policy == "reservoir"
+    assert min(ours.predict()) >= 0
+
+
+@pytest.mark.parametrize("distance", ["sum", "mean"])
+def test_der_measures_the_positions_that_count(distance, tmp_path: Path) -> None:
+    """By hand, token by token: the squared distance between stored and present scores, the mean over labelled ones."""
+    ours = language_walk(DER(distance=distance), tmp_path)
+    ours.step(0)
+    der = ours.strategy
+    der.stored = der.buffer.everything()
+    der.stored["y"][0, 3:] = IGNORED
+    scores = der.stored["logits"] + torch.randn(der.stored["logits"].shape, generator=torch.Generator().manual_seed(0))
+    squares = [
+        (scores[n, t] - der.stored["logits"][n, t]).square().sum() / (256 if distance == "mean" else 1)
+        for n, labels in enumerate(der.stored["y"].tolist())
+        for t, label in enumerate(labels)
+        if label != IGNORED
+    ]
+    torch.testing.assert_close(der._distance(scores), torch.stack(squares).mean())
 
 
 # ---- Distillation ----
@@ -267,7 +298,7 @@ def test_a_run_keeps_likelihoods_and_resumes_exactly(tmp_path: Path, monkeypatch
     kept = Store(tmp_path / "whole").predictions(whole)
     assert kept.log_probability is not None
     assert kept.log_probability.dtype == np.float32
-    assert kept.summary(whole.output_names)["bits_per_byte"] == whole.bits_per_byte
+    assert summary(kept, whole.output_names)["bits_per_byte"] == whole.bits_per_byte
     with np.load(next((tmp_path / "whole").glob("*/*/predictions.npz"))) as arrays:
         assert arrays["predicted"].dtype == np.int16
         assert arrays["predicted"].shape == (3, 38)  # 19 tokens of each text

@@ -1,6 +1,8 @@
 """One run: its record, its statuses, what it leaves as it found it."""
 
 import gc
+import hashlib
+import io
 import os
 import random
 import warnings
@@ -10,11 +12,14 @@ import numpy as np
 import pytest
 import torch
 import troublemakers as trouble
+from records_with_predictions import summary
 
 from clarena import Store, evaluate
 from clarena.record.curves import CURVE_METRICS
 from clarena.record.metrics import METRICS, summarise
-from clarena.record.record import Predictions, Record
+from clarena.record.pooled import POOLED_METRICS
+from clarena.record.predictions import Predictions
+from clarena.record.record import Record
 from clarena.record.summary import rows
 from clarena.run.data import load
 from clarena.run.realisation import CellClasses, Realisation
@@ -110,7 +115,7 @@ def test_metrics_follow_from_the_predictions_alone(tmp_path, scenario):
             if (predicted[i, here] >= 0).all():
                 matrix[i, j] = (predicted[i, here] == labels[here]).mean()
     np.testing.assert_allclose(record.matrix, matrix, rtol=1e-15)
-    assert record.metrics.keys() == METRICS.keys()
+    assert [*record.metrics] == [*METRICS, *POOLED_METRICS]
     for name, value in summarise(matrix).items():
         assert record.metrics[name] == pytest.approx(value, nan_ok=True)
     assert sum(map(sum, record.confusion_matrix)) == len(labels)
@@ -118,15 +123,15 @@ def test_metrics_follow_from_the_predictions_alone(tmp_path, scenario):
 
 def test_the_report_and_the_confusion_matrix_of_a_hand_worked_example():
     # Three outputs; no test sample is of class "ape", and none is taken for it.
-    predictions = Predictions(
+    predictions = Predictions.of_classes(
         predicted=np.array([[-1, -1, -1, -1], [1, 2, 2, 2]]),
         labels=np.array([1, 1, 2, 2]),
         experience=np.zeros(4, dtype=int),
     )
-    summary = predictions.summary(["ape", "bee", "cat"])
-    assert summary["confusion_matrix"] == [[0, 0, 0], [0, 1, 1], [0, 0, 2]]
-    assert summary["accuracy_matrix"][1] == [0.75]
-    report = summary["class_report"]
+    found = summary(predictions, ["ape", "bee", "cat"])
+    assert found["confusion_matrix"] == [[0, 0, 0], [0, 1, 1], [0, 0, 2]]
+    assert found["accuracy_matrix"][1] == [0.75]
+    report = found["class_report"]
     assert "ape" not in report
     assert report["bee"] == pytest.approx({"precision": 1.0, "recall": 0.5, "f1-score": 2 / 3, "support": 2})
     assert report["cat"] == pytest.approx({"precision": 2 / 3, "recall": 1.0, "f1-score": 0.8, "support": 2})
@@ -229,6 +234,33 @@ def test_a_damaged_checkpoint_is_said_and_the_run_starts_over(tmp_path):
         assert record.predictions == whole.predictions
         assert not path.exists()
     assert "belongs to another cell" in said[0]
+
+
+def test_a_checkpoint_of_an_earlier_version_is_said_and_the_run_starts_over(tmp_path, monkeypatch):
+    """One that does not say how its modules are built, as they were until 0.2."""
+    whole = run(tmp_path / "whole")
+    save, saved = Run._save, []
+
+    def stop_after_saving(self, strategy):
+        saved.append(save(self, strategy))
+        if len(saved) == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Run, "_save", stop_after_saving)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path)
+    path = Store(tmp_path).folder(whole.cell) / "checkpoint.pt"
+    content = torch.load(io.BytesIO(path.read_bytes()[32:]), weights_only=True)
+    del content["strategy"]["_structure"]
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    path.write_bytes(hashlib.sha256(buffer.getvalue()).digest() + buffer.getvalue())
+    heard = []
+    record = run(tmp_path, retry=True, listener=heard.append)
+    (said,) = [event.message for event in heard if event.kind == "warning"]
+    assert "cannot be used; starting over. (This state does not say how its module is built, as those of" in said
+    assert (record.status, record.resumed) == ("finished", [])
+    assert record.predictions == whole.predictions
 
 
 def test_the_clock_stands_still_while_testing_within_an_experience(tmp_path, monkeypatch):

@@ -16,6 +16,7 @@ from tiny import SCENARIOS, same, walk
 
 from clarena import Data, Store, UsageError, evaluate
 from clarena.contract.benchmark import Split, Stream, same_classes
+from clarena.contract.target import Classes, Tokens
 from clarena.errors import UnknownNameError
 from clarena.protocol.protocol import Track, Variation, variation
 from clarena.run.variation import renumbered, varied
@@ -39,7 +40,13 @@ def streams(draw):
 
 
 def made(stream, scenario="class", seed=0, **options):
-    return varied(stream, Variation(**options), scenario, Seeds(seed))
+    return varied(
+        stream,
+        Variation(**options),
+        scenario,
+        Seeds(seed),
+        Tokens() if stream.splits[0].y_train.ndim > 1 else Classes(),
+    )
 
 
 def names_of(stream, split):
@@ -206,7 +213,7 @@ def test_one_variation_does_not_move_the_draws_of_another_and_a_seed_gives_one_s
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_as_it_stands_a_variation_changes_nothing(scenario):
     stream = SplitDigits().stream(SplitDigits().data(), scenario, np.random.default_rng(0))
-    assert varied(stream, Variation(), scenario, Seeds(0)) is stream
+    assert varied(stream, Variation(), scenario, Seeds(0), Classes()) is stream
     clean, same_again = walk(Finetune, scenario).finish(), walk(Finetune, scenario, stream={"blur": 0.0}).finish()
     assert same(clean.parameters(), same_again.parameters())
     assert clean.realised.experiences() == same_again.realised.experiences()
@@ -363,7 +370,7 @@ def sequences():
 
 @pytest.mark.parametrize("name", ["imbalance", "label_noise"])
 def test_a_sequence_of_labels_has_no_tail_and_no_noise(name):
-    with pytest.raises(UsageError, match=f"stream.{name} needs one label for each sample"):
+    with pytest.raises(UsageError, match=f"stream.{name} needs a class for each sample; here the target is tokens"):
         made(sequences(), "domain", **{name: ALL[name]})
 
 

@@ -69,7 +69,7 @@ def test_a_metric_that_predictions_do_not_give_is_found(honest, tmp_path):  # no
         edit_record(parts, lambda record: record["metrics"].update(forgetting=0.01))
 
     (problem,) = problems(reseal(honest, tmp_path, forge), tmp_path)
-    assert "seed 0: its metrics is not what its predictions give: forgetting was recorded as 0.01, they give" in problem
+    assert "seed 0: forgetting is 0.01 in its record, and " in problem
 
 
 def test_a_metric_that_only_the_manifest_has_better_is_found(honest, tmp_path):  # noqa: F811
@@ -86,8 +86,8 @@ def test_a_matrix_and_a_confusion_that_predictions_do_not_give_are_found(honest,
         edit_record(parts, lambda record: record["confusion_matrix"][0].__setitem__(0, 99))
 
     found = "\n".join(problems(reseal(honest, tmp_path, forge), tmp_path))
-    assert "its accuracy_matrix is not" in found
-    assert "its confusion_matrix is not" in found
+    assert "its accuracy matrix is not" in found
+    assert "its confusion matrix is not" in found
 
 
 def test_predictions_other_than_those_of_the_record_are_found(honest, tmp_path):  # noqa: F811
@@ -103,13 +103,13 @@ def test_predictions_other_than_those_of_the_record_are_found(honest, tmp_path):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda a: a | {"predicted": a["predicted"].astype(float)}, "holds no integers"),
+        (lambda a: a | {"predicted": a["predicted"].astype(float)}, "holds no whole numbers"),
         (lambda a: a | {"predicted": np.array([{}], dtype=object)}, "cannot be read: Object arrays cannot be loaded"),
-        (lambda a: {"predicted": a["predicted"]}, "other arrays than"),
-        (lambda a: a | {"extra": a["labels"]}, "other arrays than"),
-        (lambda a: a | {"predicted": a["predicted"][:, :-1]}, "give no metrics"),
-        (lambda a: a | {"predicted": a["predicted"] * 0 + 99}, "give no metrics"),
-        (lambda a: a | {"labels": a["labels"] - 5}, "give no metrics"),
+        (lambda a: {"predicted": a["predicted"]}, "cannot be read: these are no answers"),
+        (lambda a: a | {"extra": a["labels"]}, "cannot be read: these are no answers"),
+        (lambda a: a | {"predicted": a["predicted"][:, :-1]}, "metrics cannot be recomputed"),
+        (lambda a: a | {"predicted": a["predicted"] * 0 + 99}, "metrics cannot be recomputed"),
+        (lambda a: a | {"labels": a["labels"] - 5}, "metrics cannot be recomputed"),
     ],
 )
 def test_arrays_that_are_no_predictions_are_found(honest, tmp_path, change, said):  # noqa: F811
@@ -166,7 +166,7 @@ def test_records_that_are_missing_foreign_or_broken_are_found(honest, tmp_path):
     assert "seed 1: The record" in found[1]
     assert "cannot be read" in found[1]
     assert "seed 2" in found[2]
-    assert "has schema 9; this CLArena reads up to 1" in found[3]
+    assert "has schema 9; this CLArena reads up to 2" in found[3]
     assert "was altered: its cell does not match" in found[4]
     assert found[5] == "records/other/er-seed0-000000000000/record.json belongs to no claim"
 

@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from records_with_predictions import summary
 from submissions import honest, reseal, submit, write_plugin  # noqa: F401 - honest is a fixture
 from test_submission_evidence import arrays, edit_record, part, put_predictions
 
-from clarena.record.record import Predictions
+from clarena.record.predictions import Predictions
 from clarena.run.evaluation import carry_out
 from clarena.submission import verify as verification
 from clarena.submission.bundle import read_bundle
@@ -55,11 +56,11 @@ def forge_array(parts, name, change, seed=0):
     changed = arrays(parts[part(parts, "predictions.npz", seed)])
     changed[name] = change(changed[name])
     put_predictions(parts, changed, seed)
-    followed = Predictions(**{key: value.astype(np.int64) for key, value in changed.items()})
+    followed = Predictions.of_classes(**{key: value.astype(np.int64) for key, value in changed.items()})
     record = json.loads(parts[part(parts, "record.json", seed)])
-    summary = json.loads(json.dumps(followed.summary(record["output_names"])).replace("NaN", "null"))
-    edit_record(parts, lambda told: told.update(summary), seed)
-    return summary["metrics"]
+    follows = json.loads(json.dumps(summary(followed, record["output_names"])).replace("NaN", "null"))
+    edit_record(parts, lambda told: told.update(follows), seed)
+    return follows["metrics"]
 
 
 def forged(content: bytes, folder: Path, name, change) -> Path:

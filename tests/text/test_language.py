@@ -17,7 +17,7 @@ from tiny_language import SMALL, own, write
 from clarena import DataError, UsageError, evaluate
 from clarena.contract.benchmark import limited, split_by_domain, with_validation
 from clarena.run.data import load
-from clarena.toolbox.gradients import IGNORED
+from clarena.toolbox.categorical import IGNORED
 from clarena.toolbox.seeding import Seeds
 
 # ---- From text to sequences ----
@@ -85,7 +85,7 @@ def test_the_stream_has_a_domain_for_each_text(tmp_path: Path) -> None:
     assert made.name == "language:ab,xyz"
     data = made.data()
     data.validate()
-    assert data.per_token
+    assert data.target == "text"
     assert (data.classes, made.vocabulary) == (256, 256)
     found = made.stream(data, "domain", Seeds(0).numpy("class_order"))
     found.validate(data, made.name)
@@ -99,9 +99,9 @@ def test_the_stream_has_a_domain_for_each_text(tmp_path: Path) -> None:
     }
     assert len(orders) == 2
     first = split_by_domain(data, "domain", "natural", np.random.default_rng(0))
-    few = limited(first, 2)
+    few = limited(first, 2, by_class=False)
     assert [(len(s.train), len(s.test), s.domain) for s in few.splits] == [(2, 2, n) for n in data.domain_names]
-    tuned = with_validation(first, 1, 0.2, len(data.x_train), np.random.default_rng(0))
+    tuned = with_validation(first, 1, 0.2, len(data.x_train), np.random.default_rng(0), by_class=False)
     (only,) = tuned.splits
     assert (len(only.train), len(only.test)) == (18, 5)
     assert not set(only.train.tolist()) & set(only.test.tolist())

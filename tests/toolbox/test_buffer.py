@@ -7,6 +7,7 @@ import sys
 from collections import Counter
 from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +16,9 @@ from hypothesis import strategies as st
 from scipy.stats import chi2
 from torch import Generator, Tensor, nn
 
+from clarena import PluginError
 from clarena.toolbox.buffer import DRAW, Policy, ReplayBuffer
+from clarena.toolbox.structure import STRUCTURE, prepare, structure_of
 
 POLICIES: tuple[Policy, ...] = ("reservoir", "class_balanced", "greedy", "ring")
 STREAMS = 2000
@@ -191,7 +194,7 @@ def test_another_field_can_be_the_key(capacity: int, groups: list[int], batch: i
         buffer.add(generator(), x=torch.arange(len(part)) + first, y=torch.zeros_like(part), group=part)
     assert contents(buffer) == latest_of_each_class(groups, capacity)
     fresh = ReplayBuffer(capacity, "ring", key="group")
-    fresh.load_state_dict(buffer.state_dict())
+    load(fresh, state_of(buffer))
     assert same(fresh.everything(), buffer.everything())
 
 
@@ -326,12 +329,21 @@ def continued(buffer: ReplayBuffer) -> dict[str, Tensor]:
     return buffer.everything() | {"drawn": buffer.sample(5, chance)["x"]}
 
 
+def state_of(module: nn.Module) -> dict[str, Any]:
+    """Its state with its structure, as that of a strategy."""
+    return dict(module.state_dict()) | {STRUCTURE: structure_of(module)}
+
+
+def load(module: nn.Module, state: dict[str, Any]) -> None:
+    module.load_state_dict(prepare(module, state))
+
+
 def reloaded(buffer: ReplayBuffer) -> ReplayBuffer:
     file = io.BytesIO()
-    torch.save(buffer.state_dict(), file)
+    torch.save(state_of(buffer), file)
     file.seek(0)
     fresh = ReplayBuffer(buffer.capacity, buffer.policy).to(next(buffer.buffers()).device)
-    fresh.load_state_dict(torch.load(file, weights_only=True))
+    load(fresh, torch.load(file, weights_only=True))
     return fresh
 
 
@@ -340,7 +352,7 @@ def reloaded(buffer: ReplayBuffer) -> ReplayBuffer:
 def test_every_copy_of_the_state_goes_on_alike(policy: Policy, capacity: int, y: list[int]) -> None:
     buffer = feed(ReplayBuffer(capacity, policy), y, 5, generator())
     used = feed(ReplayBuffer(capacity, policy), [5, 0], 2, generator(9))
-    used.load_state_dict(deepcopy(buffer.state_dict()))
+    load(used, deepcopy(state_of(buffer)))
     copies = [reloaded(buffer), deepcopy(buffer), pickle.loads(pickle.dumps(buffer)), used]
     expected = continued(buffer)
     for copy in copies:
@@ -350,14 +362,15 @@ def test_every_copy_of_the_state_goes_on_alike(policy: Policy, capacity: int, y:
 
 def test_a_new_process_goes_on_alike(tmp_path: Path) -> None:
     buffers = {policy: feed(ReplayBuffer(7, policy), [0, 1, 2, 1] * 5, 3, generator()) for policy in POLICIES}
-    torch.save({policy: buffer.state_dict() for policy, buffer in buffers.items()}, f"{tmp_path}/before.pt")
+    torch.save({policy: state_of(buffer) for policy, buffer in buffers.items()}, f"{tmp_path}/before.pt")
     script = f"""
 import torch
 from clarena.toolbox.buffer import ReplayBuffer
+from clarena.toolbox.structure import prepare
 after = {{}}
 for policy, state in torch.load("{tmp_path}/before.pt", weights_only=True).items():
     buffer = ReplayBuffer(7, policy)
-    buffer.load_state_dict(state)
+    buffer.load_state_dict(prepare(buffer, state))
     chance = torch.Generator().manual_seed(4)
     buffer.add(chance, x=torch.arange(20, 40), y=torch.arange(20) % 4)
     after[policy] = buffer.everything() | {{"drawn": buffer.sample(5, chance)["x"]}}
@@ -373,9 +386,7 @@ torch.save(after, "{tmp_path}/after.pt")
 def test_the_state_holds_in_a_larger_module_and_keeps_types() -> None:
     old, new = ReplayBuffer(3, "ring"), ReplayBuffer(3, "ring")
     old.add(generator(), x=torch.ones(2, 2, dtype=torch.float64), y=torch.tensor([1, 0]))
-    nn.ModuleList([nn.Linear(2, 2), new]).load_state_dict(
-        nn.ModuleList([nn.Linear(2, 2), old]).state_dict(),
-    )
+    load(nn.ModuleList([nn.Linear(2, 2), new]), state_of(nn.ModuleList([nn.Linear(2, 2), old])))
     assert same(new.everything(), old.everything())
     assert new.everything()["x"].dtype == torch.float64
 
@@ -390,9 +401,9 @@ def test_extra_state_is_a_snapshot() -> None:
 
 @pytest.mark.parametrize(("capacity", "policy"), [(5, "ring"), (4, "reservoir")])
 def test_a_state_of_another_kind_of_buffer_is_refused(capacity: int, policy: Policy) -> None:
-    state = feed(ReplayBuffer(4, "ring"), [0, 1], 2, generator()).state_dict()
-    with pytest.raises(RuntimeError, match="ring buffer of 4 samples"):
-        ReplayBuffer(capacity, policy).load_state_dict(state)
+    buffer = feed(ReplayBuffer(4, "ring"), [0, 1], 2, generator())
+    with pytest.raises(PluginError, match="ring buffer of 4 samples"):
+        load(ReplayBuffer(capacity, policy), state_of(buffer))
 
 
 # --- what is refused

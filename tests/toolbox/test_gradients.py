@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clarena.errors import DataError, UsageError
-from clarena.toolbox import gradients
+from clarena.toolbox import categorical, gradients
 from clarena.toolbox.gradients import accumulate_per_sample, fisher_diagonal, output_norm_sensitivity
 
 Objective = Callable[[Tensor], list[tuple[Tensor, Tensor]]]
@@ -136,8 +136,8 @@ def test_outputs_not_in_play_take_no_part() -> None:
 def test_exact_takes_only_as_many_passes_as_outputs_in_play(monkeypatch: pytest.MonkeyPatch) -> None:
     model, x, _ = linear()
     passes = []
-    original = gradients._log_gradient
-    monkeypatch.setattr(gradients, "_log_gradient", lambda *args: passes.append(1) or original(*args))
+    original = categorical._log_gradient
+    monkeypatch.setattr(categorical, "_log_gradient", lambda *args: passes.append(1) or original(*args))
     mask = torch.zeros(N, OUTPUTS, dtype=torch.bool)
     mask[:4, :2] = mask[4:, 3:] = True  # four outputs in all, two for each sample
     fisher_diagonal(model, [(x, None, mask)])

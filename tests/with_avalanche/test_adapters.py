@@ -29,6 +29,8 @@ from clarena.checks.tiny import Subject
 from clarena.checks.trial import Trial, laboratory
 from clarena.contract.experience import Experience
 from clarena.plugins.registry import first_sentence
+from clarena.protocol.protocol import Protocol
+from clarena.run.updates import check_updates
 from clarena.testing import parametrize_with_checks
 from clarena.toolbox.modules import state_bytes
 from clarena.toolbox.states import same
@@ -77,6 +79,51 @@ def test_naive_is_finetune_bit_for_bit(scenario: Any) -> None:
     assert same(theirs.scores(), ours.scores())
     for a, b in zip(theirs.strategy.model.parameters(), ours.strategy.model.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("name", ["naive", "replay"])
+@pytest.mark.parametrize("protocol", [{"clip_norm": 0.2}, {"schedule": "cosine"}, {"precision": "bf16"}], ids=str)
+def test_the_protocols_steps_are_made_in_avalanches_loop_too(name: str, protocol: dict[str, Any]) -> None:
+    """Fine-tuning's bit for bit; where a loader of Avalanche's has batches of its own, they are still felt."""
+    theirs = finished(Subject(strategy(name), "class"), protocol=protocol)
+    if name == "naive":
+        assert same(theirs.scores(), finished(Subject(Finetune, "class"), protocol=protocol).scores())
+    assert not same(theirs.scores(), finished(Subject(strategy(name), "class")).scores())
+
+
+def test_the_rate_falls_from_pass_to_pass_whoever_makes_the_batches() -> None:
+    """Replay's loader hands out more batches in a pass than the host would; GDumb's, those of its memory."""
+    for name, buffer in (("replay", BUFFER), ("gdumb", 7), ("mer", BUFFER)):
+        trial = Trial(Subject(strategy(name), "task"), buffer_size=buffer, protocol={"schedule": "cosine"})
+        rates: list[float] = []
+        while trial.done < len(trial.steps):
+            with laboratory():
+                trial.step()
+            group = trial.strategy.updater.optimizer.param_groups[0]  # type: ignore[union-attr]
+            rates.append(group["lr"])
+        full = trial.strategy.context.learning_rate
+        last = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=full)
+        scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(last, T_max=4)
+        for _ in range(3):
+            last.step()
+            scheduler.step()
+        assert rates == [last.param_groups[0]["lr"]] * len(trial.steps)
+
+
+def test_what_avalanche_cannot_have_is_refused() -> None:
+    cannot = {
+        "accumulation": ({"accumulation": 2}, NAMES),
+        "clip_norm": ({"clip_norm": 1.0}, ["mer", "la-maml"]),
+        "precision": ({"precision": "bf16"}, ["mer", "la-maml", "icarl", "scr"]),
+        "schedule": ({"schedule": "cosine"}, ["la-maml"]),
+    }
+    for what, (protocol, names) in cannot.items():
+        for name in NAMES:
+            if name not in names:
+                check_updates(strategy(name), Protocol(**protocol))
+                continue
+            with pytest.raises(UsageError, match=what):
+                check_updates(strategy(name), Protocol(**protocol))
 
 
 @pytest.mark.parametrize("ours", [Joint, Cumulative])

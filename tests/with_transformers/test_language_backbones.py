@@ -173,6 +173,7 @@ class TestLora:
     def test_its_state_is_whole(self):
         model, _ = self.trained()
         other = Model(tiny(lora=3, weights="none"))
+        other.head.build(model.head.structure())
         other.load_state_dict(model.state_dict())
         assert torch.equal(other.eval()(texts()), model.eval()(texts()))
         whole, adapters = state_bytes(model.backbone), sum(p.numel() * 4 for p in model.backbone.parameters())

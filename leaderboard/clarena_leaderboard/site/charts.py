@@ -25,7 +25,7 @@ from clarena_leaderboard.site.svg import (
 
 @dataclass(frozen=True)
 class Point:
-    """A row in a scatter plot: accuracy `y`, a fraction with its interval, against `x`, of which less is better."""
+    """A row in a scatter plot: the score `y`, a fraction with its interval, against `x`, of which less is better."""
 
     label: str
     slug: str
@@ -65,18 +65,19 @@ def scatter(
     *,
     title: str,
     x_title: str,
+    y_title: str,
     show: Callable[[float], str],
     bounds: Sequence[tuple[str, float]] = (),
     log: bool = False,
 ) -> Markup:
-    """Accuracy against `x`: the front as a line, references as horizontal lines, names on the front and on tier 1."""
+    """The score against `x`: the front as a line, references as horizontal lines, names on the front and on tier 1."""
     width, height, left, right, top, bottom = 400.0, 330.0, 42.0, 394.0, 16.0, 280.0
     levels = [value for p in points for value in (p.low, p.high)] + [value for _, value in bounds]
     across = fitted([p.x for p in points], left, right, log=log)
     up = fitted(levels, bottom, top)
     parts = [*_vertical(up, left, right), *_horizontal(across, top, bottom, show)]
     parts += [text(x_title, (left + right) / 2, height - 10, text_anchor="middle", size=12)]
-    parts += [text("final average accuracy, %", left - 38, top - 3, size=11)]
+    parts += [text(y_title, left - 38, top - 3, size=11)]
     places = [(across(p.x), up(p.y)) for p in points]
     labels = Labels(Box(left, top, right, bottom), places)
     for words, level in bounds:

@@ -11,7 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clarena.record import metrics
-from clarena.record.record import Predictions, Record
+from clarena.record.catalogue import named
+from clarena.record.predictions import Predictions
+from clarena.record.recomputation import matrices as recomputed
+from clarena.record.record import Record
+from clarena.record.scoring import scoring
 from clarena.record.statistics import student_t_interval
 from clarena_leaderboard.contents import Entry, Run, Table
 
@@ -28,10 +32,10 @@ def row_detail(entry: Entry, table: Table, load: Load) -> dict[str, Any]:
     Means are over the finished runs on the table's seeds; matrices follow from predictions where there are any.
     """
     loaded = [(run, *load(run)) for run in entry.runs]
-    matrices = {run.seed: _matrix(record, predictions) for run, record, predictions in loaded if _counts(run, table)}
+    found = {run.seed: recomputed(record, predictions) for run, record, predictions in loaded if _counts(run, table)}
+    matrices = {seed: each["score"] for seed, each in found.items()}
     counted = [record for run, record, _ in loaded if _counts(run, table)]
-    bits = {run.seed: _bits(record, predictions) for run, record, predictions in loaded if _counts(run, table)}
-    bits = {seed: matrix for seed, matrix in bits.items() if matrix.size}
+    bits = {seed: each["bits_per_byte"] for seed, each in found.items() if "bits_per_byte" in each}
     confusions = [_confusion(record, predictions) for run, record, predictions in loaded if _counts(run, table)]
     stack = np.array(list(matrices.values())) if matrices else np.zeros((0, 1, 0))
     return {
@@ -44,9 +48,14 @@ def row_detail(entry: Entry, table: Table, load: Load) -> dict[str, Any]:
         "reason": entry.reason,
         "seeds": [_run(run, record) for run, record, _ in loaded],
         "experiences": _experiences([record for _, record, _ in loaded]),
-        "accuracy_matrix": _with_mean(matrices),
+        "target": table.target,
+        "score": entry.score,
+        "unit": table.unit,
+        "recomputed": entry.recomputed,
+        "chance": _mean_chance(counted),
+        named("accuracy_matrix", entry.score): _with_mean(matrices),
         "bits_per_byte": _with_mean(bits),
-        "accuracy_over_time": _intervals(_over_time(stack)),
+        named("accuracy_over_time", entry.score): _intervals(_over_time(stack)),
         "forgetting_per_experience": _intervals(np.array([metrics.forgetting_per_experience(m) for m in stack])),
         "confusion": _total(confusions),
         "curve": _curve(counted),
@@ -65,7 +74,7 @@ def _run(run: Run, record: Record) -> dict[str, Any]:
         "status": run.status,
         "reason": run.reason,
         "flaws": list(run.flaws),
-        "metrics": {name: finite(value) for name, value in run.metrics.items()},
+        "metrics": {named(name, run.score): finite(value) for name, value in run.metrics.items()},
         "train_seconds": run.train_seconds,
         "predict_seconds": run.predict_seconds,
         "peak_memory_bytes": run.peak_memory_bytes,
@@ -81,14 +90,10 @@ def _run(run: Run, record: Record) -> dict[str, Any]:
     }
 
 
-def _matrix(record: Record, predictions: Predictions | None) -> Floats:
-    return record.matrix if predictions is None else predictions.accuracy_matrix()
-
-
-def _bits(record: Record, predictions: Predictions | None) -> Floats:
-    """The matrix of bits per byte; empty where the run has none."""
-    found = np.array(record.bits_per_byte, dtype=float) if predictions is None else predictions.bits_per_byte()
-    return np.array([]) if found is None else found
+def _mean_chance(records: Sequence[Record]) -> list[float | None] | None:
+    """Chance on each experience, mean over the runs that know it; None where none does."""
+    known = [record.chance for record in records if record.chance]
+    return _rounded(np.mean(known, axis=0)[None])[0] if known else None
 
 
 def _with_mean(matrices: Mapping[int, Floats]) -> dict[str, Any]:
@@ -104,17 +109,12 @@ def _confusion(record: Record, predictions: Predictions | None) -> tuple[list[st
 
     None where it was not predicted whole, or has more classes than are reported.
     """
-    names = record.output_names
-    if len(names) > metrics.MOST_REPORTED:
-        return None
-    if predictions is None:
-        counts = np.array(record.confusion_matrix, dtype=np.int64)
+    names, target = record.output_names, scoring(record.target)
+    if predictions is None or target is None:
+        held = record.confusion_matrix
     else:
-        last = predictions.predicted[-1]
-        if (last < 0).any():
-            return None
-        counts = np.zeros((len(names), len(names)), dtype=np.int64)
-        np.add.at(counts, (predictions.labels, last), 1)
+        held = target.report(predictions, names).get("confusion_matrix", [])
+    counts = np.array(held, dtype=np.int64)
     return (names, counts) if counts.size else None
 
 
@@ -150,7 +150,7 @@ def _experiences(records: Sequence[Record]) -> list[dict[str, Any]]:
 
 
 def _over_time(stack: Floats) -> Floats:
-    """Mean accuracy over the experiences seen, [seeds, T]; of matrices [seeds, T + 1, T]."""
+    """Mean score over the experiences seen, [seeds, T]; of matrices [seeds, T + 1, T]."""
     if not len(stack):
         return np.zeros((0, 0))
     return np.stack([stack[:, i, :i].mean(axis=1) for i in range(1, stack.shape[1])], axis=1)
@@ -168,7 +168,7 @@ def _intervals(values: Floats) -> list[dict[str, float | None]]:
 
 
 def _curve(records: Sequence[Record]) -> list[dict[str, float | None]]:
-    """Mean accuracy over the experiences seen, by step within the stream, over the seeds that tested there."""
+    """Mean score over the experiences seen, by step within the stream, over the seeds that tested there."""
     points: dict[tuple[int, int], list[float]] = {}
     for record in records:
         for point in record.curve:

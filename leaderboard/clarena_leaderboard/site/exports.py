@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from clarena.record.catalogue import named, titled
 from clarena.record.summary import finite_or_none
 from clarena_leaderboard.contents import Comparison, Entry, Table
 from clarena_leaderboard.site.formatting import buffer_size, hyperparameters, size
@@ -24,8 +25,9 @@ _PAPER = re.compile(r"(?P<authors>[^\d,;]{2,80}?) (?P<year>(?:19|20)\d\d), (?P<t
 
 def row_data(entry: Entry) -> dict[str, Any]:
     """A row as plain data, one key for each column of a file; undefined numbers are None."""
+    hidden = named("hidden_accuracy", entry.score)
     intervals = {
-        f"{name}{suffix}": finite_or_none(value)
+        f"{named(name, entry.score)}{suffix}": finite_or_none(value)
         for name in entry.intervals
         for suffix, value in _numbers(entry, name).items()
     }
@@ -37,11 +39,13 @@ def row_data(entry: Entry) -> dict[str, Any]:
         "reason": entry.reason,
         "tier": entry.tier,
         "badge": entry.badge,
-        "hidden_accuracy": entry.hidden.mean if entry.hidden else None,
-        "hidden_accuracy_half_width": finite_or_none(entry.hidden.half_width) if entry.hidden else None,
+        hidden: entry.hidden.mean if entry.hidden else None,
+        f"{hidden}_half_width": finite_or_none(entry.hidden.half_width) if entry.hidden else None,
         "caution": entry.caution,
         "chosen": entry.chosen,
         "family": entry.family,
+        "score": entry.score,
+        "recomputed": entry.recomputed,
         "n": next((interval.n for interval in entry.intervals.values() if interval), 0),
         **intervals,
         **{name: finite_or_none(entry.mean(name)) for name in ("train_seconds", "predict_seconds", "peak_memory_bytes",
@@ -118,13 +122,16 @@ def latex(text: str) -> str:
     return "".join(_LATEX.get(c, c) for c in _one_line(text))
 
 
+COLUMNS = r"(\%) & Forgetting (\%) & Backward transfer (\%) & Training (s) & State \\"
+
+
 def to_latex(table: Table) -> str:
     """The table of a track: booktabs, references first, then the ranked rows."""
     lines = [
         f"% {latex(table.label)}, track {table.digest[:12]}; needs \\usepackage{{booktabs}}",
         r"\begin{tabular}{lrrrrr}",
         r"\toprule",
-        r"Strategy & Accuracy (\%) & Forgetting (\%) & Backward transfer (\%) & Training (s) & State \\",
+        f"Strategy & {titled('Accuracy', latex(table.score))} " + COLUMNS,
         r"\midrule",
     ]
     for position, group in enumerate((table.references, table.ranked)):
@@ -155,7 +162,7 @@ def _note(table: Table) -> str:
 
 
 def matrix_latex(matrix: Sequence[Sequence[float | None]]) -> str:
-    """An averaged accuracy matrix [T + 1, T] in percent, booktabs; undefined cells are empty."""
+    """An averaged matrix of scores [T + 1, T] in percent, booktabs; undefined cells are empty."""
     count = len(matrix[0]) if matrix else 0
     head = " & ".join(["After", *map(str, range(1, count + 1))]) + r" \\"
     lines = [r"\begin{tabular}{r" + "r" * count + "}", r"\toprule", head, r"\midrule"]

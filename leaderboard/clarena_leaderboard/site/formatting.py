@@ -11,7 +11,7 @@ from typing import Any
 from markupsafe import Markup, escape
 
 from clarena.record import metrics
-from clarena.record.curves import ACCURACY_METRICS
+from clarena.record.catalogue import ACCURACY_METRICS
 from clarena.record.statistics import Interval
 from clarena_leaderboard.contents import Comparison, Entry
 

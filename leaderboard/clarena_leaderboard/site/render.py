@@ -13,7 +13,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 import clarena
-from clarena.record import curves, metrics, statistics
+from clarena.record import curves, metrics, pooled, statistics
+from clarena.record.catalogue import named, titled
 from clarena_leaderboard import contents
 from clarena_leaderboard.changes import manifest
 from clarena_leaderboard.contents import Board, Entry, Table
@@ -55,7 +56,8 @@ def parts(board: Board, load: Load) -> Iterator[Part]:
     for table in board.tables:
         for entry in table.entries:
             data = _key(
-                base, table.digest, table.seeds, entry.info, entry.label, entry.standing, entry.reason, entry.runs
+                *(base, table.digest, table.seeds, table.target, table.unit),
+                *(entry.info, entry.label, entry.standing, entry.reason, entry.runs),
             )
             yield Part(f"row/{entry.slug}/data", data, partial(_row_data, entry, table, load))
             around = (table.slug, table.label, table.sort_key)
@@ -111,17 +113,17 @@ def _table_files(table: Table) -> dict[str, str]:
 
 def _row_data(entry: Entry, table: Table, load: Load, _: Read) -> dict[str, str]:
     data = row_detail(entry, table, load)
-    matrix = data["accuracy_matrix"]["mean"]
+    matrix, cell = data[named("accuracy_matrix", entry.score)], named("accuracy", entry.score)
     lines = [
-        {"seed": seed, "after_experience": i, "experience": j + 1, "accuracy": value}
-        for seed, rows in data["accuracy_matrix"]["seeds"].items()
+        {"seed": seed, "after_experience": i, "experience": j + 1, cell: value}
+        for seed, rows in matrix["seeds"].items()
         for i, row in enumerate(rows)
         for j, value in enumerate(row)
         if value is not None
     ]
     base = f"row/{entry.slug}"
     made = {f"{base}.json": json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":")) + "\n"}
-    made |= {f"{base}.csv": exports.to_csv(lines), f"{base}.tex": exports.matrix_latex(matrix)}
+    made |= {f"{base}.csv": exports.to_csv(lines), f"{base}.tex": exports.matrix_latex(matrix["mean"])}
     if bibliography := exports.to_bibtex([entry]):
         made[f"{base}.bib"] = bibliography
     return made
@@ -156,6 +158,7 @@ def _table_key(table: Table) -> str:
         table.seeds,
         table.seeds_rule,
         table.sort_key,
+        (table.target, table.score, table.unit),
     )
     return _key(rest, [_key(entry) for entry in table.entries], [_table_key(hidden) for hidden in table.hidden])
 
@@ -165,7 +168,7 @@ def _code() -> str:
     """Digest of the code that turns a board into pages: other code makes all pages anew."""
     digest = hashlib.sha256(clarena.__version__.encode())
     paths = [path for path in Path(__file__).parent.rglob("*") if path.suffix in (".py", ".html", ".css", ".js")]
-    paths += [Path(str(module.__file__)) for module in (curves, metrics, statistics, contents)]
+    paths += [Path(str(module.__file__)) for module in (curves, metrics, pooled, statistics, contents)]
     for path in sorted(paths):
         digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()
@@ -187,7 +190,7 @@ def _environment() -> Environment:
         *("percent", "signed", "seconds", "size", "count", "judgement"),
         *("linked", "setting", "buffer_size", "hyperparameters"),
     )
-    for function in (*(getattr(formatting, name) for name in shown), views.level):
+    for function in (*(getattr(formatting, name) for name in shown), views.level, titled):
         environment.filters[function.__name__] = function
     return environment
 

@@ -9,6 +9,7 @@ from typing import Any
 from markupsafe import Markup
 
 from clarena.record import curves
+from clarena.record.catalogue import ACCURACY, named, titled
 from clarena.record.statistics import Interval
 from clarena_leaderboard.contents import Board, Entry, Run, Table
 from clarena_leaderboard.site import charts, formatting
@@ -75,9 +76,9 @@ class TrackLine:
 
 @dataclass(frozen=True)
 class Index:
-    """The front page."""
+    """The front page: `groups` are its tracks by score, of which each has a table, accuracies first."""
 
-    lines: tuple[TrackLine, ...]
+    groups: tuple[tuple[str, tuple[TrackLine, ...]], ...]
     scenarios: tuple[str, ...]
     rows: int
     runs: int
@@ -96,8 +97,9 @@ def index(board: Board) -> Index:
             TrackLine(table, tuple(first[:ROWS_NAMED]), max(len(first) - ROWS_NAMED, 0), top, table.references)
         )
     runs = [run for table in board.tables for entry in table.entries for run in entry.runs]
+    scores = sorted(dict.fromkeys(line.table.score for line in lines), key=lambda score: score != ACCURACY)
     return Index(
-        tuple(lines),
+        tuple((score, tuple(line for line in lines if line.table.score == score)) for score in scores),
         tuple(dict.fromkeys(sorted(table.track.scenario for table in board.tables))),
         sum(len(table.entries) for table in board.tables),
         len(runs),
@@ -146,7 +148,8 @@ def track_data(table: Table) -> dict[str, Any]:
         "apart": len(table.apart),
         "seeds": len(table.seeds),
         "best": best.label if best else None,
-        table.sort_key: interval.mean if interval else None,
+        "score": table.score,
+        named(table.sort_key, table.score): interval.mean if interval else None,
     }
 
 
@@ -211,9 +214,11 @@ def track_plots(table: Table, order: Sequence[str]) -> list[Plot]:
             continue
         log = log and min(p.x for p in points) > 0
         show = {"forgetting": "{:g}".format, "seconds": "{:g}".format, "state": lambda v: formatting.size(v)}[name]
-        title = f"{caption} on {table.label}"
-        drawn = charts.scatter(points, title=title, x_title=x_title, show=show, bounds=bounds, log=log)
-        linear = charts.scatter(points, title=title, x_title=x_title, show=show, bounds=bounds) if log else None
+        caption = titled(caption, table.score)
+        title, y_title = f"{caption} on {table.label}", titled("final average accuracy, %", table.score)
+        axes: dict[str, Any] = {"title": title, "x_title": x_title, "y_title": y_title, "show": show, "bounds": bounds}
+        drawn = charts.scatter(points, **axes, log=log)
+        linear = charts.scatter(points, **axes) if log else None
         front = tuple(points[i].label for i in charts.pareto([(p.x, p.y) for p in points]))
         plots.append(Plot(name, caption, drawn, linear, front))
     return plots
@@ -230,7 +235,8 @@ def _point(entry: Entry, name: str, order: Sequence[str]) -> charts.Point | None
         return None
     half = accuracy.half_width if math.isfinite(accuracy.half_width) else 0.0
     hover = (
-        f"{entry.label}: accuracy {formatting.percent(accuracy)} %, forgetting {formatting.percent(forgetting)} %, "
+        f"{entry.label}: {entry.score} {formatting.percent(accuracy)} %, "
+        f"forgetting {formatting.percent(forgetting)} %, "
         f"{formatting.seconds(entry.mean('train_seconds'))} of training, "
         f"{formatting.size(entry.mean('state_bytes'))} of state"
     )
@@ -245,8 +251,9 @@ def _point(entry: Entry, name: str, order: Sequence[str]) -> charts.Point | None
 
 @dataclass(frozen=True)
 class RowView:
-    """What a row's page shows besides its entry and its data."""
+    """What a row's page shows besides its entry and its data; `mean` is its matrix of scores."""
 
+    mean: Sequence[Sequence[float | None]]
     matrices: tuple[tuple[str, Sequence[Sequence[float | None]]], ...]
     hidden_matrices: int
     experiences: tuple[dict[str, Any], ...]
@@ -258,7 +265,7 @@ class RowView:
 
 def row(entry: Entry, table: Table, data: Mapping[str, Any]) -> RowView:
     """What a row's page shows besides its entry and its data."""
-    matrix = data["accuracy_matrix"]
+    matrix = data[named("accuracy_matrix", entry.score)]
     seeds = list(matrix["seeds"].items())
     cells = len(matrix["mean"]) * len(matrix["mean"][0]) if matrix["mean"] else 0
     shown = max(0, MOST_CELLS // cells - 1) if cells else 0
@@ -266,9 +273,10 @@ def row(entry: Entry, table: Table, data: Mapping[str, Any]) -> RowView:
     means = meanings(entry.info.name) if entry.info.plugin.startswith("native") else {}
     settings = [(name, value, means.get(name, "")) for name, value in formatting.hyperparameters(entry).items()]
     return RowView(
+        matrix["mean"],
         (*whole, *((f"Seed {seed}", rows) for seed, rows in seeds[:shown] if len(seeds) > 1)),
         max(0, len(seeds) - shown) if len(seeds) > 1 else 0,
-        tuple(_experience_lines(data)),
+        tuple(_experience_lines(data, matrix["mean"])),
         tuple(settings),
         _confusion_view(data["confusion"]),
         tuple(run for run in entry.runs if run.flaws or run.status != "finished"),
@@ -276,9 +284,9 @@ def row(entry: Entry, table: Table, data: Mapping[str, Any]) -> RowView:
     )
 
 
-def _experience_lines(data: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """For each experience: what it held, its accuracy just after it and at the end, and its forgetting."""
-    mean, forgotten = data["accuracy_matrix"]["mean"], data["forgetting_per_experience"]
+def _experience_lines(data: Mapping[str, Any], mean: Sequence[Sequence[float | None]]) -> list[dict[str, Any]]:
+    """For each experience: what it held, its score just after it and at the end, and its forgetting."""
+    forgotten = data["forgetting_per_experience"]
     lines = []
     for j, experience in enumerate(data["experiences"]):
         drawn = bool(mean) and j < len(mean[0])
@@ -316,8 +324,9 @@ def _confusion_view(confusion: Mapping[str, Any] | None) -> dict[str, Any] | Non
 
 
 def over_time(entry: Entry, data: Mapping[str, Any]) -> Markup | None:
-    """Accuracy over time: the mean of the experiences seen with its interval, and each experience."""
-    mean, seen = data["accuracy_matrix"]["mean"], data["accuracy_over_time"]
+    """The score over time: the mean of the experiences seen with its interval, and each experience."""
+    mean, seen = (data[named(key, entry.score)] for key in ("accuracy_matrix", "accuracy_over_time"))
+    mean = mean["mean"]
     time = [i + 1 for i, point in enumerate(seen) if point["mean"] is not None]
     if len(time) < 2:
         return None
@@ -332,16 +341,18 @@ def over_time(entry: Entry, data: Mapping[str, Any]) -> Markup | None:
     centre = [point["mean"] for point in points]
     low, high = [m - h for m, h in zip(centre, half)], [m + h for m, h in zip(centre, half)]
     lines.append(charts.Line("mean of those seen", time, centre, low, high))
-    return charts.lines(lines, title=f"Accuracy over time of {entry.label}", x_title="experiences learned")
+    title, y_title = (titled(words, entry.score) for words in ("Accuracy over time of", "accuracy, %"))
+    return charts.lines(lines, title=f"{title} {entry.label}", x_title="experiences learned", y_title=y_title)
 
 
 def within(entry: Entry, data: Mapping[str, Any]) -> Markup | None:
-    """Accuracy within experiences, by step of training, where the protocol tested there."""
+    """The score within experiences, by step of training, where the protocol tested there."""
     points = [point for point in data["curve"] if point["mean"] is not None]
     if len(points) < 2:
         return None
     mean = charts.Line("mean of those seen", [p["step"] for p in points], [p["mean"] for p in points])
-    return charts.lines([mean], title=f"Accuracy within experiences of {entry.label}", x_title="steps of training")
+    title, y_title = (titled(words, entry.score) for words in ("Accuracy within experiences of", "accuracy, %"))
+    return charts.lines([mean], title=f"{title} {entry.label}", x_title="steps of training", y_title=y_title)
 
 
 # ---- Comparing ----
@@ -350,8 +361,9 @@ def within(entry: Entry, data: Mapping[str, Any]) -> Markup | None:
 def compare_data(entry: Entry, table: Table, data: Mapping[str, Any]) -> dict[str, Any]:
     """A row as the compare page's script reads it."""
     whole = row_data(entry)
+    over_time = data[named("accuracy_over_time", entry.score)]
     runs = {run.seed: run for run in entry.runs if run.status == "finished" and run.seed in table.seeds}
-    curve = [[_short(point["mean"]), _short(point["half_width"])] for point in data["accuracy_over_time"]]
+    curve = [[_short(point["mean"]), _short(point["half_width"])] for point in over_time]
     return {
         "slug": entry.slug,
         "label": entry.label,
@@ -359,7 +371,8 @@ def compare_data(entry: Entry, table: Table, data: Mapping[str, Any]) -> dict[st
             "standing": entry.standing, "tier": entry.tier, "family": entry.family, "hyper-parameters": entry.chosen,
         },
         "metrics": {
-            name: [_short(whole[name]), _short(whole[f"{name}_half_width"])] for name in entry.intervals
+            name: [_short(whole[key]), _short(whole[f"{key}_half_width"])]
+            for name, key in ((name, named(name, entry.score)) for name in entry.intervals)
         },
         "costs": {name: whole[name] for name in ("train_seconds", "state_bytes", "parameters", "buffer_size")},
         "settings": {name: formatting.setting(value) for name, value in formatting.hyperparameters(entry).items()},

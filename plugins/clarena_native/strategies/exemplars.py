@@ -15,6 +15,11 @@ def draw(buffer: ReplayBuffer, wanted: int, context: Context) -> dict[str, Tenso
     return buffer.sample(wanted, context.generator("buffer"))
 
 
+def per_part(wanted: int, context: Context) -> int:
+    """How many of a step's exemplars each of its parts draws, rounded up; all where the protocol has one part."""
+    return -(-wanted // context.protocol.accumulation)
+
+
 def joined(batch: Batch, exemplars: dict[str, Tensor], context: Context) -> Batch:
     """The batch with exemplars behind it, each with the outputs in play for it."""
     task = exemplars.get("task")
@@ -27,11 +32,16 @@ def fields(batch: Batch) -> dict[str, Tensor]:
 
 
 class Dealer:
-    """Deals out `total` exemplars over the steps of a pass, each once, in a new random order for every pass."""
+    """Deals out `total` exemplars over the steps of a pass (their parts, where there are several), each once.
+
+    They come in a new random order for every pass.
+    """
 
     def __init__(self, total: int, experience: Experience, context: Context) -> None:
         self.total, self.generator, self.device = total, context.generator("buffer"), context.device
-        self.steps = -(-len(experience) // experience.protocol.batch_size)
+        parts = experience.protocol.accumulation  # of a batch, which is cut into no more than it has samples
+        full, rest = divmod(len(experience), experience.protocol.batch_size)
+        self.steps = full * parts + min(parts, rest)
         self.step = 0
 
     def next(self) -> Tensor:

@@ -101,7 +101,7 @@
   function curves(rows) {
     var w = 540, h = 300, left = 40, right = 530, top = 16, bottom = 262;
     var last = Math.max.apply(null, rows.map(function (row) { return row.curve.length; }));
-    var svg = draw("svg", { viewBox: "0 0 " + w + " " + h, "class": "chart", role: "img", "aria-label": "Accuracy over time" });
+    var svg = draw("svg", { viewBox: "0 0 " + w + " " + h, "class": "chart", role: "img", "aria-label": result.dataset.curve });
     function x(i) { return left + 10 + (right - left - 20) * (last > 1 ? i / (last - 1) : 0.5); }
     function y(v) { return bottom + (top - bottom) * v; }
     [0, 0.25, 0.5, 0.75, 1].forEach(function (v) {
@@ -146,7 +146,7 @@
       return { title: fact, cells: rows.map(function (row) { return row.facts[fact] === null || row.facts[fact] === "" ? "–" : row.facts[fact]; }) };
     })), "Numbers"));
     if (rows.length > 1) section("Paired by seed", sortTitle + ", exact two-sided sign-flip test, not corrected for the number of comparisons.", pairs(rows));
-    if (rows.some(function (row) { return row.curve.length > 1; })) section("Accuracy over time", "Mean over the experiences seen, with its 95 % interval.", curves(rows));
+    if (rows.some(function (row) { return row.curve.length > 1; })) section(result.dataset.curve, "Mean over the experiences seen, with its 95 % interval.", curves(rows));
     var seeds = Object.keys(Object.assign.apply(null, [{}].concat(rows.map(function (row) { return row.seeds; }))));
     section("Each seed", sortTitle + ", percent.", table(rows, seeds.map(function (s) {
       var values = rows.map(function (row) { return s in row.seeds ? row.seeds[s] : null; });

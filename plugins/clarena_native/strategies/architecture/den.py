@@ -51,7 +51,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from clarena import Batch, Context, Experience, Strategy, UsageError, cross_entropy, evaluating
+from clarena import Batch, Context, Experience, Strategy, Updater, UsageError, evaluating
 from clarena_native.strategies.architecture.den_network import GrowingNetwork, Part, Weights
 from clarena_native.strategies.architecture.layered import PER_UNIT, at_labels, require_task, take_apart
 
@@ -66,9 +66,10 @@ class DEN(Strategy):
 
     name = "den"
     scenarios = frozenset({"task"})  # time stamps select the units by the task label
+    targets = frozenset({"classes"})  # a task's outputs are one for each of its classes
     reference = "Yoon et al. 2018, Lifelong Learning with Dynamically Expandable Networks. arXiv:1708.01547"
     family = "architecture"
-    needs = frozenset({"own_loop"})
+    needs = frozenset({"own_loop", "unclipped", "float32"})  # a proximal step is as long as the gradient's
     carries = "the network, with the task of each unit"
 
     def __init__(
@@ -173,20 +174,20 @@ class DEN(Strategy):
                 tensor.requires_grad_(bool(mask.any()))
                 if tensor.requires_grad:
                     trained.append((tensor, mask, tensor.detach().clone()))
-        optimizer = self.context.optimizer([tensor for tensor, _, _ in trained])
+        updater = self.context.updater([tensor for tensor, _, _ in trained], steps=steps.of(phase))
         self.network.train()
+
+        def loss(part: Batch) -> Tensor:
+            return self.context.target.loss(self._scores(part.x, task), part.y, part.mask)
+
         for number, batch in enumerate(steps.until(phase), 1):
-            optimizer.zero_grad()
-            loss = cross_entropy(self._scores(batch.x, task), batch.y, batch.mask)
-            (loss if penalty is None else loss + penalty()).backward()
-            optimizer.step()
+            steps.meter.observe(updater.descend(batch, loss, penalty))
             with torch.no_grad():
                 if proximal is not None:
-                    proximal({tensor: step_sizes(optimizer, tensor, number) for tensor, _, _ in trained})
+                    proximal({tensor: step_sizes(updater, tensor, number) for tensor, _, _ in trained})
                 for tensor, mask, before in trained:
                     tensor.copy_(torch.where(mask, tensor, before))
-            steps.meter.observe(loss)
-        optimizer.zero_grad()
+        updater.optimizer.zero_grad()
 
     def _scores(self, x: Tensor, task: int) -> Tensor:
         labels = self.network.labels[self.network.outputs(task)]
@@ -197,7 +198,7 @@ class DEN(Strategy):
         """The mean loss over the experience."""
         with evaluating(self.network):
             losses = [
-                cross_entropy(self._scores(batch.x, task), batch.y, batch.mask, reduction="sum")
+                self.context.target.loss(self._scores(batch.x, task), batch.y, batch.mask, reduction="sum")
                 for batch in experience.scan()
             ]
         return float(torch.stack(losses).sum()) / len(experience)
@@ -254,6 +255,10 @@ class Steps:
         self.meter = experience.meter
         self._taken = 0
 
+    def of(self, phase: int) -> int:
+        """How many there will be up to the end of a phase, counted from 1."""
+        return self._ends[phase - 1] - self._taken
+
     def until(self, phase: int) -> Iterator[Batch]:
         """The batches up to the end of a phase, counted from 1."""
         while self._taken < self._ends[phase - 1]:
@@ -261,16 +266,16 @@ class Steps:
             yield next(self._batches)
 
 
-def step_sizes(optimizer: torch.optim.Optimizer, tensor: Tensor, steps: int) -> Tensor:
-    """How far each entry of a parameter goes per unit of gradient: η under SGD, η / (√v̂ + ε) under Adam.
+def step_sizes(updater: Updater, tensor: nn.Parameter, steps: int) -> Tensor:
+    """How far a step takes each entry of a parameter per unit of gradient: η under SGD, η / (√v̂ + ε) under Adam.
 
-    `steps`: how many the optimiser has made, since its own count may lie on the device.
+    `steps`: how many the optimiser has made, since its own count may lie on the device. η is that of the last one.
     """
-    group, state = optimizer.param_groups[0], optimizer.state[tensor]
+    defaults, state = updater.optimizer.defaults, updater.optimizer.state[tensor]
     if "exp_avg_sq" not in state:
-        return torch.full_like(tensor, group["lr"])
-    second = state["exp_avg_sq"] / (1 - group["betas"][1] ** steps)
-    return group["lr"] / (second.sqrt() + group["eps"])  # type: ignore[no-any-return]
+        return torch.full_like(tensor, updater.rate(tensor))
+    second = state["exp_avg_sq"] / (1 - defaults["betas"][1] ** steps)
+    return updater.rate(tensor) / (second.sqrt() + defaults["eps"])  # type: ignore[no-any-return]
 
 
 def soft_threshold(x: Tensor, threshold: Tensor) -> Tensor:

@@ -120,13 +120,15 @@ class GrowingLayer(nn.Module):
         self.weight, self.bias, self.stamp = nn.Parameter(weight.detach()), nn.Parameter(bias.detach()), stamp
         self.stamps = stamp.tolist()
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        saved = [state_dict.get(prefix + name) for name in ("weight", "bias", "stamp")]
-        present = [torch.empty_like(tensor, device=self.weight.device) for tensor in saved if tensor is not None]
-        if len(present) == 3:
-            self._set(*present)
-        super()._load_from_state_dict(state_dict, prefix, *args)
-        self.stamps = self.stamp.tolist()
+    def structure(self) -> dict[str, Any]:
+        """The task of each unit, and the number of inputs."""
+        return {"stamps": self.stamps, "inputs": self.weight.shape[1]}
+
+    def build(self, structure: dict[str, Any]) -> None:
+        """Have as many units and inputs."""
+        units, rest = len(structure["stamps"]), self.weight.shape[2:]
+        weight = self.weight.new_zeros(units, structure["inputs"], *rest)
+        self._set(weight, self.bias.new_zeros(units), self.stamp.new_tensor(structure["stamps"]))
 
 
 class GrowingNetwork(nn.Module):

@@ -15,13 +15,13 @@ Differences from the paper:
 """
 
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal, cast
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from clarena import Backbone, Context, Experience, Frozen, Strategy, UsageError, cross_entropy, evaluating
+from clarena import Backbone, Batch, Context, Experience, Freezable, Strategy, UsageError, evaluating
 from clarena_native.strategies.architecture.layered import NORMS, PER_UNIT, Stack, at_labels, require_task, take_apart
 
 SMALL = 0.1
@@ -35,7 +35,7 @@ class PNN(Strategy):
     scenarios = frozenset({"task"})
     reference = "Rusu et al. 2016, Progressive Neural Networks. arXiv:1606.04671"
     family = "architecture"
-    needs = frozenset({"own_loop"})
+    needs = frozenset({"own_loop", "float32"})
     carries = "a column with its laterals for each task"
 
     def __init__(
@@ -65,15 +65,25 @@ class PNN(Strategy):
         task = require_task("pnn", experience.task, range(len(self.columns), len(self.columns) + 1))
         column = self._column(torch.tensor(experience.classes))
         self.columns.append(column)
-        optimizer = self.context.optimizer(column.parameters())
+        updater = self.context.updater(column.parameters())
         self.train()
+
+        def loss(part: Batch) -> Tensor:
+            return self.context.target.loss(self._scores(part.x, task), part.y, part.mask)
+
         for batch in experience.batches():
-            optimizer.zero_grad()
-            loss = cross_entropy(self._scores(batch.x, task), batch.y, batch.mask)
-            loss.backward()
-            optimizer.step()
-            experience.meter.observe(loss)
-        self.columns[task] = Frozen(column)
+            experience.meter.observe(updater.descend(batch, loss))
+        column.freeze()
+
+    def structure(self) -> list[list[int]]:
+        """The labels of each column."""
+        return [cast(Freezable, column).module.labels.tolist() for column in self.columns]  # type: ignore[operator]
+
+    def build(self, structure: list[list[int]]) -> None:
+        """Have a column for each task."""
+        self.columns = nn.ModuleList()
+        for labels in structure:
+            self.columns.append(self._column(torch.tensor(labels)))
 
     def predict(self, x: Tensor, task: int | None = None) -> Tensor:
         """Scores [batch, outputs] of the task's column; outputs of other tasks are 0.
@@ -96,17 +106,12 @@ class PNN(Strategy):
         needs = "pnn joins every layer to the same layer of older columns"
         return take_apart(backbone, self.context.input_shape, (*PER_UNIT, *NORMS), needs)
 
-    def _column(self, labels: Tensor) -> "Column":
+    def _column(self, labels: Tensor) -> Freezable:
         backbone = self.context.backbone()
         stack, adapters = self._stack(backbone), self.laterals == "adapter"
         with self.context.seeds.scope("init"):
             column = Column(stack, labels, len(self.columns), adapters, backbone.start)
-        return column.to(self.context.device)
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        while (key := f"{prefix}columns.{len(self.columns)}.module.labels") in state_dict:
-            self.columns.append(Frozen(self._column(state_dict[key])))
-        super()._load_from_state_dict(state_dict, prefix, *args)
+        return Freezable(column).to(self.context.device)
 
 
 class Column(nn.Module):

@@ -14,8 +14,9 @@ Differences from the paper:
    the new outputs are not a block of their own: with heads that are full from the start.
 3. The paper trains to convergence; here the budget is the protocol's. Weight decay is the protocol's too.
 4. The targets are recorded in evaluation mode.
-5. Where every token of a sequence has a label, each is a sample: L_old is its mean over the tokens that count. (How
-   many there are is for the host to know before it can go on: such steps wait for the device.)
+5. L_old is the divergence of the target, so that whatever is asked is distilled: of classes, the above. Where every
+   token of a sequence has a label, each is a sample: L_old is its mean over the tokens that count. (How many there are
+   is for the host to know before it can go on: such steps wait for the device.)
 """
 
 from typing import Annotated
@@ -24,10 +25,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from clarena import Batch, Experience, Frozen, GradientStrategy, cross_entropy, evaluating
-
-IGNORED = -100
-"""The label of a token that does not count: `clarena.IGNORED`, written out, so that this code is that of its rows."""
+from clarena import Batch, Experience, Frozen, GradientStrategy, evaluating
 
 
 class LwF(GradientStrategy):
@@ -58,7 +56,7 @@ class LwF(GradientStrategy):
             return
         with torch.no_grad(), evaluating(self.model):
             scores = [self.model(batch.x) for batch in experience.scan()]
-        self.targets = torch.cat(scores)  # [samples, outputs]; columns of new outputs are never looked at
+        self.recorded = torch.cat(scores)  # [samples, …, outputs]; columns of new outputs are never looked at
         self._warm_up(experience)
 
     def distil(self, batch: Batch) -> Tensor | None:
@@ -66,16 +64,16 @@ class LwF(GradientStrategy):
             return None
         assert batch.scores is not None
         fresh = batch.stream()
-        scores, targets = batch.scores[: batch.fresh], self.targets[fresh.index]
-        if fresh.y.ndim > 1:  # every token has a label: each that counts is a sample
-            counted = fresh.y != IGNORED
-            scores, targets = scores[counted], targets[counted]
-        terms = [distillation(scores[:, g], targets[:, g], self.temperature) for g in self.groups]
+        scores, old, asked = batch.scores[: batch.fresh], self.recorded[fresh.index], self.context.target
+        counted = asked.counted(fresh.y)
+        terms = [
+            asked.divergence(scores[..., g], old[..., g], counted, temperature=self.temperature) for g in self.groups
+        ]
         return self.strength * torch.stack(terms).sum()
 
     def after_experience(self, experience: Experience) -> None:
         if experience.position > 0:
-            del self.targets
+            del self.recorded
         del self.groups
 
     def _old_outputs(self, experience: Experience) -> list[Tensor]:
@@ -100,25 +98,13 @@ class LwF(GradientStrategy):
         if passes < 1 or len(blocks) < 2 or set(newest) != self.context.space.current:
             return
         features = Frozen(self.model.backbone)
-        optimizer = self.context.optimizer(blocks[-1].parameters())
-        for batch in experience.batches(passes):
+
+        def loss(part: Batch) -> Tensor:
             with torch.no_grad():
-                x = features(batch.x)
-                old = torch.cat([block(x) for block in blocks[:-1]], dim=1)
-            batch.scores = torch.cat([old, blocks[-1](x)], dim=1)
-            optimizer.zero_grad()
-            loss = cross_entropy(batch.scores, batch.y, batch.mask)
-            loss.backward()
-            optimizer.step()
-            experience.meter.observe(loss)
+                x = features(part.x)
+                old = torch.cat([block(x) for block in blocks[:-1]], dim=-1)
+            return self.context.target.loss(torch.cat([old, blocks[-1](x)], dim=-1), part.y, part.mask)
 
-
-def distillation(scores: Tensor, targets: Tensor, temperature: float) -> Tensor:
-    """Cross-entropy between softened softmaxes, averaged over samples; no factor T², as in the paper.
-
-    Args:
-        scores, targets: [batch, outputs of one head], before the softmax.
-        temperature: T.
-    """
-    soft = (targets / temperature).softmax(dim=1)
-    return -(soft * (scores / temperature).log_softmax(dim=1)).sum(dim=1).mean()
+        updater = self.context.updater(blocks[-1].parameters(), passes=passes)
+        for batch in experience.batches(passes):
+            experience.meter.observe(updater.descend(batch, loss))

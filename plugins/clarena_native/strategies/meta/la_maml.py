@@ -22,7 +22,8 @@ Differences from the paper:
    the protocol stand for the paper's glances.
 7. Every forward pass starts from the BatchNorm statistics of the step's beginning, and the last one's are kept. A
    native BatchNorm normalises a single sample by its running statistics.
-8. Predictions are those of θ₀, which the meta-loss never looks at: it asks for weights that are right *after* the inner
+8. A schedule of the protocol multiplies α and the outer rate; η stays.
+9. Predictions are those of θ₀, which the meta-loss never looks at: it asks for weights that are right *after* the inner
    steps. In the class scenario these pull the scores to the classes at hand, so θ₀ learns to lean the other way, the
    more so the larger α is, until it names old classes only. So the defaults, α₀ = 0.03 and η = 3 (large, because the
    gradient of a rate is a product of two small ones), were chosen there: on the first three experiences of
@@ -39,7 +40,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.func import functional_call
 
-from clarena import Batch, Context, Experience, GradientStrategy, ReplayBuffer, cross_entropy
+from clarena import Batch, Context, Experience, GradientStrategy, ReplayBuffer
 from clarena_native.strategies.exemplars import draw, fields, joined
 from clarena_native.strategies.meta.mer import parts
 
@@ -64,7 +65,7 @@ class LaMAML(GradientStrategy):
     name = "la-maml"
     reference = "Gupta et al. 2020, La-MAML: Look-ahead Meta Learning for Continual Learning. arXiv:2007.13904"
     family = "meta-learning"
-    needs = frozenset({"plain_sgd"})
+    needs = frozenset({"plain_sgd", "unclipped", "whole_batches", "float32"})
     carries = "the model, a learning rate for each parameter, and the buffer"
 
     alpha: Tensor
@@ -120,7 +121,7 @@ class LaMAML(GradientStrategy):
         *for_weights, for_alpha = torch.autograd.grad(loss, [*weights.values(), alpha], materialize_grads=True)
         with torch.no_grad():
             self.alpha.sub_(self.meta_rate * self.clipped(for_alpha))
-            rate = self.alpha.relu() if self.outer_rate is None else self.outer_rate
+            rate = self.updater.factor * (self.alpha.relu() if self.outer_rate is None else self.outer_rate)
             moves = rate * self.clipped(torch.cat([g.flatten() for g in for_weights]))
             for p, move in zip(weights.values(), moves.split(sizes)):
                 p.sub_(move.view_as(p))
@@ -140,19 +141,19 @@ class LaMAML(GradientStrategy):
             batch: whose parts the fast weights learn one after another.
             full: it and the exemplars.
         """
-        rates = alpha.relu().split([p.numel() for p in weights.values()])
+        rates = (self.updater.factor * alpha.relu()).split([p.numel() for p in weights.values()])
         fast = dict(weights)
         losses = []
         size = 1 if self.inner_steps is None else -(-len(batch) // self.inner_steps)
         for x, y, mask in parts(batch.x, batch.y, batch.mask, size):
-            inner = cross_entropy(self.scores(fast, x)[0], y, mask)
+            inner = self.context.target.loss(self.scores(fast, x)[0], y, mask)
             gradients = torch.autograd.grad(
                 inner, list(fast.values()), create_graph=self.second_order, materialize_grads=True
             )
             moved = zip(fast.items(), rates, gradients)
             fast = {name: p - rate.view_as(p) * g for (name, p), rate, g in moved}
             scores, statistics = self.scores(fast, full.x)
-            losses.append(cross_entropy(scores, full.y, full.mask))
+            losses.append(self.context.target.loss(scores, full.y, full.mask))
             self.experience.meter.replayed += len(full) - full.fresh
         return torch.stack(losses).mean(), statistics
 

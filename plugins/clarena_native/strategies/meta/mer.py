@@ -18,7 +18,8 @@ Differences from the paper:
 2. Where the sample stands in Bᵢ is open in the paper; `place` says it (the released code puts it first).
 3. The reservoir is exact: sample n is stored with probability M/n (the released code's with M/(n + 1)).
 4. A native BatchNorm normalises a single sample by its running statistics, which therefore stay as they began.
-5. The defaults take fewer and larger steps than the paper's (s = 10, k = 5 to 100, β = 0.01 to 0.1), which cost
+5. A schedule of the protocol multiplies α.
+6. The defaults take fewer and larger steps than the paper's (s = 10, k = 5 to 100, β = 0.01 to 0.1), which cost
    s · k gradients per sample.
 """
 
@@ -29,7 +30,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from clarena import Batch, Context, GradientStrategy, ReplayBuffer, cross_entropy
+from clarena import Batch, Context, GradientStrategy, ReplayBuffer
 
 Part = tuple[Tensor, Tensor, Tensor | None]
 """Some samples of a batch, here one: x [samples, …], y [samples, …], mask [samples or 1, outputs] or None."""
@@ -41,7 +42,7 @@ class MER(GradientStrategy):
     name = "mer"
     reference = "Riemer et al. 2019, Learning to Learn without Forgetting. arXiv:1810.11910"
     family = "meta-learning"
-    needs = frozenset({"plain_sgd"})
+    needs = frozenset({"plain_sgd", "unclipped", "whole_batches", "float32"})
     carries = "the model and the buffer"
 
     def __init__(
@@ -76,17 +77,18 @@ class MER(GradientStrategy):
     def step(self, batch: Batch) -> None:
         trained = [p for p in self.model.parameters() if p.requires_grad]
         tasks = [None] * len(batch) if batch.task is None else batch.task.split(1)
+        rate = self.learning_rate * self.updater.factor
         losses = []
         for sample, task in zip(parts(batch.x, batch.y, batch.mask), tasks):
             before = copies(trained, self.gamma)
             for _ in range(self.draws):
                 start = copies(trained, self.beta)
                 for x, y, mask in self.draw(sample):
-                    loss = cross_entropy(self.model(x), y, mask)
+                    loss = self.context.target.loss(self.model(x), y, mask)
                     gradients = torch.autograd.grad(loss, trained, materialize_grads=True)
                     with torch.no_grad():
                         for p, g in zip(trained, gradients):
-                            p.add_(g, alpha=-self.learning_rate)
+                            p.add_(g, alpha=-rate)
                     if x is sample[0]:
                         losses.append(loss.detach())
                 follow(trained, start, self.beta)

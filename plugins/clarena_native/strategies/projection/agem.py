@@ -8,7 +8,8 @@ on a random batch of the memories of all past experiences,
 Differences from the paper:
 1. The paper keeps as many samples of each class of each experience, in rings. Here the budget is one total, and a
    class-balanced or plain reservoir of all past experiences fills it. An experience enters it when it ends: its
-   samples are read once more, in order, so that each counts once, whatever the number of passes.
+   samples are read once more, in order, so that each counts once, whatever the number of passes. Where samples are of
+   no class, as the tokens of a text, it is plain.
 2. The reference gradient is that of the predictor, in evaluation mode: BatchNorm uses its running statistics and
    leaves them as they are, dropout is off.
 """
@@ -58,7 +59,8 @@ class AGEM(GradientStrategy):
 
     def setup(self, context: Context) -> None:
         super().setup(replace(context, learning_rate=self.learning_rate))
-        self.buffer = ReplayBuffer(context.granted_buffer(self.buffer_size), self.policy).to(context.device)
+        policy = self.policy if context.target.labels_are_classes else "reservoir"
+        self.buffer = ReplayBuffer(context.granted_buffer(self.buffer_size), policy).to(context.device)
 
     def adjust_gradients(self, batch: Batch) -> None:
         if len(self.buffer) == 0:
@@ -67,7 +69,8 @@ class AGEM(GradientStrategy):
         mask = self.context.space.exemplar_mask(exemplars.get("task"))
         parameters = trained(self.model)
         with evaluating(self.model):
-            reference = loss_gradient(self.model, parameters, exemplars["x"], exemplars["y"], mask)  # [parameters]
+            memory = exemplars["x"], exemplars["y"], mask
+            reference = loss_gradient(self.context.target, self.model, parameters, *memory)  # [parameters]
         self.experience.meter.replayed += len(exemplars["y"])
         g = flat_gradient(parameters)
         overlap, square = g @ reference, reference @ reference

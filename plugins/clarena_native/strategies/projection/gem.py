@@ -41,7 +41,7 @@ from pydantic import Field
 from scipy.optimize import nnls
 from torch import Tensor, nn
 
-from clarena import Batch, Context, Experience, GradientStrategy, Model, ReplayBuffer, cross_entropy, evaluating
+from clarena import Batch, Context, Experience, GradientStrategy, Model, ReplayBuffer, Target, evaluating
 from clarena_native.strategies.exemplars import fields
 from clarena_native.strategies.regularisation.quadratic import flat_gradient
 
@@ -106,7 +106,7 @@ class GEM(GradientStrategy):
             self.rows = parameters[0].new_empty(len(self.past), sum(p.numel() for p in parameters))
         with evaluating(self.model):
             for row, memory in zip(self.rows, self.past):
-                loss_gradient(self.model, parameters, *memory, out=row)
+                loss_gradient(self.context.target, self.model, parameters, *memory, out=row)
                 self.experience.meter.replayed += len(memory[1])
         g = flat_gradient(parameters)  # [parameters]
         products = (self.rows @ g).double().cpu().numpy()  # [past]
@@ -183,6 +183,7 @@ def trained(model: Model) -> list[nn.Parameter]:
 
 
 def loss_gradient(
+    target: Target,
     model: Model,
     parameters: Sequence[nn.Parameter],
     x: Tensor,
@@ -190,8 +191,8 @@ def loss_gradient(
     mask: Tensor | None,
     out: Tensor | None = None,
 ) -> Tensor:
-    """The gradient [parameters] of the mean cross-entropy, written to `out` if given; `p.grad` stays as it is."""
-    loss = cross_entropy(model(x), y, mask)
+    """The gradient [parameters] of the target's mean loss, written to `out` if given; `p.grad` stays as it is."""
+    loss = target.loss(model(x), y, mask)
     gradients = torch.autograd.grad(loss, parameters, materialize_grads=True)
     return torch.cat([g.flatten() for g in gradients], out=out)
 

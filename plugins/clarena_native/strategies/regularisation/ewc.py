@@ -15,7 +15,8 @@ Differences from the paper:
    predictions, `sample` draws one label from them, `empirical` uses the true label, and `argmax` the predicted one.
    `batched` squares the mean gradient of a batch (of the protocol's size, true labels), for comparison with
    codebases that do: it is about a batch size smaller, and vanishes as training converges.
-3. The softmax of the Fisher runs over the outputs in play, as it does in the loss.
+3. The softmax of the Fisher runs over the outputs in play, as it does in the loss. Of other targets than classes it is
+   the Fisher of their likelihood; over the positions of a sample it is summed.
 """
 
 from typing import Annotated, Any, Literal
@@ -24,7 +25,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from clarena import Batch, Context, Experience, GradientStrategy, cross_entropy, evaluating, fisher_diagonal
+from clarena import Batch, Context, Experience, GradientStrategy, UsageError, evaluating, fisher_diagonal
 from clarena_native.strategies.regularisation.quadratic import QuadraticPenalty, flat, grown, spread
 
 
@@ -62,6 +63,11 @@ class EWC(GradientStrategy):
 
     def setup(self, context: Context) -> None:
         super().setup(context)
+        if self.fisher == "argmax" and not context.target.labels_are_classes:
+            raise UsageError(
+                f"ewc.fisher=argmax takes the class that is predicted, and here {context.target.name} are asked for. "
+                "Choose another: --set ewc.fisher=sample."
+            )
         self.consolidated = QuadraticPenalty(context.device)
 
     def penalty(self) -> Tensor:
@@ -97,7 +103,9 @@ class EWC(GradientStrategy):
         kind: Any = "empirical" if argmax else self.fisher
         batches = ((b.x, self._predicted(b) if argmax else b.y, b.mask) for b in experience.scan())
         generator = self.context.generator("strategy")
-        return spread(self.model, fisher_diagonal(self.model, batches, kind=kind, generator=generator))
+        likelihood = self.context.target.directions
+        found = fisher_diagonal(self.model, batches, kind=kind, generator=generator, likelihood=likelihood)
+        return spread(self.model, found)
 
     def _predicted(self, batch: Batch) -> Tensor:
         with evaluating(self.model):
@@ -111,7 +119,7 @@ class EWC(GradientStrategy):
         total, batches = torch.zeros_like(flat(self.model), requires_grad=False), 0
         with evaluating(self.model):
             for batch in experience.scan(self.context.protocol.batch_size):
-                loss = cross_entropy(self.model(batch.x), batch.y, batch.mask)
+                loss = self.context.target.loss(self.model(batch.x), batch.y, batch.mask)
                 gradients = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
                 total += spread(self.model, gradients).square()
                 batches += 1

@@ -11,7 +11,8 @@ Differences from the paper:
 1. `distance=mean` divides the squared norm by the number of outputs, as the authors' code does; α is then that
    many times weaker. The default is the equation.
 2. With heads that grow, a stored sample has scores for the outputs of its time only, and is compared on these.
-3. Stream and both draws make one forward pass together (BatchNorm sees them together).
+3. Where a sample is asked at several positions, the squared norm is averaged over those that count.
+4. Stream and both draws make one forward pass together (BatchNorm sees them together).
 """
 
 from typing import Annotated, Any, Literal
@@ -20,8 +21,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from clarena import Batch, Context, GradientStrategy, ReplayBuffer, cross_entropy
-from clarena_native.strategies.exemplars import draw, fields, joined
+from clarena import Batch, Context, GradientStrategy, ReplayBuffer
+from clarena_native.strategies.exemplars import draw, fields, joined, per_part
 
 
 class DER(GradientStrategy):
@@ -64,7 +65,7 @@ class DER(GradientStrategy):
         self.stored: dict[str, Tensor] = {}
         if len(self.buffer) == 0:
             return batch
-        wanted = self.replay_size or self.context.protocol.batch_size
+        wanted = per_part(self.replay_size or self.context.protocol.batch_size, self.context)
         if self.alpha > 0:
             self.stored = draw(self.buffer, wanted, self.context)
             batch = joined(batch, self.stored, self.context)
@@ -80,23 +81,27 @@ class DER(GradientStrategy):
             loss = loss + self.alpha * self._distance(batch.scores[batch.fresh : first])
         if first < len(batch):
             mask = batch.mask if batch.mask is None or len(batch.mask) == 1 else batch.mask[first:]
-            loss = loss + self.beta * cross_entropy(batch.scores[first:], batch.y[first:], mask)
+            loss = loss + self.beta * self.context.target.loss(batch.scores[first:], batch.y[first:], mask)
         return loss
 
     def _distance(self, scores: Tensor) -> Tensor:
-        """Mean over the draw of the squared distance between stored and present scores [draw, outputs]."""
+        """Mean over the draw of the squared distance between stored and present scores [draw, …, outputs]."""
         logits, width = self.stored["logits"], self.stored["width"]
-        difference = scores[:, : logits.shape[1]] - logits
-        known = torch.arange(logits.shape[1], device=scores.device) < width[:, None]
-        squared = (difference.square() * known).sum(dim=1)
-        return (squared / width if self.distance == "mean" else squared).mean()
+        width = width.reshape(-1, *[1] * (scores.ndim - 2))  # of a sample, for all its positions
+        difference = scores[..., : logits.shape[-1]] - logits
+        known = torch.arange(logits.shape[-1], device=scores.device) < width[..., None]
+        squared = (difference.square() * known).sum(dim=-1)  # [draw, …]
+        if self.distance == "mean":
+            squared = squared / width
+        counted = self.context.target.counted(self.stored["y"])
+        return (squared if counted is None else squared[counted]).mean()
 
     def after_step(self, batch: Batch) -> None:
         fresh = batch.stream()
         assert fresh.scores is not None
-        width = fresh.scores.shape[1]
+        width = fresh.scores.shape[-1]
         self.buffer.widen("logits", width)
-        logits = {"logits": fresh.scores.detach(), "width": torch.full_like(fresh.y, width)}
+        logits = {"logits": fresh.scores.detach(), "width": torch.full_like(fresh.index, width)}
         self.buffer.add(self.context.generator("buffer"), **fields(fresh), **logits)
         del self.stored  # what is kept is in the buffer
 

@@ -23,7 +23,7 @@ from pydantic import Field
 from torch import Tensor
 
 from clarena import Batch, Context, Experience, GradientStrategy, ReplayBuffer
-from clarena_native.strategies.exemplars import Dealer, draw, fields, joined
+from clarena_native.strategies.exemplars import Dealer, draw, fields, joined, per_part
 
 
 class ER(GradientStrategy):
@@ -85,7 +85,7 @@ class ER(GradientStrategy):
             return joined(batch, self._deal(self.dealer), self.context) if self.dealer else batch
         if len(self.buffer) == 0:
             return batch
-        wanted = self.replay_size or self.context.protocol.batch_size
+        wanted = per_part(self.replay_size or self.context.protocol.batch_size, self.context)
         return joined(batch, draw(self.buffer, wanted, self.context), self.context)
 
     def _deal(self, dealer: Dealer) -> dict[str, Tensor]:
@@ -113,5 +113,5 @@ class ER(GradientStrategy):
         (everything,) = experience.scan(len(experience))
         order = torch.randperm(len(experience), generator=self.context.generator("buffer")).to(self.context.device)
         offered = {name: column.index_select(0, order) for name, column in fields(everything).items()}
-        position = torch.full_like(offered["y"], experience.position)
+        position = torch.full_like(everything.index, experience.position)
         self.buffer.add(self.context.generator("buffer"), **offered, experience=position)

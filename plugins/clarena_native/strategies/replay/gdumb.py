@@ -6,9 +6,10 @@ has fewer than its share, in exchange for a random one of the largest class. Whe
 trained from scratch on the buffer alone.
 
 Differences from the paper:
-1. A model is trained at the end of each experience, with the protocol's optimiser and batch size for `epochs`
-   passes over the buffer, a constant learning rate and no augmentation.
-2. One pass of the protocol's budget reads the stream; the passes over the buffer are metered as replayed samples.
+1. A model is trained at the end of each experience, with the protocol's optimiser, batch size, schedule and
+   augmentation for `epochs` passes over the buffer; the paper anneals its rate by cosines and augments by CutMix.
+2. Where samples are of no class, as the tokens of a text, the buffer is a reservoir.
+3. One pass of the protocol's budget reads the stream; the passes over the buffer are metered as replayed samples.
 """
 
 from typing import Annotated
@@ -17,7 +18,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from clarena import Context, Experience, ReplayBuffer, Strategy, cross_entropy
+from clarena import Batch, Context, Experience, ReplayBuffer, Strategy
 from clarena_native.strategies.exemplars import fields
 
 
@@ -44,7 +45,8 @@ class GDumb(Strategy):
 
     def setup(self, context: Context) -> None:
         super().setup(context)
-        self.buffer = ReplayBuffer(context.granted_buffer(self.buffer_size), "greedy").to(context.device)
+        size, by_class = context.granted_buffer(self.buffer_size), context.target.labels_are_classes
+        self.buffer = ReplayBuffer(size, "greedy" if by_class else "reservoir").to(context.device)
 
     def learn(self, experience: Experience) -> None:
         self.context.grow(self.model)  # until a new model is trained, the last one answers
@@ -57,15 +59,18 @@ class GDumb(Strategy):
         if not stored or not len(self.buffer):
             return
         x, y, task = stored["x"], stored["y"], stored.get("task")
-        optimizer = self.context.optimizer(self.model.parameters())
+        size = self.context.protocol.batch_size
+        steps = self.epochs * -(-len(y) // size)
+        updater = self.context.updater(self.model.parameters(), steps=steps, passes=self.epochs)
         self.model.train()
         for _ in range(self.epochs):
             order = torch.randperm(len(y), generator=self.context.generator()).to(y.device)
-            for index in order.split(self.context.protocol.batch_size):
-                mask = self.context.space.exemplar_mask(None if task is None else task[index])
-                optimizer.zero_grad()
-                loss = cross_entropy(self.model(x[index]), y[index], mask)
-                loss.backward()
-                optimizer.step()
-                experience.meter.observe(loss)
+            for index in order.split(size):
+                tasks = None if task is None else task[index]
+                mask = self.context.space.exemplar_mask(tasks)
+                batch = Batch(x[index], y[index], tasks, index, mask, fresh=0)
+                experience.meter.observe(updater.descend(batch, self._loss))
                 experience.meter.replayed += len(index)
+
+    def _loss(self, batch: Batch) -> Tensor:
+        return self.context.target.loss(self.model(batch.x), batch.y, batch.mask)

@@ -34,6 +34,7 @@ class ICaRL(GradientStrategy):
 
     name = "icarl"
     scenarios = frozenset({"class", "task"})
+    targets = frozenset({"classes"})  # herding and means are by class
     reference = "Rebuffi et al. 2017, iCaRL: Incremental Classifier and Representation Learning. arXiv:1611.07725"
     family = "replay"
     carries = "the model, the exemplars in their order, and the mean of each class"
@@ -79,9 +80,9 @@ class ICaRL(GradientStrategy):
         self.means = self.means[:0]  # they are those of the network before
         self.dealer = Dealer(len(self.labels), experience, self.context)
         with torch.no_grad(), evaluating(self.model):
-            self.targets = torch.cat([self.model(batch.x).sigmoid() for batch in experience.scan()])
+            self.recorded = torch.cat([self.model(batch.x).sigmoid() for batch in experience.scan()])
             parts = self.exemplars.split(self.context.protocol.eval_batch_size) if len(self.labels) else ()
-            self.exemplar_targets = torch.cat([self.targets[:0], *(self.model(part).sigmoid() for part in parts)])
+            self.exemplar_targets = torch.cat([self.recorded[:0], *(self.model(part).sigmoid() for part in parts)])
 
     def replay(self, batch: Batch) -> Batch:
         self.dealt = self.dealer.next()
@@ -94,14 +95,14 @@ class ICaRL(GradientStrategy):
     def loss(self, batch: Batch) -> Tensor:
         """Binary cross-entropy: old classes follow q, new ones the label."""
         assert batch.scores is not None
-        recorded = torch.cat([self.targets[batch.index[: batch.fresh]], self.exemplar_targets[self.dealt]])
+        q = torch.cat([self.recorded[batch.index[: batch.fresh]], self.exemplar_targets[self.dealt]])
         targets = torch.zeros_like(batch.scores).scatter_(1, batch.y[:, None], 1.0)
-        targets[:, self.old] = recorded[:, self.old]
+        targets[:, self.old] = q[:, self.old]
         return F.binary_cross_entropy_with_logits(batch.scores[:, self.seen], targets[:, self.seen])
 
     @torch.no_grad()
     def after_experience(self, experience: Experience) -> None:
-        del self.targets, self.exemplar_targets, self.dealer, self.dealt, self.old, self.seen
+        del self.recorded, self.exemplar_targets, self.dealer, self.dealt, self.old, self.seen
         classes = sorted(self.context.space.seen)
         share = self.budget // len(classes)
         (everything,) = experience.scan(len(experience))

@@ -12,11 +12,12 @@ from clarena_native.strategies.architecture.den import DEN, Steps, block_soft_th
 from clarena_native.strategies.architecture.den_network import GrowingNetwork
 from torch import Tensor, nn
 
-from clarena import Backbone, UsageError
+from clarena import Backbone, Updater, UsageError
 from clarena.checks import TinyStream
 from clarena.protocol.protocol import NamedPart, Protocol, Track
 from clarena.run.realisation import CellClasses, Realisation
 from clarena.testing import parametrize_with_checks
+from clarena.toolbox.states import differing
 
 MLP: dict[str, Any] = {"hidden": (8, 7)}
 CNN: dict[str, Any] = {"widths": (4, 5), "features": 6}
@@ -134,11 +135,11 @@ def test_n1_any_optimiser_reaches_the_minimum_with_exact_zeros(kind: Any) -> Non
     """Of Σ aᵢ (wᵢ − bᵢ)² / 2 + μ ‖w‖₁ the minimum is wᵢ = sign(bᵢ) max(|bᵢ| − μ / aᵢ, 0)."""
     a, b, l1 = torch.tensor([1.0, 4.0, 0.1, 2.0, 1.0]), torch.tensor([1.0, -0.5, 1.0, 0.1, -0.2]), 0.3
     w = nn.Parameter(torch.ones(5))
-    optimizer = kind([w], lr=0.01)
+    updater = updating(kind, w, 0.01)
     for steps in range(1, 4001):
         w.grad = (a * (w - b)).detach()
-        optimizer.step()
-        w.data = soft_threshold(w.data, l1 * step_sizes(optimizer, w, steps))
+        updater.step()
+        w.data = soft_threshold(w.data, l1 * step_sizes(updater, w, steps))
     torch.testing.assert_close(w.detach(), torch.tensor([0.7, -0.425, 0, 0, 0]), rtol=0, atol=1e-3)
     assert (w[2:] == 0).all()
 
@@ -150,20 +151,23 @@ def test_n1_zeros_are_exact_under_adam_too(optimizer: Any) -> None:
     assert all(0.05 < share < 1 for share in shares[:-1])
 
 
+def updating(kind: Any, p: nn.Parameter, rate: float) -> Updater:
+    return Updater([p], lambda groups, lr: kind(groups, lr=lr), Protocol(), rate, None)
+
+
 def test_step_sizes_of_adam() -> None:
     """One step of Adam on a gradient g goes lr · g / (|g| + ε)."""
     p = nn.Parameter(torch.tensor([1.0, 1.0, 1.0]))
-    optimizer = torch.optim.Adam([p], lr=0.1)
+    updater = updating(torch.optim.Adam, p, 0.1)
     g = torch.tensor([0.5, -2.0, 0.0])
     p.grad = g.clone()
-    optimizer.step()
-    torch.testing.assert_close(step_sizes(optimizer, p, 1) * g, 1 - p.detach())
+    updater.step()
+    torch.testing.assert_close(step_sizes(updater, p, 1) * g, 1 - p.detach())
     p.grad = 3 * g
-    optimizer.step()
+    updater.step()
     mean_square = (0.999 * 0.001 * g**2 + 0.001 * (3 * g) ** 2) / (1 - 0.999**2)
-    torch.testing.assert_close(step_sizes(optimizer, p, 2), 0.1 / (mean_square.sqrt() + 1e-8))
-    sgd = torch.optim.SGD([p], lr=0.3)
-    assert step_sizes(sgd, p, 1).tolist() == pytest.approx([0.3] * 3)
+    torch.testing.assert_close(step_sizes(updater, p, 2), 0.1 / (mean_square.sqrt() + 1e-8))
+    assert step_sizes(updating(torch.optim.SGD, p, 0.3), p, 1).tolist() == pytest.approx([0.3] * 3)
 
 
 # --- N2 to N4: selective retraining ----------------------------------------------------------------------------------
@@ -355,8 +359,7 @@ def test_a_restored_copied_or_pickled_strategy_goes_on_alike(backbone: Any, opti
     fresh.load_state_dict(state)
     for other_place, other in (deep, pickled, (fresh_place, fresh)):
         reached = go_on(other_place, other, 3).state_dict()
-        assert reached.keys() == end.keys()
-        assert all(torch.equal(reached[key], end[key]) for key in end)
+        assert not differing(reached, end)
 
 
 @pytest.mark.parametrize("task", [None, 2, -1])

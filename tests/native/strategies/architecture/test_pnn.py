@@ -10,7 +10,7 @@ from clarena_native.backbones.small import Cnn, Mlp, Norm
 from clarena_native.strategies.architecture.pnn import PNN
 from torch import Tensor, nn
 
-from clarena import Backbone, Frozen, UsageError
+from clarena import Backbone, Freezable, UsageError
 from clarena.checks import TinyStream
 from clarena.protocol.protocol import NamedPart, Protocol, Track
 from clarena.run.realisation import CellClasses, Realisation
@@ -50,8 +50,8 @@ def learned(backbone: type[Backbone] = Mlp, options: dict[str, Any] = MLP, tasks
 
 def column(strategy: PNN, task: int) -> nn.Module:
     frozen = strategy.columns[task]
-    assert isinstance(frozen, Frozen)
-    assert frozen.module is not None
+    assert isinstance(frozen, Freezable)
+    assert frozen.frozen
     return frozen.module
 
 
@@ -97,7 +97,7 @@ def test_p2_forgetting_is_exactly_zero() -> None:
     rows = []
     for task in range(3):
         learn(place, strategy, task + 1)
-        rows.append(place.test.predict(strategy, place.space))
+        rows.append(place.test.answers(strategy, place.space)["predicted"])
         for old in range(task + 1):
             own = place.test.experience == old
             assert (rows[-1][own] == rows[old][own]).all()
@@ -214,8 +214,8 @@ def test_columns_are_drawn_anew_and_small_alphas_differ() -> None:
     strategy = PNN()
     place = realised(Mlp, MLP)
     place.set_up(strategy)
-    first = strategy._column(torch.tensor([0]))
-    again = strategy._column(torch.tensor([0]))
+    first = strategy._column(torch.tensor([0])).module
+    again = strategy._column(torch.tensor([0])).module
     assert not torch.equal(first.layers[0].weight, again.layers[0].weight)
     state = torch.get_rng_state()
     strategy._column(torch.tensor([0]))
@@ -304,7 +304,7 @@ def test_what_is_added_to_a_backbone_starts_as_it_says(laterals: str) -> None:
     place.set_up(strategy)
     learn(place, strategy, 1)
     place.begin([1])
-    fresh = strategy._column(torch.tensor([3]))
+    fresh = strategy._column(torch.tensor([3])).module
     weights = [layer.weight for layer in fresh.laterals.modules() if isinstance(layer, nn.Linear)]
     assert len(weights) == (4 if laterals == "adapter" else 2)
     assert all(bool((weight == 0.5).all()) for weight in [*weights, fresh.layers[-1].weight])

@@ -5,13 +5,14 @@ import copy
 import pytest
 import torch
 from clarena_native.backbones.small import Mlp
-from clarena_native.strategies.distillation.lwf import LwF, distillation
+from clarena_native.strategies.distillation.lwf import LwF
 from clarena_native.strategies.references.finetune import Finetune
 from exact import begin
 from tiny import SCENARIOS, same, walk
 from torch.nn import functional as F
 
 from clarena import evaluating
+from clarena.contract.target import Classes
 
 FULL = {"heads": "full", "stream_length": "known"}
 BATCH_NORM = {"backbone": Mlp, "options": {"hidden": (16, 16), "norm": "batch", "dropout": 0.3}}
@@ -19,6 +20,10 @@ HEAVY = {"optimizer": "sgd", "momentum": 0.9, "weight_decay": 0.1, "learning_rat
 
 
 # --- the distillation
+
+
+def distillation(scores, old, temperature):
+    return Classes().divergence(scores, old, temperature=temperature)
 
 
 def random_scores(rows=7, outputs=5):
@@ -64,11 +69,11 @@ def test_l5_targets_are_the_outputs_before_bit_for_bit_and_stay(scenario):
     experience = begin(ours, 1)
     with torch.no_grad():
         expected = before(experience.x)
-    recorded = ours.strategy.targets.clone()
+    recorded = ours.strategy.recorded.clone()
     assert torch.equal(recorded[:, : expected.shape[1]], expected)
     for batch in experience.batches():
         ours.strategy.step(batch)
-    assert torch.equal(ours.strategy.targets, recorded)
+    assert torch.equal(ours.strategy.recorded, recorded)
     assert not same(list(before.parameters()), ours.parameters()[: len(list(before.parameters()))])
     ours.strategy.after_experience(experience)
     assert not {"targets", "groups"} & vars(ours.strategy).keys()  # nothing of it is carried on
@@ -106,7 +111,7 @@ def test_the_term_is_one_distillation_for_each_old_head_on_stream_samples_alone(
     heads = {"class": [range(4)], "domain": [range(3)], "task": [range(3), [3]]}[scenario]
     expected = 0.0
     for head in map(list, heads):
-        q = (ours.strategy.targets[batch.index][:, head] / 3.0).softmax(1)
+        q = (ours.strategy.recorded[batch.index][:, head] / 3.0).softmax(1)
         expected -= (q * (joined.scores[: len(batch), head] / 3.0).log_softmax(1)).sum(1).mean()
     torch.testing.assert_close(ours.strategy.distil(joined), 0.7 * expected)
 
@@ -123,7 +128,7 @@ def test_l2_after_the_warm_up_there_is_nothing_to_distil_yet(scenario):
     assert experience.passes_left == 1
     for group in ours.strategy.groups:
         scores = ours.strategy.model(experience.x)
-        term = distillation(scores[:, group], ours.strategy.targets[:, group], 2.0)
+        term = distillation(scores[:, group], ours.strategy.recorded[:, group], 2.0)
         found = torch.autograd.grad(term, scores)[0]
         assert found.abs().max() < 4 * torch.finfo(torch.float32).eps / len(experience)
 

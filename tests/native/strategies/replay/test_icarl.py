@@ -146,12 +146,12 @@ def test_targets_stay_and_every_pass_deals_each_exemplar_once():
     ours = walk(ICaRL(), buffer_size=7, epochs=3)
     ours.step(0)
     experience = begin(ours, 1)
-    targets = ours.strategy.targets.clone(), ours.strategy.exemplar_targets.clone()
+    targets = ours.strategy.recorded.clone(), ours.strategy.exemplar_targets.clone()
     dealt = []
     for batch in experience.batches():
         ours.strategy.step(batch)
         dealt += ours.strategy.dealt.tolist()
-    assert all(map(torch.equal, targets, (ours.strategy.targets, ours.strategy.exemplar_targets)))
+    assert all(map(torch.equal, targets, (ours.strategy.recorded, ours.strategy.exemplar_targets)))
     assert [sorted(dealt[i : i + 6]) for i in (0, 6, 12)] == [list(range(6))] * 3
     assert experience.meter.replayed == 18
     end(ours, experience)
