@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 CODE = Path(__file__).with_name("templates") / "model.py.txt"
+ANSWERED_BY_CLASSES = ("classes", "tokens", "text")
+"""Targets whose answers are classes."""
 STATE_TAG = "clarena.model"
 """The tag of a run with the SHA-256 of the model that is logged for it; written last."""
 
@@ -23,18 +25,26 @@ def state_sha256(path: Path) -> str:
 def log_model(client: Any, experiment: str, run: Any, path: Path, name: str) -> None:
     """Log the model of a run, in place of one that was logged for it before, in part or of another state.
 
+    One that does not answer with classes is left to Python: MLflow's table of answers has no place for it.
+
     Args:
         run: MLflow's run of the cell.
         path: of the model's file.
         name: what the model is called.
     """
+    import torch
     from mlflow.entities import LoggedModelOutput, LoggedModelStatus
 
+    from clarena.toolbox.saved import unpacked
+
+    content = unpacked(path.read_bytes(), torch.device("cpu"))
+    if content["target"] not in ANSWERED_BY_CLASSES:
+        return
     run_id, sha256 = str(run.info.run_id), state_sha256(path)
     earlier = client.search_logged_models([experiment], f"source_run_id = '{run_id}'")
     with tempfile.TemporaryDirectory() as folder:
         made = Path(folder) / "model"
-        _save(path, made)
+        _save(path, content, made)
         tags = {"clarena.cell": run.data.tags["clarena.cell"], STATE_TAG: sha256}
         model = client.create_logged_model(experiment, name=name, source_run_id=run_id, tags=tags)
         client.log_model_artifacts(model.model_id, str(made))
@@ -45,14 +55,10 @@ def log_model(client: Any, experiment: str, run: Any, path: Path, name: str) -> 
     client.set_tag(run_id, STATE_TAG, sha256)
 
 
-def _save(path: Path, folder: Path) -> None:
+def _save(path: Path, content: Mapping[str, Any], folder: Path) -> None:
     """Write a model as MLflow has models, in a folder."""
     import mlflow.pyfunc
-    import torch
 
-    from clarena.toolbox.saved import unpacked
-
-    content = unpacked(path.read_bytes(), torch.device("cpu"))
     code = folder.with_name("model.py")
     code.write_text(CODE.read_text(encoding="utf-8"), encoding="utf-8")
     mlflow.pyfunc.save_model(

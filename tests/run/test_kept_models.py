@@ -15,11 +15,14 @@ import torch
 from clarena_native.benchmarks.digits import SplitDigits
 from trained_models import evaluated, rows_of
 
-from clarena import ClarenaError, DataError, GradientStrategy, StoreError, UsageError, load_model
+import clarena
+from clarena import ClarenaError, DataError, GradientStrategy, StoreError, UsageError, continue_run, load_model
+from clarena.plugins.host import PluginSources
 from clarena.record.record import Cell
 from clarena.record.store import MODEL, RECORD, Store
 from clarena.run.worker import run_work
 from clarena.toolbox.saved import packed, unpacked
+from clarena.tracking import Tracker
 
 # ---- The file ----
 
@@ -76,7 +79,8 @@ DAMAGE: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "benchmark": (other_cell(benchmark={"revision": 7}), "another version of split-digits"),
     "backbone": (other_cell(backbone={"identity": "0" * 64}), "another version of mlp"),
     "protocol": (other_cell(protocol={"revision": 99}), "under revision 99 of the protocol"),
-    "state": (lambda c: c["strategy"].popitem(), "cannot be used with what is installed now"),
+    "structure": (lambda c: c["strategy"].popitem(), "does not say how its module is built"),
+    "state": (lambda c: c["strategy"].pop(next(iter(c["strategy"]))), "cannot be used with what is installed now"),
 }
 
 
@@ -230,6 +234,23 @@ def test_a_transform_that_cannot_be_kept_is_found_at_planning(tmp_path):
     with pytest.raises(UsageError, match=r"A model of tilted cannot be kept: .* a function"):
         evaluated(tmp_path, "finetune", benchmark=Tilted)
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_model_that_answers_with_no_classes_gives_scores(tmp_path):
+    plugins = PluginSources(files=(Path(clarena.__file__).parents[1] / "plugins" / "examples" / "counts.py",))
+    results = evaluated(tmp_path, "finetune", benchmark="visitors", plugins=plugins)
+    assert not results.errors
+    model = results.model("finetune")
+    x = np.zeros((2, *model.form.shape), dtype=str(model.form.dtype).removeprefix("torch."))
+    assert model.scores(x).shape == (2, len(model.class_names))
+    for ask in (model.predict, model.probabilities):
+        with pytest.raises(UsageError, match=r"answers for counts, and not with classes"):
+            ask(x)
+    np.savez(tmp_path / "new.npz", x=x, y=[0, 1])
+    with pytest.raises(UsageError, match=r"only one with a class for each sample can go on"):
+        continue_run(results.records[0], tmp_path / "new.npz", store=tmp_path / "runs", plugins=plugins, track=False)
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    assert Tracker(Store(tmp_path / "runs"), uri).log(results.records[0]) == "logged"
 
 
 # ---- Inputs that a model cannot take ----
