@@ -118,6 +118,7 @@ def test_without_their_test_data_earlier_experiences_are_undefined_and_that_is_s
     assert np.isfinite(went.matrix[-1][3])
     assert np.array_equal(went.matrix[:-1, :3], record.matrix, equal_nan=True)
     assert np.isnan(went.matrix[:-1, 3]).all()
+    assert went.outcome == "finished, not tested on every experience in the end"
 
 
 def test_a_benchmark_with_its_data_is_tested_again_by_itself(tmp_path):
