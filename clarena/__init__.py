@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from clarena.contract.classes import ClassOrder, ClassSizes, class_order, class_sizes
     from clarena.contract.data import Data
     from clarena.contract.experience import Batch, Experience
+    from clarena.contract.samples import RowForm, Samples, held_out_rows, npz_arrays
     from clarena.contract.strategy import Context, Strategy
     from clarena.contract.target import Target
     from clarena.contract.training import GradientStrategy
@@ -43,7 +44,9 @@ if TYPE_CHECKING:
     from clarena.record.record import Record
     from clarena.record.scoring import Scope, Scoring
     from clarena.record.store import Store
+    from clarena.run.continuing import continue_run
     from clarena.run.evaluation import Results, evaluate
+    from clarena.run.trained import TrainedModel, load_model
     from clarena.toolbox.buffer import ReplayBuffer
     from clarena.toolbox.categorical import IGNORED, cross_entropy
     from clarena.toolbox.downloads import data_root, fetch, user_path
@@ -75,6 +78,8 @@ _LAZY = {
     "Record": "clarena.record.record",
     "ReplayBuffer": "clarena.toolbox.buffer",
     "Results": "clarena.run.evaluation",
+    "RowForm": "clarena.contract.samples",
+    "Samples": "clarena.contract.samples",
     "Scenario": "clarena.protocol.protocol",
     "Scope": "clarena.record.scoring",
     "Scoring": "clarena.record.scoring",
@@ -84,9 +89,11 @@ _LAZY = {
     "Stream": "clarena.contract.benchmark",
     "Target": "clarena.contract.target",
     "Track": "clarena.protocol.protocol",
+    "TrainedModel": "clarena.run.trained",
     "Updater": "clarena.contract.updater",
     "class_order": "clarena.contract.classes",
     "class_sizes": "clarena.contract.classes",
+    "continue_run": "clarena.run.continuing",
     "cross_entropy": "clarena.toolbox.categorical",
     "data_root": "clarena.toolbox.downloads",
     "evaluate": "clarena.run.evaluation",
@@ -95,6 +102,9 @@ _LAZY = {
     "fetch": "clarena.toolbox.downloads",
     "file_stamps": "clarena.toolbox.files",
     "fisher_diagonal": "clarena.toolbox.gradients",
+    "held_out_rows": "clarena.contract.samples",
+    "load_model": "clarena.run.trained",
+    "npz_arrays": "clarena.contract.samples",
     "output_norm_sensitivity": "clarena.toolbox.gradients",
     "require_file": "clarena.toolbox.files",
     "same_classes": "clarena.contract.benchmark",
@@ -131,6 +141,8 @@ __all__ = [
     "Record",
     "ReplayBuffer",
     "Results",
+    "RowForm",
+    "Samples",
     "Scenario",
     "Scope",
     "Scoring",
@@ -141,10 +153,12 @@ __all__ = [
     "Stream",
     "Target",
     "Track",
+    "TrainedModel",
     "Updater",
     "UsageError",
     "class_order",
     "class_sizes",
+    "continue_run",
     "cross_entropy",
     "data_root",
     "evaluate",
@@ -153,7 +167,10 @@ __all__ = [
     "fetch",
     "file_stamps",
     "fisher_diagonal",
+    "held_out_rows",
     "hookimpl",
+    "load_model",
+    "npz_arrays",
     "output_norm_sensitivity",
     "require_file",
     "same_classes",

@@ -9,11 +9,13 @@ from typer.core import TyperGroup
 from clarena.cli import (  # noqa: F401
     app,
     check,
+    continue_,
     describe,
     doctor,
     evaluate,
     listing,
     new,
+    predict,
     reproduce,
     results,
     season,
@@ -26,8 +28,8 @@ from clarena.cli import (  # noqa: F401
 from clarena.plugins.registry import DISTRIBUTION
 
 ORDER = (
-    *("evaluate", "tune", "results", "compare", "leaderboard", "sync", "list", "describe", "new", "check", "reproduce"),
-    *("submit", "verify", "season", "store", "doctor"),
+    *("evaluate", "predict", "continue", "tune", "results", "compare", "leaderboard", "sync", "list", "describe"),
+    *("new", "check", "reproduce", "submit", "verify", "season", "store", "doctor"),
 )
 
 GROUP = "clarena.commands"

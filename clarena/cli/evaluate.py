@@ -3,6 +3,7 @@
 import os
 import sys
 from contextlib import nullcontext, redirect_stdout
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -38,6 +39,12 @@ if TYPE_CHECKING:
     from clarena.run.planning import Plan
 
 
+class Keep(StrEnum):
+    """What is kept beside a record."""
+
+    MODEL = "model"
+
+
 @app.command(
     epilog="Examples: clarena evaluate finetune ewc er joint\n\n"
     "clarena evaluate ewc --set ewc.strength=10 --benchmark permuted-digits --seeds 0-9"
@@ -68,6 +75,14 @@ def evaluate(
     retry: Retry = False,
     timeout: Timeout = None,
     experience_timeout: ExperienceTimeout = None,
+    keep: Annotated[
+        Keep | None,
+        typer.Option(
+            metavar="model",
+            help="Keep the trained model beside its record, for `clarena predict`. A run that finished without is run "
+            "again, and its record stays.",
+        ),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", metavar=FLAG, help="Say what would be run, and stop.")] = False,
     store: StorePath = Path("runs"),
     tracking_uri: TrackingUri = None,
@@ -105,6 +120,7 @@ def evaluate(
             store=store,
             retry=retry,
             limits=Limits(timeout, experience_timeout),
+            keep=keep is Keep.MODEL,
             host=discover(plugin, plugins_dir, no_plugins),
             chosen=choice.chosen,
         )

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from clarena.contract.classes import ClassOrder, class_order, class_sizes
 from clarena.contract.data import Data
+from clarena.contract.samples import RowForm, Samples, read_npz
 from clarena.contract.target import Target, built_in
 from clarena.errors import DataError, UsageError
 from clarena.protocol.protocol import Scenario
@@ -237,6 +238,17 @@ class Benchmark(ABC):
     def inputs(self, x: Tensor) -> Tensor:
         """Turn source rows [n, …] into model inputs, batched, on the device; the default is float32 as stored."""
         return x.float()
+
+    def read_new(self, path: Path, form: RowForm) -> Samples:
+        """New samples of a file or folder, encoded as `data` encodes its own; for a model that was trained on those.
+
+        Nothing is measured on the new samples: what is, such as names of columns, comes with `form`. The default reads
+        an `.npz` of rows as they are stored.
+
+        Raises:
+            DataError: where the path holds no such samples.
+        """
+        return read_npz(path, form)
 
 
 def split_by_class(

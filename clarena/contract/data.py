@@ -1,7 +1,8 @@
 """The source arrays of a benchmark: what they must be, and their identity."""
 
 import hashlib
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -32,6 +33,8 @@ class Data:
             the fingerprint.
         target: the name of what is asked of an input: `classes`, `tokens` (a class for every token of inputs
             [n, time]), `text` (the token after each, of a language model), or one that a plugin offers.
+        encoding: what it takes, besides the benchmark's options, to encode new samples as these were: plain data, such
+            as the names of columns; no part of the fingerprint. A trained model carries it.
     """
 
     x_train: Tensor
@@ -45,6 +48,7 @@ class Data:
     class_bytes: tuple[int, ...] = ()
     notes: tuple[str, ...] = ()
     target: str = "classes"
+    encoding: Mapping[str, Any] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         shape, kind = list(self.x_train.shape[1:]), str(self.x_train.dtype).removeprefix("torch.")

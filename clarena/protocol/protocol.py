@@ -10,7 +10,15 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from clarena.errors import UsageError, unknown_name
 from clarena.protocol.presets import FINAL, NAMED
@@ -285,14 +293,42 @@ class NamedPart(FrozenModel):
     identity: str | None = None
 
 
+class Continuation(FrozenModel):
+    """What a track goes on from: a run whose model was kept, and data that arrived later.
+
+    Attributes:
+        cell: id of the parent's cell.
+        record: SHA-256 of the parent's `record.json`.
+        state: SHA-256 of the state that is gone on from.
+        data: what the new data are called.
+    """
+
+    cell: str
+    record: str
+    state: str
+    data: str
+
+
 class Track(FrozenModel):
-    """One leaderboard table; no seed takes part in it."""
+    """One leaderboard table; no seed takes part in it.
+
+    One that goes on from another run (`continues`) has a single record: the fingerprint of its benchmark is that of the
+    new data, and all else is as the run has it that it goes on from.
+    """
 
     benchmark: NamedPart
     scenario: Scenario
     backbone: NamedPart
     protocol: Protocol
     stream: Variation = Variation()
+    continues: Continuation | None = None
+
+    @model_serializer(mode="wrap")
+    def _as_before_there_were_any_that_go_on(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        content: dict[str, Any] = handler(self)
+        if self.continues is None:
+            content.pop("continues", None)
+        return content
 
     def __repr__(self) -> str:
         return f"Track({self.label}, {self.digest[:12]})"
@@ -351,11 +387,14 @@ class Track(FrozenModel):
     def stream_label(self) -> str:
         """The benchmark, and how its stream is varied: `split-digits+blur=0.2`."""
         varied = self.stream.model_dump(exclude_defaults=True)
-        return "+".join([self.benchmark.name, *(f"{name}={value:g}" for name, value in varied.items())])
+        then = f" then {self.continues.data}" if self.continues else ""
+        return "+".join([self.benchmark.name, *(f"{name}={value:g}" for name, value in varied.items())]) + then
 
     @property
     def unranked(self) -> str | None:
         """Why rows of this track are never ranked, or None."""
+        if self.continues is not None:
+            return f"it goes on from the run {self.continues.cell[:12]}, on data that no other has"
         if self.protocol.tested_on == "validation":
             return "a tuning run: held-out training data stands in for the test data"
         if self.protocol.limit is not None:

@@ -5,6 +5,7 @@ runs/<track>/track.json
             /data.json      what the data were when they were read: for people, no part of any identity
 runs/<track>/<strategy>-seed<seed>-<cell>/record.json      written last, in one move: what exists is complete
                                          /predictions.npz
+                                         /model.pt         the trained model, where it was asked to be kept
                                          /checkpoint.pt    while the run is under way
 runs/<track>/<strategy>-<row>.zip                          rows that were packed: see `clarena.record.archive`
 runs/ledger.jsonl                                          the archives and their SHA-256: see `clarena.record.packing`
@@ -37,7 +38,7 @@ from clarena.record.recomputation import Checked, check
 from clarena.record.record import Cell, Record
 from clarena.record.writing import make_folder, write_atomic
 
-RECORD, PREDICTIONS, CHECKPOINT = "record.json", "predictions.npz", "checkpoint.pt"
+RECORD, PREDICTIONS, MODEL, CHECKPOINT = "record.json", "predictions.npz", "model.pt", "checkpoint.pt"
 REPORT = "data.json"
 
 
@@ -107,11 +108,11 @@ class Store:
         """The record of just this cell."""
         folder = self.folder(cell)
         if os.path.lexists(folder / RECORD):
-            return _believed(folder / RECORD, read_folder(folder))
+            return believed(folder / RECORD, read_folder(folder))
         for path in sorted(folder.parent.parent.glob(f"*-{cell.track.digest[:8]}/*-{cell.row[:8]}.zip")):
             for place in self._in_archive(path):
                 if place.address == f"{folder.parent.name}/{folder.name}":
-                    return _believed(path, place.read())
+                    return believed(path, place.read())
         return None
 
     def aliases(self) -> Aliases:
@@ -134,7 +135,7 @@ class Store:
         for place in places:
             try:
                 found = place.read()
-                _believed(place.path, found)
+                believed(place.path, found)
                 held.append(found)
             except StoreError as error:
                 damaged.append(Damaged(place.path, str(error)))
@@ -295,7 +296,7 @@ class Store:
         except OSError as error:
             raise StoreError(f"Cannot lock {folder}: {error.strerror}. Choose another store with --store.") from error
         try:
-            for name in (RECORD, PREDICTIONS, CHECKPOINT):
+            for name in (RECORD, PREDICTIONS, MODEL, CHECKPOINT):
                 for left in folder.glob(f".{name}.*.tmp"):  # by a process that was killed while it wrote
                     left.unlink(missing_ok=True)
             yield True
@@ -327,10 +328,15 @@ def run_in(folder: Path) -> Run:
 
 def _address(track: str, strategy: str, seed: int, cell: str) -> str:
     """What a cell is called within a store."""
-    return f"{track[:12]}/{re.sub(r'[^A-Za-z0-9._+-]+', '_', strategy)}-seed{seed}-{cell[:12]}"
+    return f"{track[:12]}/{sanitised(strategy)}-seed{seed}-{cell[:12]}"
 
 
-def _believed(path: Path, found: Checked) -> Record:
+def sanitised(strategy: str) -> str:
+    """The name of a strategy as a folder has it."""
+    return re.sub(r"[^A-Za-z0-9._+-]+", "_", strategy)
+
+
+def believed(path: Path, found: Checked) -> Record:
     """The record of what was read; raises `StoreError` where it is not what its predictions say."""
     if found.flaws:
         raise StoreError(f"The record {path} cannot be believed: {'; '.join(found.flaws)}. {REMEDY}")

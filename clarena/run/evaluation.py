@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from clarena.contract.backbone import Backbone
 from clarena.contract.benchmark import Benchmark
 from clarena.contract.strategy import Strategy
-from clarena.errors import UsageError
+from clarena.errors import UsageError, unknown_name
 from clarena.plugins.host import Host, PluginSources
 from clarena.record.record import Record
 from clarena.record.store import Store
@@ -18,6 +18,8 @@ from clarena.run.executors import Event, Listener, default_jobs, execute
 from clarena.run.notebook import notebook_listener
 from clarena.run.output import harmless
 from clarena.run.planning import Plan, Settings, make_plan
+from clarena.run.trained import TrainedModel, model_of
+from clarena.run.worker import Work
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,11 +36,13 @@ class Results:
         records: one for each cell that has one.
         errors: what kept a cell from being recorded, by cell label.
         untracked: what MLflow missed, one line each; `clarena sync` pushes it.
+        works: what was asked for.
     """
 
     records: list[Record]
     errors: dict[str, str] = field(default_factory=dict)
     untracked: list[str] = field(default_factory=list)
+    works: list[Work] = field(default_factory=list, repr=False)
 
     def __repr__(self) -> str:
         became = Counter(record.status.replace("_", " ") for record in self.records)
@@ -56,6 +60,24 @@ class Results:
 
     def __len__(self) -> int:
         return len(self.records)
+
+    def model(self, strategy: str | type[Strategy], seed: int = 0, *, device: str = "cpu") -> TrainedModel:
+        """The trained model of a run, where `keep_models` asked for it.
+
+        Raises:
+            UsageError: for a run that is not among these, or kept no model.
+            StoreError: for a state that cannot be used; see `clarena.load_model`.
+        """
+        name = strategy if isinstance(strategy, str) else strategy.name
+        work = next((w for w in self.works if (w.cell.strategy.name, w.cell.seed) == (name, seed)), None)
+        if work is None:
+            raise unknown_name("run among these results", f"{name} seed {seed}", [w.cell.label for w in self.works])
+        record = Store(work.store).find(work.cell)
+        if record is None:
+            raise UsageError(f"{work.cell.label} has no record: {self.errors.get(work.cell.label, 'it was not run')}")
+        given = {part: cls for part, cls in work.parts.items() if isinstance(cls, type)}
+        folder = Store(work.store).folder(record.cell)
+        return model_of(record, folder, Host.discover(work.sources), device=device, given=given)
 
     def dataframe(self) -> "pd.DataFrame":
         """One line per record: strategy, seed, status, every hyper-parameter and metric, and costs."""
@@ -99,6 +121,7 @@ def evaluate(
     retry: bool = False,
     timeout: float | None = None,
     experience_timeout: float | None = None,
+    keep_models: bool = False,
     plugins: PluginSources | None = None,
     listener: Listener | None = None,
 ) -> Results:
@@ -123,6 +146,8 @@ def evaluate(
         retry: run failed, timed-out, interrupted and out-of-memory cells again.
         timeout: seconds after which a run is ended; its record says `timed_out`, with what it had finished.
         experience_timeout: the same for each experience of it.
+        keep_models: keep each trained model beside its record: `results.model("er", seed=0)` gives it back. A run that
+            finished without is run again, and its record stays; where it then predicts otherwise, nothing is kept.
         plugins: where to look for plugins besides the installed ones.
         listener: told of every event as it happens. One that raises is told no more, and the runs go on;
             KeyboardInterrupt stops them. Without one, a notebook shows the progress, and elsewhere nothing does.
@@ -144,6 +169,7 @@ def evaluate(
         store=store,
         retry=retry,
         limits=Limits(timeout, experience_timeout),
+        keep=keep_models,
         host=Host.discover(plugins),
     )
     listener = listener or notebook_listener(plan)
@@ -208,4 +234,5 @@ def carry_out(
         [records[work.cell.id] for work in plan.works if work.cell.id in records],
         errors,
         [f"{failure.cell}: {failure.reason}" for failure in failures],
+        plan.works,
     )

@@ -33,6 +33,8 @@ from clarena.run.data import Loaded, blamed, load, stated
 from clarena.run.deadline import NO_LIMITS, Limits, TimedOut, limited
 from clarena.run.devices import check_devices
 from clarena.run.environment import working_directory
+from clarena.run.keeping import lacks_model
+from clarena.run.kept import kept_transforms
 from clarena.run.realisation import CellClasses, Realisation
 from clarena.run.rehearsal import check_backbone, check_buffers, check_scans
 from clarena.run.updates import check_precision, check_updates
@@ -88,6 +90,7 @@ def make_plan(
     chosen: Mapping[str, str] | None = None,
     tuning: bool = False,
     limits: Limits = NO_LIMITS,
+    keep: bool = False,
 ) -> Plan:
     """Check the request, and name its cells; see `clarena.evaluate`.
 
@@ -96,6 +99,7 @@ def make_plan(
             `default` or, with any among the settings, chosen `by hand`.
         tuning: plan tuning runs: on validation data, under seeds that are kept for them.
         limits: on the time of each run, and on that of trying the strategy out here.
+        keep: keep the trained models; runs that finished without theirs are to be run again.
     """
     if not strategies:
         raise UsageError("Name at least one strategy, such as finetune or ewc. clarena list names all.")
@@ -144,7 +148,7 @@ def make_plan(
         info = info.model_copy(update={"chosen": how})
         with suppress(TimedOut), limited(limits.experience or limits.run):  # it will do so in its run as well
             parts = CellClasses(cls, benchmark_class, backbone_class, host.targets.load)
-            _try_out(parts, info, track, seeds[0], first=not works)
+            _try_out(parts, info, track, seeds[0], first=not works, keep=keep)
         for seed in seeds:
             work = Work(
                 cell=Cell(track=track, strategy=info, seed=seed),
@@ -152,22 +156,24 @@ def make_plan(
                 parts={"strategy": given, "benchmark": benchmark, "backbone": backbone},
                 device=device,
                 store=store,
-                command=_command(),
+                command=command(),
                 retry=retry,
                 limits=limits,
+                keep=keep,
             )
             works.append(work)
     if len({work.cell.id for work in works}) < len(works):
         raise UsageError("A strategy is named twice. Name each once; --set changes its hyper-parameters.")
     done, damaged = {}, {}
+    place = Store(store)
     for work in works:
         try:
-            record = Store(store).find(work.cell)
+            record = place.find(work.cell)
         except ClarenaError as error:
             if not retry or isinstance(error, NewerError):
                 damaged[work.cell.id] = str(error)
             continue
-        if record and not (retry and record.status in RETRIED):
+        if record and not (retry and record.status in RETRIED) and not (keep and lacks_model(place, record)):
             done[work.cell.id] = record
     return Plan(track, works, done, damaged, loaded)
 
@@ -183,7 +189,7 @@ def split(preset: str, benchmark: type[Benchmark]) -> dict[str, Any]:
     return options
 
 
-def _try_out(parts: CellClasses, info: StrategyInfo, track: Track, seed: int, *, first: bool) -> None:
+def _try_out(parts: CellClasses, info: StrategyInfo, track: Track, seed: int, *, first: bool, keep: bool) -> None:
     """Make one seed's stream and set the strategy up, so that what cannot work fails here and not in every cell.
 
     The backbone, which all strategies share, is tried with the first.
@@ -198,6 +204,8 @@ def _try_out(parts: CellClasses, info: StrategyInfo, track: Track, seed: int, *,
             raise blamed(error, track.benchmark.name) from error
         if first:
             check_backbone(realised)
+        if keep:
+            kept_transforms(realised)
         check_buffers(parts.strategy, info.hyperparameters, track.protocol, realised.target)
         try:
             realised.set_up(parts.strategy(**info.hyperparameters), info.learning_rate)
@@ -362,7 +370,7 @@ def _plugin(host: Host, given: str | type[Any]) -> str:
     return f"{entry.plugin} ({entry.origin})"
 
 
-def _command() -> str:
+def command() -> str:
     """The command that asked for this, as it can be typed again."""
     return shlex.join(["clarena", *sys.argv[1:]]) if Path(sys.argv[0]).name == "clarena" else "clarena.evaluate(...)"
 

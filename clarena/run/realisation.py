@@ -1,6 +1,6 @@
 """What one run is made of: the stream realised on the device, what a strategy is granted, and what it is tested on."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
@@ -47,7 +47,10 @@ class Realisation:
             that needs past or all data, the union.
         space: which outputs exist and are in play by now.
         seeds: the named generators.
+        carried: what a trained model keeps of this besides.
     """
+
+    carried: Mapping[str, Any] = {}
 
     def __init__(self, track: Track, parts: CellClasses, seed: int, device: torch.device) -> None:
         self.track, self.parts, self.device, self.protocol = track, parts, device, track.protocol
@@ -147,14 +150,14 @@ class Realisation:
             learning_rate=self.protocol.learning_rate if learning_rate is None else learning_rate,
             space=self.space,
             seeds=self.seeds,
-            make_backbone=partial(self.parts.backbone, input_shape, *self._tokens(), **options),
+            make_backbone=partial(self.parts.backbone, input_shape, *self.tokens(), **options),
             budget=self.budget,
             plain_sgd="plain_sgd" in self.parts.strategy.needs,
             outputs=self.stream.outputs if known else None,
             experiences=len(self.stream.splits) if known and not self.hidden else None,
         )
 
-    def _tokens(self) -> list[Any]:
+    def tokens(self) -> list[Any]:
         """What a backbone is told of tokens, if anything; raises `UsageError` where it does not take these inputs."""
         backbone, benchmark = self.parts.backbone, self.benchmark
         if backbone.takes_tokens != (benchmark.vocabulary is not None):

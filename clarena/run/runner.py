@@ -3,8 +3,6 @@
 The runner speaks to a strategy only through `setup`, `learn`, `predict`, `state_dict` and `load_state_dict`.
 """
 
-import hashlib
-import io
 import time
 import traceback
 import warnings
@@ -23,19 +21,18 @@ from clarena.errors import ClarenaError, ClarenaWarning, DivergedError, StoreErr
 from clarena.record.predictions import Predictions
 from clarena.record.recomputation import facts
 from clarena.record.record import Cell, Cost, CurvePoint, Record, Status, now
-from clarena.record.store import CHECKPOINT, Store
+from clarena.record.store import CHECKPOINT, MODEL, Store
 from clarena.record.writing import write_atomic
 from clarena.run.clock import Clock
 from clarena.run.deadline import NO_LIMITS, Deadline, TimedOut
 from clarena.run.environment import configured, environment, peak_memory, reset_peak_memory
+from clarena.run.kept import content_of
 from clarena.run.realisation import CellClasses, Realisation
 from clarena.run.testset import Answers, unasked
 from clarena.run.warmup import warm_up
 from clarena.toolbox.modules import state_bytes
+from clarena.toolbox.saved import packed, unpacked
 from clarena.toolbox.seeding import forked
-
-DIGEST_BYTES = 32
-"""A checkpoint begins with the SHA-256 of what follows: torch does not notice every altered byte."""
 
 METERING = 2
 """Revision of how costs are measured; raised when the same run is measured otherwise, noted in its record.
@@ -77,8 +74,10 @@ class Run:
         command: str = "",
         progress: Progress = lambda share: None,
         deadline: Deadline | None = None,
+        keep: bool = False,
     ) -> None:
-        self.cell, self.parts, self.device, self.store = cell, parts, device, store
+        """`keep`: whether the model is kept beside the record of a run that finishes."""
+        self.cell, self.parts, self.device, self.store, self.keep = cell, parts, device, store, keep
         self.command, self.progress, self.deadline = command, progress, deadline or Deadline(NO_LIMITS)
         self.checkpoint = store.folder(cell) / CHECKPOINT
         self.realised: Realisation | None = None
@@ -109,10 +108,13 @@ class Run:
         """
         self.started, self._began = now() - timedelta(seconds=seconds), time.monotonic() - seconds
         with forked(self.cell.seed), configured(self.cell.track.protocol, self.device):
-            self.realised = Realisation(self.cell.track, self.parts, self.cell.seed, self.device)
+            self.realised = self._realise()
             with suppress(Exception):  # a damaged checkpoint: then nothing is known
                 self.state = self._read()[0]
             return self._finish("timed_out", TimedOut(reason))
+
+    def _realise(self) -> Realisation:
+        return Realisation(self.cell.track, self.parts, self.cell.seed, self.device)
 
     def _attempt(self, settings: ExitStack) -> Record:
         try:
@@ -120,8 +122,8 @@ class Run:
             warm_up(self.device)
             self.deadline.start()
             reset_peak_memory(self.device)
-            self.realised = Realisation(self.cell.track, self.parts, self.cell.seed, self.device)
-            self._learn_stream(self.realised)
+            self.realised = self._realise()
+            strategy = self._learn_stream(self.realised)
         except StoreError:
             raise
         except KeyboardInterrupt as error:
@@ -132,20 +134,22 @@ class Run:
             return self._finish("diverged", error)
         except (Exception, SystemExit) as error:
             return self._finish("out_of_memory" if is_out_of_memory(error) else "failed", error)
-        return self._finish("finished")
+        return self._finish("finished", strategy=strategy)
 
-    def _learn_stream(self, realised: Realisation) -> None:
+    def _learn_stream(self, realised: Realisation) -> Strategy:
+        """The strategy when it has learned all of it."""
         if realised.hidden:
-            self._learn_hidden(realised, self._fresh(realised))
-            return
-        strategy = self._restored(realised)
-        if strategy is None:
             strategy = self._fresh(realised)
+            self._learn_hidden(realised, strategy)
+            return strategy
+        restored = self._restored(realised)
+        strategy = self._fresh(realised) if restored is None else restored
         for positions in realised.steps[len(self.state.costs) :]:
             self.deadline.next(f"experience {positions[-1] + 1}")
             realised.begin(positions)
             self._learn(realised, strategy, positions)
             self._save(strategy)
+        return strategy
 
     def _fresh(self, realised: Realisation) -> Strategy:
         self.state = State()
@@ -266,10 +270,7 @@ class Run:
             "curve": [point.model_dump() for point in self.state.curve],
             "resumed": self.state.resumed,
         }
-        buffer = io.BytesIO()
-        torch.save(content, buffer)
-        saved = buffer.getvalue()
-        write_atomic(self.checkpoint, hashlib.sha256(saved).digest() + saved)
+        write_atomic(self.checkpoint, packed(content))
 
     def _restored(self, realised: Realisation) -> Strategy | None:
         """A strategy as it was after the last finished experience, or None where there is no usable checkpoint."""
@@ -293,11 +294,7 @@ class Run:
 
     def _read(self) -> tuple[State, dict[str, Any]]:
         """What a checkpoint holds: the run so far, and the strategy's state. Raises whatever is wrong with the file."""
-        content = self.checkpoint.read_bytes()
-        digest, content = content[:DIGEST_BYTES], content[DIGEST_BYTES:]
-        if hashlib.sha256(content).digest() != digest:
-            raise ValueError("it is damaged: the SHA-256 differs")
-        saved = torch.load(io.BytesIO(content), map_location=self.device, weights_only=True)
+        saved = unpacked(self.checkpoint.read_bytes(), self.device)
         if saved["cell"] != self.cell.id:
             raise ValueError("it belongs to another cell")
         state = State(
@@ -310,7 +307,7 @@ class Run:
 
     # --- the record --------------------------------------------------------------------------------------------
 
-    def _finish(self, status: Status, error: BaseException | None = None) -> Record:
+    def _finish(self, status: Status, error: BaseException | None = None, strategy: Strategy | None = None) -> Record:
         self.deadline.stop()
         realised: dict[str, Any] = {}
         predictions = None
@@ -345,6 +342,9 @@ class Run:
             ended=self.started + timedelta(seconds=time.monotonic() - self._began),
             **realised,
         )
+        if self.keep and strategy is not None and self.realised is not None and predictions is not None:
+            kept = content_of(self.cell, self.realised, strategy, predictions.digest)
+            write_atomic(self.checkpoint.with_name(MODEL), packed(kept))
         record = self.store.write(record, predictions)
         if status in ("finished", "diverged"):
             self.checkpoint.unlink(missing_ok=True)

@@ -105,7 +105,7 @@ class TestSet:
         if self.scenario == "class":
             known = [j for j in everything if self.classes[j] <= space.seen]
             return [(None, known, space.in_play())] if known else []
-        exists = range(len(space.tasks)) if space.full is None else everything
+        exists = everything[: len(space.tasks)] if space.full is None else everything
         return [(j, [j], sorted(self.classes[j])) for j in exists]
 
     def _ask(self, strategy: Strategy, rows: NDArray[np.int64], task: int | None, columns: list[int]) -> Answers:

@@ -195,7 +195,8 @@ def _old_rows(store: Store, host: Host, wanted: str) -> tuple[str, dict[str, lis
     today = code_identity(host.strategy(name))
     groups: dict[str, list[Record]] = defaultdict(list)
     for record in sorted(meant, key=lambda record: record.cell.seed):
-        if record.status == "finished" and table.newest(record.cell).strategy.code != today:
+        again = record.status == "finished" and record.cell.track.continues is None
+        if again and table.newest(record.cell).strategy.code != today:
             groups[record.cell.row].append(record)
     if not groups:
         raise UsageError(f"All finished runs of {wanted} are of today's code, or are proven to be: nothing to attest.")

@@ -22,6 +22,7 @@ from clarena.record.store import Store
 from clarena.run.data import require_unchanged
 from clarena.run.deadline import NO_LIMITS, Deadline, Limits, Tell
 from clarena.run.devices import device_named
+from clarena.run.keeping import keep_beside, lacks_model
 from clarena.run.output import shield
 from clarena.run.realisation import CellClasses
 from clarena.run.runner import Progress, Run
@@ -42,6 +43,7 @@ class Work:
         retry: run it again where an earlier record failed, timed out, was interrupted, or ran out of memory.
         device: its name; several, `cuda:0,1`, until it is given to a worker, which has one of them.
         limits: on its time. They take no part in the cell's identity.
+        keep: keep the trained model beside the record.
         late: of a run whose process did not end when its time was up: why, and how many seconds it took. All that is
             left to do is its record.
     """
@@ -54,6 +56,7 @@ class Work:
     command: str = ""
     retry: bool = False
     limits: Limits = NO_LIMITS
+    keep: bool = False
     late: tuple[str, float] | None = None
 
 
@@ -65,24 +68,32 @@ def run_work(work: Work, progress: Progress, tell: Tell = lambda seconds, reason
         KeyboardInterrupt: after a record of the interruption was written.
     """
     store = Store(work.store)
+
+    def run_in(place: Store) -> Run:
+        parts = look_up(work)
+        require_unchanged(parts.benchmark, work.cell.track.benchmark, parts.targets)
+        return Run(
+            work.cell,
+            parts,
+            device_named(work.device),
+            place,
+            command=work.command,
+            progress=seldom(progress),
+            deadline=Deadline(work.limits, tell),
+            keep=work.keep,
+        )
+
     with store.locked(work.cell) as mine:
         if not mine:
             return BUSY
         existing = found_or_set_aside(store, work)
         if existing and not (work.retry and existing.status in RETRIED):
-            return existing
-        parts = look_up(work)
-        require_unchanged(parts.benchmark, work.cell.track.benchmark, parts.targets)
-        run = Run(
-            work.cell,
-            parts,
-            device_named(work.device),
-            store,
-            command=work.command,
-            progress=seldom(progress),
-            deadline=Deadline(work.limits, tell),
-        )
-        return run.give_up(*work.late) if work.late else run.execute()
+            if not (work.keep and lacks_model(store, existing)):
+                return existing
+            if work.late:  # there is nothing to record: the run has finished before
+                raise ClarenaError(f"When it was run again to keep its model, {work.late[0]}. The record stays.")
+            return keep_beside(store, existing, lambda place: run_in(place).execute())
+        return run_in(store).give_up(*work.late) if work.late else run_in(store).execute()
 
 
 def found_or_set_aside(store: Store, work: Work) -> Record | None:

@@ -17,9 +17,10 @@ from clarena.errors import ClarenaError
 from clarena.protocol.protocol import Track
 from clarena.record.record import Record, Status, now
 from clarena.record.scoring import metrics_of
-from clarena.record.store import Store
+from clarena.record.store import MODEL, Store
 from clarena.tracking import content
 from clarena.tracking.connection import connect
+from clarena.tracking.models import STATE_TAG, log_model, state_sha256
 from clarena.tracking.reader import RUNS_PER_PAGE, complete_in_file, complete_on_server
 from clarena.tracking.uri import database_file, public, resolve_uri
 
@@ -103,6 +104,7 @@ class Tracker:
             self._file = _identity(self._database)
         track = record.cell.track
         if sha256 in self._held(track):
+            self._log_model(record, sha256)
             return "already"
         with tempfile.TemporaryDirectory() as artifacts:
             content.write_artifacts(record, exact, predictions, Path(artifacts))
@@ -110,7 +112,20 @@ class Tracker:
                 experiment = self._experiment(track).experiment_id
                 outcome = self._place(record, sha256, experiment, artifacts)
         self._held(track).add(sha256)
+        self._log_model(record, sha256)
         return outcome
+
+    def _log_model(self, record: Record, sha256: str) -> None:
+        """Log the model that the run of a record has kept, if any, unless MLflow has it."""
+        path = self.store.folder(record.cell) / MODEL
+        if not path.exists():
+            return
+        with self._opened():
+            experiment = self._experiment(record.cell.track).experiment_id
+            (run, *_) = self._client.search_runs([experiment], f"tags.`clarena.complete` = '{sha256}'")
+            if run.data.tags.get(STATE_TAG) != state_sha256(path):
+                log_model(self._client, experiment, run, path, record.cell.label.replace(" ", "-"))
+                self.steps += 1
 
     @contextmanager
     def _opened(self) -> Iterator[None]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
-from clarena import Benchmark, Data, DataError, UsageError, require_file
+from clarena import Benchmark, Data, DataError, RowForm, Samples, UsageError, npz_arrays, require_file
 
 from .names import readable_name
 from .numbers import Standardise, Standardised
@@ -155,6 +155,15 @@ class Arrays(Pixels, Standardised):
             x = x.unsqueeze(1)
         return x if (self.mean, self.std) == AS_STORED else normalised(x.clone(), self.mean, self.std)
 
+    def read_new(self, path: Path, form: RowForm) -> Samples:
+        """New samples of an `.npz`, in the layout that the data had in their file."""
+        x, labels, parts, notes = npz_arrays(path)
+        _require_numbers(f"x in {path}", x)
+        tensor, note = _tensor(f"x in {path}", x)
+        none = torch.zeros(0, dtype=torch.int64)
+        rows = form.rows(self.laid_out(Data(tensor, none, tensor[:0], none, ())).x_train)
+        return Samples(rows, tuple(map(str, range(len(rows)))), labels, parts, (*notes, *([note] if note else [])))
+
     def form(self, data: Data) -> list[str]:
         """Whether arrays [n, a, b] are taken for images, where it may be otherwise, and whether numbers are large."""
         shape, images = list(data.x_train.shape[1:]), self.inputs(data.x_train[:1]).ndim == 4
@@ -185,8 +194,7 @@ def read_arrays(path: Path) -> Data:
     for part, y in (("y_train", y_train), ("y_test", y_test)):
         _require_labels(f"{part} in {path}", y)
     for part, x in (("x_train", x_train), ("x_test", x_test)):
-        if x.dtype.kind not in "iufb" or x.ndim < 2:
-            raise DataError(f"{part} in {path} must be numbers with one row per sample, not {x.dtype} {x.shape}.")
+        _require_numbers(f"{part} in {path}", x)
     if x_train.dtype != x_test.dtype and {np.dtype(np.uint8), np.dtype(np.bool_)} & {x_train.dtype, x_test.dtype}:
         raise DataError(
             f"x_train in {path} is {x_train.dtype} and x_test {x_test.dtype}: pixels of uint8 are scaled to 0 … 1, and "
@@ -254,6 +262,11 @@ def _array(file: Any, key: str, path: Path) -> NDArray[Any]:
             f"code. Save names as text, {key}=np.array({key}, dtype=str), and numbers as numbers."
         ) from error
     return array
+
+
+def _require_numbers(what: str, x: NDArray[Any]) -> None:
+    if x.dtype.kind not in "iufb" or x.ndim < 2:
+        raise DataError(f"{what} must be numbers with one row per sample, not {x.dtype} {x.shape}.")
 
 
 def _require_labels(what: str, y: NDArray[Any]) -> None:

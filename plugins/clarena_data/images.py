@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from clarena import Data, DataError, require_file
+from clarena import Data, DataError, RowForm, Samples, held_out_rows, require_file
 
 from .names import readable_name
 
@@ -63,6 +63,53 @@ def read_images(path: Path, size: int | None, test_share: float, white: float | 
     )
 
 
+def read_new_images(path: Path, size: int | None, white: float | None, form: RowForm) -> Samples:
+    """New images as the rows that a model takes: in a folder for each class, also within `train` and `test`, or loose.
+
+    Raises:
+        DataError: for no images, and as `read_images`; for another size than training's where none was set.
+    """
+    if not path.is_dir():
+        raise DataError(f"{path} is no folder of images, and this model was trained on one.")
+    found = _new_files(path)
+    if not found:
+        raise DataError(f"{path} holds no image ({', '.join(sorted(SUFFIXES))}), nor folders of them.")
+    files = [file for file, _, _ in found]
+    height, width, channels = form.shape
+    here = _form(files, size)
+    if (here.height, here.width) != (height, width):
+        raise DataError(f"The images in {path} are {here.height}×{here.width}; this model takes {height}×{width}.")
+    notes = here.notes(path.name, white)
+    if here.channels > channels:
+        notes = (*notes, f"{path.name}: colours are left out: this model takes grey images.")
+    arrays = _decode(files, replace(here, channels=channels), white)
+    names = tuple(readable_name(file.relative_to(path).as_posix()) for file in files)
+    labels, parts = [label for _, label, _ in found], [part for _, _, part in found]
+    return Samples(
+        form.rows(arrays),
+        names,
+        tuple(map(readable_name, labels)) if all(labels) else None,
+        tuple(parts) if all(parts) else None,
+        notes,
+    )
+
+
+def _new_files(path: Path) -> list[tuple[Path, str, str]]:
+    """Images with class and part, each empty where no folder says so."""
+
+    def images(folder: Path) -> list[Path]:
+        return sorted(file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES and require_file(file))
+
+    def folders(folder: Path) -> list[Path]:
+        return sorted(child for child in folder.iterdir() if child.is_dir() and not child.name.startswith("."))
+
+    parts = [path / part for part in ("train", "test") if (path / part).is_dir()]
+    if parts:
+        return [(file, kind.name, part.name) for part in parts for kind in folders(part) for file in images(kind)]
+    loose = [(file, "", "") for file in images(path)]
+    return loose or [(file, kind.name, "") for kind in folders(path) for file in images(kind)]
+
+
 def classes(folder: Path) -> dict[str, list[Path]]:
     """The images in each folder of `folder`, both in the order of names."""
     found = {
@@ -77,13 +124,6 @@ def classes(folder: Path) -> dict[str, list[Path]]:
         if not files:
             raise DataError(f"{folder / name} holds no image ({', '.join(sorted(SUFFIXES))}).")
     return found
-
-
-def held_out_rows(count: int, share: float) -> NDArray[np.bool_]:
-    """Which of `count` samples are held out for testing: about `share` of them, evenly spaced, the same every time."""
-    reached = np.floor(np.arange(1, count + 1) * share + 0.5)
-    held_out: NDArray[np.bool_] = np.diff(reached, prepend=0.0) > 0
-    return held_out
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,20 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from clarena import Benchmark, Data, DataError, Scenario, Stream
+from clarena import Benchmark, Data, DataError, RowForm, Samples, Scenario, Stream
 
-from .tables import ROW_NUMBERS, SPLIT, TEXT_COLUMNS, Table, labels_of, numbers_in, parts_of
+from .tables import (
+    ROW_NUMBERS,
+    SPLIT,
+    TEXT_COLUMNS,
+    Table,
+    labels_if_any,
+    labels_of,
+    new_table,
+    numbers_in,
+    parts_of,
+    samples_of,
+)
 from .texts import dealt
 
 Standardise = Annotated[
@@ -132,7 +143,38 @@ def read_numbers(table: Table, test_share: float, what: str) -> tuple[Data, list
         names.sort(key=int)
     y, out = dealt(labels, parts_of(table), names, test_share, what)
     x = torch.from_numpy(np.stack([numbers.astype(np.float32) for numbers in columns.values()], axis=1))
-    return Data(x[~out], y[~out], x[out], y[out], tuple(names), notes=(*table.notes, *notes)), list(columns)
+    notes, encoding = [*table.notes, *notes], {"columns": list(columns)}
+    data = Data(x[~out], y[~out], x[out], y[out], tuple(names), notes=tuple(notes), encoding=encoding)
+    return data, list(columns)
+
+
+def read_new_numbers(path: Path, form: RowForm) -> Samples:
+    """New samples of a table, by the names of the columns that a model was trained on, in whatever order they stand.
+
+    Raises:
+        DataError: where one of these columns is missing, or holds no number.
+    """
+    table, columns = new_table(path), list(form.encoding["columns"])
+    missing = [name for name in columns if name not in table.columns]
+    if missing:
+        raise DataError(
+            f"{path} has no column {', '.join(missing)}, which this model was trained on; it has: "
+            f"{', '.join(table.columns)}."
+        )
+    found = []
+    for name in columns:
+        numbers, odd = numbers_in(table.columns[name])
+        with np.errstate(over="ignore"):
+            narrow = numbers.astype(np.float32)
+        if odd is None and len(bad := np.flatnonzero(~np.isfinite(narrow))):
+            odd = int(bad[0])
+        if odd is not None:
+            raise DataError(f"{table.where(odd)}: {name} is {table.columns[name][odd]!r}, and must be a finite number.")
+        found.append(narrow)
+    labels, used = labels_if_any(table)
+    left = [name or "(no name)" for name in table.columns if name not in {*columns, *used, SPLIT}]
+    notes = [f"{path.name}: ignored columns: {', '.join(left)}."] if left else []
+    return samples_of(table, form.rows(np.stack(found, axis=1)), labels, notes)
 
 
 def require_columns(path: Path, found: list[str], known: list[str]) -> None:

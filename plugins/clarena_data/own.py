@@ -17,6 +17,8 @@ from clarena import (
     ClarenaWarning,
     Data,
     DataError,
+    RowForm,
+    Samples,
     Scenario,
     Stream,
     UsageError,
@@ -27,9 +29,9 @@ from clarena import (
 )
 
 from .arrays import Arrays, Pixels, read_arrays
-from .images import read_images
+from .images import read_images, read_new_images
 from .names import readable_name
-from .numbers import Standardise, Standardised, read_numbers, require_columns
+from .numbers import Standardise, Standardised, read_new_numbers, read_numbers, require_columns
 from .tables import SUFFIXES, is_folder_of_datasets, read_table, text_columns
 from .texts import Words, encode, text_rows
 
@@ -107,6 +109,10 @@ class ImagesOwn(Pixels, Own):
     def read(self, path: Path) -> Data:
         return read_images(path, self.size, self.test_share, self.white)
 
+    def read_new(self, path: Path, form: RowForm) -> Samples:
+        """New images of a folder: in folders by class, or all together."""
+        return read_new_images(path, self.size, self.white, form)
+
 
 class TextsOwn(Words, Own):
     """A table of texts and labels."""
@@ -135,6 +141,10 @@ class NumbersOwn(Standardised, Own):
         require_columns(path, columns, self._columns or columns)
         self._columns = columns
         return data
+
+    def read_new(self, path: Path, form: RowForm) -> Samples:
+        """New rows of a table with the columns of training."""
+        return read_new_numbers(path, form)
 
 
 _Family = TypeVar("_Family", bound=Own)

@@ -17,8 +17,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
-from clarena import DataError, file_stamps, require_file
+from clarena import DataError, Samples, file_stamps, require_file
 
 from .names import readable_name
 
@@ -147,7 +148,9 @@ def _delimited(path: Path, content: str) -> Table:
     """The rows under a first line of names, divided by what the names are found with."""
     header = content.partition("\n")[0]
     order = sorted(DELIMITERS, key=lambda mark: mark != "\t") if path.suffix.lower() == ".tsv" else list(DELIMITERS)
-    delimiter = next((mark for mark in order if _has_label(header, mark)), order[0])
+    delimiter = next((mark for mark in order if _has_label(header, mark)), None)
+    if delimiter is None:  # new samples need no label: what divides the names into most
+        delimiter = max(order, key=lambda mark: len(next(csv.reader([header], delimiter=mark), [])))
     notes = [] if delimiter == order[0] else [f"{path.name}: columns are divided by {DELIMITERS[delimiter]}."]
     try:
         return _parsed(path, content, delimiter, csv.QUOTE_MINIMAL).noted(*notes)
@@ -266,6 +269,29 @@ def labels_of(table: Table) -> tuple[list[str], list[str]]:
     if "" in labels:
         raise DataError(f"{table.where(labels.index(''))}: the label is empty. Remove the line.")
     return labels, used
+
+
+def labels_if_any(table: Table) -> tuple[tuple[str, ...] | None, list[str]]:
+    """As `labels_of`; None where no column is one of labels, or it is empty throughout."""
+    found = [name for name in LABEL_COLUMNS if name in table.columns]
+    if all(value is None or value == "" for name in found for value in table.columns[name]):
+        return None, found
+    labels, used = labels_of(table)
+    return tuple(labels), used
+
+
+def new_table(path: Path) -> Table:
+    """A table of new samples; raises `DataError` as `read_table`, and for a path that is none."""
+    if not (is_folder_of_datasets(path) if path.is_dir() else path.suffix.lower() in SUFFIXES):
+        raise DataError(f"{path} is no table ({', '.join(SUFFIXES)}), and this model was trained on one.")
+    return read_table(path)
+
+
+def samples_of(table: Table, x: Tensor, labels: tuple[str, ...] | None, notes: Sequence[str]) -> Samples:
+    """The rows of a table as new samples, each called by its place in the file."""
+    names = tuple(table.where(row).rpartition(", ")[2] for row in range(len(table.lines)))
+    parts = tuple(parts_of(table)) if SPLIT in table.columns else None
+    return Samples(x, names, labels, parts, (*table.notes, *notes))
 
 
 def numbers_in(column: NDArray[Any]) -> tuple[NDArray[np.float64], int | None]:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -9,10 +10,21 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from clarena import Benchmark, Data, DataError
+from clarena import Benchmark, Data, DataError, RowForm, Samples, held_out_rows
 
-from .images import held_out_rows, require_memory
-from .tables import SPLIT, TEXT_COLUMNS, Table, coalesced, labels_of, parts_of, text_columns
+from .images import require_memory
+from .tables import (
+    SPLIT,
+    TEXT_COLUMNS,
+    Table,
+    coalesced,
+    labels_if_any,
+    labels_of,
+    new_table,
+    parts_of,
+    samples_of,
+    text_columns,
+)
 
 WORD = re.compile(r"\w+|[^\w\s]")
 """A word, or a mark of punctuation."""
@@ -54,6 +66,19 @@ class Words(Benchmark):
         bags = torch.zeros(len(x), self.words + 1, device=x.device)
         bags.scatter_add_(1, tokens, torch.ones_like(tokens, dtype=torch.float32))
         return torch.nn.functional.normalize(bags[:, 1:], dim=1)
+
+    def tokens(self, texts: Sequence[str]) -> Tensor:
+        """The words of each text as numbers, int32 [n, length]."""
+        return tokenise(texts, self.words, self.length)
+
+    def read_new(self, path: Path, form: RowForm) -> Samples:
+        """New texts of a table, with labels or without."""
+        table = new_table(path)
+        texts, taken = new_texts(table)
+        labels, used = labels_if_any(table)
+        left = [name or "(no name)" for name in table.columns if name not in {*taken, *used, SPLIT}]
+        notes = [f"{path.name}: ignored columns: {', '.join(left)}."] if left else []
+        return samples_of(table, form.rows(self.tokens(texts)), labels, notes)
 
 
 def tokenise(texts: Sequence[str], words: int, length: int) -> Tensor:
@@ -148,11 +173,17 @@ def text_rows(table: Table) -> tuple[list[Row], list[str]]:
     Raises:
         DataError: for an empty text or label, or columns that are not found.
     """
-    texts, taken = coalesced(table, text_columns(table) or TEXT_COLUMNS, "text")
+    texts, taken = new_texts(table)
     labels, used = labels_of(table)
+    left = [name or "(no name)" for name in table.columns if name not in {*taken, *used, SPLIT}]
+    notes = [f"{table.path.name}: ignored columns: {', '.join(left)}."] if left else []
+    return list(zip(texts, labels, parts_of(table))), [*table.notes, *notes]
+
+
+def new_texts(table: Table) -> tuple[list[str], list[str]]:
+    """The text of each row, and the columns they are from; raises `DataError` for an empty one."""
+    texts, taken = coalesced(table, text_columns(table) or TEXT_COLUMNS, "text")
     for row, text in enumerate(texts):
         if not str(text).strip():
             raise DataError(f"{table.where(row)}: the text is empty. Remove the line.")
-    left = [name or "(no name)" for name in table.columns if name not in {*taken, *used, SPLIT}]
-    notes = [f"{table.path.name}: ignored columns: {', '.join(left)}."] if left else []
-    return list(zip(map(str, texts), labels, parts_of(table))), [*table.notes, *notes]
+    return list(map(str, texts)), taken

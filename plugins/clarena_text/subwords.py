@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import torch
-from clarena_data.texts import Words, tokenise
+from clarena_data.texts import Words
 from pydantic import Field
 from torch import Tensor
 
@@ -43,7 +43,7 @@ class Subwords(Words):
     def tokens(self, texts: Sequence[str]) -> Tensor:
         """The tokens of each text, int32 [n, length]; 0 where it has ended, whatever 0 is to the tokenizer."""
         if self._subwords is None:
-            return tokenise(texts, self.words, self.length)
+            return super().tokens(texts)
         found = self._subwords(list(texts), truncation=True, max_length=self.length)["input_ids"]
         tokens = torch.zeros(len(texts), self.length, dtype=torch.int32)
         for row, ids in zip(tokens, found):

@@ -9,9 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from clarena_data.images import held_out_rows
-
-from clarena import fetch
+from clarena import fetch, held_out_rows
 
 from .decoded import HELD_OUT, Chained, Zipped, write_data
 

@@ -1,0 +1,153 @@
+"""New samples: data that did not exist when a model was trained, as rows of the form that its benchmark stores."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from clarena.errors import DataError
+from clarena.toolbox.files import require_file
+
+
+@dataclass(frozen=True)
+class RowForm:
+    """How a benchmark stores a sample.
+
+    Attributes:
+        shape: of one row.
+        dtype: of its numbers.
+        encoding: `Data.encoding` of the data that a model was trained on.
+    """
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    encoding: Mapping[str, Any]
+
+    def __str__(self) -> str:
+        return f"{list(self.shape)} of {str(self.dtype).removeprefix('torch.')}"
+
+    def rows(self, x: Any) -> Tensor:
+        """Numbers [n, …] as rows of this form, on the CPU; no value changes but by rounding to a shorter float.
+
+        Args:
+            x: a tensor, an array, or what NumPy makes one of.
+
+        Raises:
+            DataError: for another shape, another kind of number, or one that is not finite.
+        """
+        if not isinstance(x, Tensor):
+            try:
+                array = np.ascontiguousarray(x)
+                if not array.flags.writeable or min(array.strides) < 0:  # torch takes neither as it is
+                    array = array.copy()
+                x = torch.from_numpy(array)
+            except (TypeError, ValueError) as error:
+                raise DataError(f"Inputs must be numbers [n, {_sizes(self.shape)}], as stored: {error}.") from error
+        found = RowForm(tuple(x.shape[1:]), x.dtype, {})
+        if x.ndim == 0 or found.shape != self.shape:
+            raise DataError(f"Inputs are {found}; this model takes {self}, as the data it was trained on are stored.")
+        if not self.dtype.is_floating_point and (x.is_floating_point() or x.is_complex()):
+            raise DataError(f"Inputs are {found}; this model takes {self}: give them as stored, before any scaling.")
+        rows: Tensor = x.detach().cpu().to(self.dtype)
+        if not self.dtype.is_floating_point and not torch.equal(rows, x.cpu()):
+            raise DataError(f"Inputs run from {int(x.min())} to {int(x.max())}, which {self.dtype} cannot hold.")
+        if rows.is_floating_point() and not bool(torch.isfinite(rows).all()):
+            bad = int((~torch.isfinite(rows.flatten(1))).any(1).nonzero()[0])
+            raise DataError(f"Inputs hold NaN or infinity, first in sample {bad}. Clean the data.")
+        return rows
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """New samples, in the order of their file.
+
+    Attributes:
+        x: rows [n, …], as they are stored.
+        names: by which a person finds each: its line, its file, its number.
+        labels: the name of the class of each, where the data say.
+        parts: `train`, `test` or nothing for each, where the data say.
+        notes: what reading left out, a sentence each.
+    """
+
+    x: Tensor
+    names: tuple[str, ...]
+    labels: tuple[str, ...] | None = None
+    parts: tuple[str, ...] | None = None
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+def read_npz(path: Path, form: RowForm) -> Samples:
+    """Rows of an `.npz`, as `npz_arrays` finds them."""
+    x, labels, parts, notes = npz_arrays(path)
+    return Samples(form.rows(x), tuple(map(str, range(len(x)))), labels, parts, notes)
+
+
+def held_out_rows(count: int, share: float) -> NDArray[np.bool_]:
+    """Which of `count` samples are held out for testing: about `share` of them, evenly spaced, the same every time."""
+    reached = np.floor(np.arange(1, count + 1) * share + 0.5)
+    held_out: NDArray[np.bool_] = np.diff(reached, prepend=0.0) > 0
+    return held_out
+
+
+NpzArrays = tuple[NDArray[Any], tuple[str, ...] | None, tuple[str, ...] | None, tuple[str, ...]]
+
+
+def npz_arrays(path: Path) -> NpzArrays:
+    """`x` and `y` of an `.npz`, or all of `x_train`, `y_train`, `x_test` and `y_test`, as `Samples` has them.
+
+    Labels `y` may be missing. Where they are whole numbers and `class_names` is there, they are places in it.
+
+    Raises:
+        DataError: for a file that is damaged or holds nothing of the kind.
+    """
+    if path.suffix.lower() != ".npz":
+        raise DataError(f"{path} is no .npz. Save new samples with numpy.savez(path, x=…) or, with labels, x=…, y=….")
+    try:
+        with np.load(require_file(path), allow_pickle=False) as file:
+            content = {key: file[key] for key in file.files}
+    except DataError:
+        raise
+    except Exception as error:  # what is damaged breaks zip, zlib and numpy in any way
+        raise DataError(f"{path} cannot be read as an .npz of arrays: {error}. Save it again.") from error
+    known = {"x": ("x", "y"), "x_train": ("x_train", "y_train"), "x_test": ("x_test", "y_test")}
+    pairs = [known["x"]] if "x" in content else [known[key] for key in ("x_train", "x_test") if key in content]
+    if not pairs:
+        raise DataError(
+            f"{path} has no x; it has: {', '.join(content) or 'nothing'}. Save it with numpy.savez(path, x=…)."
+        )
+    left = sorted(set(content) - {key for pair in pairs for key in pair} - {"class_names"})
+    notes = (f"{path.name}: ignored arrays: {', '.join(left)}.",) if left else ()
+    xs = [np.atleast_1d(content[x]) for x, _ in pairs]
+    ys = [content[y] for _, y in pairs if y in content]
+    if len({(x.shape[1:], x.dtype) for x in xs}) > 1:
+        raise DataError(f"x_train and x_test in {path} differ in shape or type. They must be alike.")
+    x = np.concatenate(xs)
+    parts = None
+    if "x" not in content:
+        parts = tuple(key.removeprefix("x_") for (key, _), part in zip(pairs, xs) for _ in part)
+    if len(ys) < len(pairs):
+        return x, None, parts, notes
+    if any(y.ndim != 1 for y in ys) or sum(map(len, ys)) != len(x):
+        raise DataError(f"The labels in {path} must be one for each of its {len(x)} samples, y [n].")
+    return x, _names(np.concatenate(ys), content.get("class_names")), parts, notes
+
+
+def _names(y: NDArray[Any], names: NDArray[Any] | None) -> tuple[str, ...]:
+    places = names is not None and y.dtype.kind in "iu" and len(y) and 0 <= y.min() <= y.max() < len(names)
+    return tuple(_text(names[label] if places else label) for label in y)  # type: ignore[index]
+
+
+def _text(name: Any) -> str:
+    return (name.decode("utf-8", "backslashreplace") if isinstance(name, bytes) else str(name)).strip()
+
+
+def _sizes(shape: tuple[int, ...]) -> str:
+    return ", ".join(map(str, shape))

@@ -1,0 +1,205 @@
+"""What has newly arrived, as the next experience of a run that is over: its labels, its division, its test samples."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from clarena.contract.benchmark import Split, Stream, limited
+from clarena.contract.data import Data
+from clarena.contract.experience import OutputSpace
+from clarena.contract.samples import RowForm, Samples, held_out_rows
+from clarena.contract.strategy import Strategy
+from clarena.errors import DataError, UsageError
+from clarena.protocol.protocol import Protocol, Scenario
+from clarena.record.predictions import Arrays, Predictions
+from clarena.record.record import Cell, ExperienceInfo
+from clarena.run.realisation import CellClasses, Realisation
+from clarena.run.testset import UNDEFINED, Answers, TestSet
+from clarena.run.trained import TrainedModel
+from clarena.toolbox.schedule import Budget
+from clarena.toolbox.seeding import Seeds
+
+
+@dataclass(frozen=True, eq=False)
+class Arrived:
+    """New data under the outputs of a model, and what names they have now.
+
+    Attributes:
+        names: of all outputs: known classes keep theirs, new ones come after them.
+        x, y: training rows and their outputs; `x_test`, `y_test` those that are held out.
+    """
+
+    names: tuple[str, ...]
+    x: Tensor
+    y: Tensor
+    x_test: Tensor
+    y_test: Tensor
+
+    def data(self, form: RowForm) -> Data:
+        """The same as the data of a benchmark."""
+        return Data(self.x, self.y, self.x_test, self.y_test, self.names, encoding=form.encoding)
+
+
+def arrived(samples: Samples, what: str, names: Sequence[str], test_share: float, protocol: Protocol) -> Arrived:
+    """New samples, divided as they say, or with a share of each class held out, the same every time.
+
+    Args:
+        what: what messages call them.
+        names: of the outputs that exist.
+
+    Raises:
+        DataError: without labels, without a training sample of a class, or without any test sample.
+    """
+    if samples.labels is None:
+        raise DataError(f"{what} has no labels: there is nothing to learn from it. To predict them: clarena predict.")
+    new = set(samples.labels) - set(names)
+    whole = all(name.removeprefix("-").isdecimal() for name in new)
+    known = (*names, *sorted(new, key=int if whole else None))
+    number = {name: output for output, name in reversed([*enumerate(known)])}
+    y = np.array([number[label] for label in samples.labels], dtype=np.int64)
+    testing = np.array([part == "test" for part in samples.parts or [""] * len(y)], dtype=bool)
+    if not testing.any():
+        for output in np.unique(y):
+            mine = np.flatnonzero(y == output)
+            testing[mine] = held_out_rows(len(mine), test_share)
+    untrained = sorted({known[output] for output in y} - {known[output] for output in y[~testing]})
+    if untrained or not testing.any():
+        lacks = f"no training sample of the class {untrained[0]!r}" if untrained else "too few samples to hold any out"
+        raise DataError(f"{what} has {lacks}. Give it more, divide it by a column split, or set another --test-share.")
+    rows = torch.arange(len(y))
+    train, test = rows[torch.from_numpy(~testing)], rows[torch.from_numpy(testing)]
+    labels = torch.from_numpy(y)
+    split = limited(Stream((Split(train, labels[train], test, labels[test]),), known), protocol.limit).splits[0]
+    return Arrived(known, samples.x[split.train], split.y_train, samples.x[split.test], split.y_test)
+
+
+class NextExperience(Realisation):
+    """The stream of a run that is over and, behind it, one more experience, whose data alone are there."""
+
+    def __init__(
+        self, cell: Cell, parts: CellClasses, model: TrainedModel, new: Arrived, past: "Past", device: torch.device
+    ) -> None:
+        content = model.content
+        self.track, self.parts, self.device, self.protocol = cell.track, parts, device, cell.track.protocol
+        self.benchmark = parts.benchmark(**model.benchmark_options)
+        self.data = new.data(model.form)
+        self.target = parts.targets(self.data.target)()
+        self.seeds = Seeds(cell.seed)
+        none = torch.zeros(0, dtype=torch.int64)
+        before = tuple(
+            Split(none, torch.tensor(task), none, none, model.transforms[0], group=tuple(asked))
+            for task, asked in zip(content["outputs"]["tasks"], content["outputs"]["asked"])
+        )
+        rows, tested = torch.arange(len(new.y)), torch.arange(len(new.y_test))
+        split = Split(rows, new.y, tested, new.y_test, model.transforms[0])
+        self.stream = Stream((*before, split), new.names)
+        self.steps = [[position] for position in range(len(self.stream.splits))]
+        self._transforms = [split.transform for split in self.stream.splits]
+        self._evaluation = self.seeds.torch("evaluation")
+        self.space, self.budget = self._fresh_space(), Budget()
+        self._past = past
+        mine = {"position": len(before), "x": new.x_test, "y": new.y_test}
+        self.carried: Mapping[str, Any] = {"root": past.root.model_dump_json(), "tests": [*past.tests, mine]}
+
+    @cached_property
+    def test(self) -> Any:
+        """The test samples of the run that is gone on from, as far as they are at hand, and the new ones."""
+        columns = [_column(self, each["position"], each["x"], each["y"]) for each in self.carried["tests"]]
+        return Tested(self._past, columns, self.stream.outputs)
+
+    def chance(self, predictions: Predictions) -> list[float]:
+        """Nothing: the training labels of earlier experiences are not known any more."""
+        return []
+
+    def experiences(self) -> list[ExperienceInfo]:
+        """What each experience held; of earlier ones, as the record says that is gone on from."""
+        return [*self._past.experiences, super().experiences()[-1]]
+
+
+def _column(realised: NextExperience, position: int, x: Tensor, y: Tensor) -> TestSet:
+    """The test samples of one experience."""
+    none = torch.zeros(0, dtype=torch.int64)
+    splits = tuple(
+        Split(none, split.y_train, *((torch.arange(len(y)), y) if place == position else (none, none)),
+              split.transform, group=split.tested)
+        for place, split in enumerate(realised.stream.splits)
+    )  # fmt: skip
+    names = realised.stream.output_names
+    data = Data(x[:0], none, x, y, names)
+    target = realised.target
+    generator = realised.seeds.apart("evaluation", position)
+    scenario: Scenario = realised.track.scenario
+    return TestSet(
+        realised.benchmark, data, target, Stream(splits, names), scenario, realised.protocol, generator, realised.device
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Past:
+    """What is known of the run that is gone on from.
+
+    Attributes:
+        root: the cell that the chain began with.
+        test: its test samples, where they are at hand; `missing` says why they are not.
+        tests: those of the experiences that came after it, as models carry them.
+        experiences: what each has held.
+        labels, experience: of all its test samples, int [N].
+    """
+
+    root: Cell
+    test: TestSet | None
+    missing: str
+    tests: Sequence[Mapping[str, Any]]
+    experiences: Sequence[ExperienceInfo]
+    labels: NDArray[np.int64]
+    experience: NDArray[np.int64]
+
+
+class Tested:
+    """Test samples of several test sets, one after another; those of the first may be gone, and are undefined then.
+
+    Attributes:
+        truth, experience, classes: as of a `TestSet`.
+    """
+
+    def __init__(self, past: Past, columns: Sequence[TestSet], outputs: int) -> None:
+        self._first, self._rest = past.test, columns
+        for test in (past.test, *columns):
+            if test is not None:
+                test.outputs = outputs  # as many as there are now
+        self.truth = {"labels": np.concatenate([past.labels, columns[-1].labels])}
+        self.experience = np.concatenate([past.experience, columns[-1].experience])
+        self._size = len(self.experience) - sum(len(test.labels) for test in columns)
+        self.classes = columns[-1].classes
+
+    def answers(self, strategy: Strategy, space: OutputSpace) -> Answers:
+        """As of a `TestSet`."""
+        found = [test.answers(strategy, space) for test in self._rest]
+        first = undefined(found[0], self._size) if self._first is None else self._first.answers(strategy, space)
+        return {name: np.concatenate([each[name] for each in (first, *found)]) for name in first}
+
+
+def undefined(like: Arrays, size: int) -> Answers:
+    """As many answers of the same kind, none of which was asked for."""
+    kinds = {name: (np.nan if array.dtype.kind == "f" else UNDEFINED, array) for name, array in like.items()}
+    return {name: np.full((size, *array.shape[1:]), blank, array.dtype) for name, (blank, array) in kinds.items()}
+
+
+def require_fit(new: Arrived, names: Sequence[str], scenario: Scenario, protocol: Protocol, what: str) -> None:
+    """Raise `UsageError` where new classes come to a model whose outputs are fixed."""
+    added = ", ".join(map(repr, new.names[len(names) :][:5]))
+    if not added:
+        return
+    if scenario == "domain":
+        shown = ", ".join(names[:12]) + (", …" if len(names) > 12 else "")
+        raise UsageError(
+            f"{what} has the new class {added}, and in the domain scenario no class is ever added. Known: {shown}."
+        )
+    if protocol.heads == "full":
+        raise UsageError(f"{what} has the new class {added}, and this model's head was made full, for {len(names)}.")
