@@ -4,6 +4,7 @@ from collections import Counter
 from copy import deepcopy
 
 import pytest
+from clarena_native.strategies.architecture.expand import Expand
 from clarena_native.strategies.meta.la_maml import LaMAML
 from clarena_native.strategies.meta.mer import MER
 from clarena_native.strategies.projection.agem import AGEM
@@ -32,12 +33,16 @@ KEEPERS = {
     "gdumb": lambda: GDumb(epochs=2),
     "mer": MER,
     "la-maml": LaMAML,
+    "expand": Expand,
 }
-EXACT = ("er class_balanced", "er ring", "er balanced_random", "agem", "gem", "icarl", "gdumb")
+EXACT = ("er class_balanced", "er ring", "er balanced_random", "agem", "gem", "icarl", "gdumb", "expand")
 """Those whose buffer is divided by class, where no class has fewer samples than its exemplars."""
 
 
-CASES = [(name, scenario) for name in KEEPERS for scenario in SCENARIOS if (name, scenario) != ("icarl", "domain")]
+NO_DOMAINS = ("icarl", "expand")
+CASES = [
+    (name, scenario) for name in KEEPERS for scenario in SCENARIOS if name not in NO_DOMAINS or scenario != "domain"
+]
 
 
 def start(name: str, scenario: str):
