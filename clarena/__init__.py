@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         split_by_domain,
         split_by_groups,
     )
+    from clarena.contract.classes import ClassOrder, ClassSizes, class_order, class_sizes
     from clarena.contract.data import Data
     from clarena.contract.experience import Batch, Experience
     from clarena.contract.samples import RowForm, Samples, held_out_rows, npz_arrays
@@ -60,6 +61,8 @@ _LAZY = {
     "Batch": "clarena.contract.experience",
     "BatchNorm": "clarena.toolbox.modules",
     "Benchmark": "clarena.contract.benchmark",
+    "ClassOrder": "clarena.contract.classes",
+    "ClassSizes": "clarena.contract.classes",
     "Context": "clarena.contract.strategy",
     "Data": "clarena.contract.data",
     "Experience": "clarena.contract.experience",
@@ -88,6 +91,8 @@ _LAZY = {
     "Track": "clarena.protocol.protocol",
     "TrainedModel": "clarena.run.trained",
     "Updater": "clarena.contract.updater",
+    "class_order": "clarena.contract.classes",
+    "class_sizes": "clarena.contract.classes",
     "continue_run": "clarena.run.continuing",
     "cross_entropy": "clarena.toolbox.categorical",
     "data_root": "clarena.toolbox.downloads",
@@ -117,6 +122,8 @@ __all__ = [
     "Benchmark",
     "ClarenaError",
     "ClarenaWarning",
+    "ClassOrder",
+    "ClassSizes",
     "Context",
     "Data",
     "DataError",
@@ -149,6 +156,8 @@ __all__ = [
     "TrainedModel",
     "Updater",
     "UsageError",
+    "class_order",
+    "class_sizes",
     "continue_run",
     "cross_entropy",
     "data_root",

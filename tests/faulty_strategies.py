@@ -292,6 +292,19 @@ class AlwaysKeepsOne(GradientStrategy):
         self.buffer.add(self.context.generator("buffer"), x=batch.stream().x)
 
 
+@caught_by("buffer_budget", "after experience 1; the protocol grants 6")
+class KeepsAsManyAsEver(GradientStrategy):
+    """Keeps a total of its own where exemplars are granted for each class."""
+
+    def setup(self, context: Context) -> None:
+        super().setup(context)
+        granted = context.granted_buffer(None)
+        self.buffer = ReplayBuffer(granted if isinstance(granted, int) else 10)
+
+    def after_step(self, batch: Batch) -> None:
+        self.buffer.add(self.context.generator("buffer"), x=batch.stream().x)
+
+
 @caught_by("runs", "parameter_groups()")
 class SlowsDown(GradientStrategy):
     """Halves its learning rate at every step, by the optimiser's own settings."""

@@ -7,10 +7,16 @@ import numpy as np
 from records_with_predictions import made_record
 
 from clarena.record import scoring as lookup
+from clarena.record.metrics import Metric
 from clarena.record.predictions import Predictions
 from clarena.record.recomputation import facts
 from clarena.record.record import Record
 from clarena.record.scoring import Scoring, offer
+
+
+def final_error(matrix):
+    """Mean error over all experiences at the end."""
+    return float(np.asarray(matrix)[-1].mean())
 
 
 class Numbers(Scoring):
@@ -24,6 +30,16 @@ class Numbers(Scoring):
         variance = scope.truth["value"].astype(float).var(axis=0)
         error = ((answers["value"].astype(float) - truth["value"]) ** 2).mean(axis=0)
         return float((1 / (1 + error / variance)).mean())
+
+    further_metrics = {
+        "error": {"final_error": Metric("final_error", "Final error in degrees", "number", False, final_error)}
+    }
+
+    def further(self, predictions, names, groups):
+        """The root of the mean squared error of each cell."""
+        value, owner = predictions.truth["value"], predictions.experience
+        errors = ((predictions.answers["value"] - value) ** 2).mean(axis=2, dtype=float)
+        return {"error": np.sqrt(np.stack([errors[:, owner == j].mean(axis=1) for j in range(3)], axis=1))}
 
     def uninformed(self, train, test):
         mean = train["value"].mean(axis=0, dtype=float).astype(np.float32)

@@ -16,6 +16,7 @@ from clarena.checks.tiny import Subject, TinyMlp
 from clarena.checks.trial import Question, Trial
 from clarena.contract.experience import Experience
 from clarena.errors import UsageError
+from clarena.protocol.protocol import TOTAL
 from clarena.toolbox.buffer import ReplayBuffer
 from clarena.toolbox.modules import tensors
 from clarena.toolbox.states import differing, same
@@ -255,14 +256,22 @@ def check_updates(subject: Subject) -> None:
 
 
 def check_buffer_budget(subject: Subject) -> None:
-    """No more training samples are kept than the protocol grants, none included."""
-    for granted in (subject.track().protocol.buffer_size, 0):
-        trial = Trial(subject, buffer_size=granted)
+    """No more training samples are kept than the protocol grants: in total, none, or so many for each class seen."""
+    total = subject.track().protocol.buffer_size
+    per_class = {"buffer_size": TOTAL, "exemplars_per_class": 2}
+    for protocol in ({"buffer_size": total}, {"buffer_size": 0}, per_class):
+        try:
+            trial = Trial(subject, protocol=protocol)
+        except UsageError:
+            if protocol is per_class:  # it says that it keeps a total, as planning will
+                continue
+            raise
         inputs: list[Tensor] = []
         while trial.done < len(trial.steps):
             experience = trial.step()
             inputs.append(experience.x.flatten(1))
             kept = exemplars(trial, torch.cat(inputs))
+            granted = 2 * len(experience.space.seen) if protocol is per_class else protocol["buffer_size"]
             require(
                 kept <= granted,
                 f"The state holds {kept} training samples after experience {trial.done}; the protocol grants "

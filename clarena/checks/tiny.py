@@ -122,28 +122,30 @@ class Subject:
     backbone: type[Backbone] = TinyMlp
     options: Mapping[str, Any] = field(default_factory=dict)
 
-    def track(self, buffer_size: int = 7, **changes: Any) -> Track:
+    def track(self, **changes: Any) -> Track:
         """The track: momentum whose state is kept shows what a strategy forgets to save; a small buffer overflows.
 
-        `changes` are fields of the protocol. Any backbone but the tiny one gets images of 8×8 pixels, whose squares
-        survive a convolution and its pooling, or tokens where it takes those.
+        Any backbone but the tiny one gets images of 8×8 pixels, whose squares survive a convolution and its pooling,
+        or tokens where it takes those.
+
+        Args:
+            changes: fields of the protocol.
         """
         tokens = self.backbone.takes_tokens
         inputs = {"scale": 1 if tokens or self.backbone is TinyMlp else 2, "levels": LEVELS if tokens else 0}
         known = "known_stream_length" in self.strategy.needs
-        protocol = Protocol(
-            epochs=4,
-            batch_size=8,
-            learning_rate=0.05,
-            momentum=0.5,
-            optimizer_state="kept",
-            buffer_size=buffer_size,
-            stream_length="known" if known else "unknown",
-            **changes,
-        )
+        held_equal: dict[str, Any] = {
+            "epochs": 4,
+            "batch_size": 8,
+            "learning_rate": 0.05,
+            "momentum": 0.5,
+            "optimizer_state": "kept",
+            "buffer_size": 7,
+            "stream_length": "known" if known else "unknown",
+        }
         return Track(
             benchmark=NamedPart(name=TinyStream.name, options=inputs),
             scenario=self.scenario,
             backbone=NamedPart(name=self.backbone.name, options=dict(self.options)),
-            protocol=protocol,
+            protocol=Protocol(**held_equal | changes),
         )

@@ -54,18 +54,17 @@ class Trial:
         *,
         seed: int = 0,
         strategy: Strategy | None = None,
-        buffer_size: int | None = None,
         learning_rate: float | None = None,
         protocol: Mapping[str, Any] | None = None,
         **hyperparameters: Any,
     ) -> None:
-        """Set up `strategy`, or a new object with these hyper-parameters.
+        """Set up `strategy`, or a new object with these hyper-parameters; `learning_rate` replaces the protocol's.
 
-        `learning_rate` replaces the protocol's; `protocol` changes other fields of it.
+        Args:
+            protocol: fields of the protocol that are otherwise than in `Subject.track`.
         """
         self.subject, self.seed = subject, seed
-        granted = {} if buffer_size is None else {"buffer_size": buffer_size}
-        track = subject.track(**granted, **(protocol or {}))
+        track = subject.track(**protocol or {})
         parts = CellClasses(subject.strategy, TinyStream, subject.backbone)
         self.realised = Realisation(track, parts, seed, torch.device("cpu"))
         self.strategy = self.realised.set_up(strategy or subject.strategy(**hyperparameters), learning_rate)

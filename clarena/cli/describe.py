@@ -1,4 +1,4 @@
-"""`clarena describe`: all that is known of one strategy, backbone, benchmark or target."""
+"""`clarena describe`: all that is known of one strategy, backbone, benchmark, target or protocol."""
 
 import inspect
 import shlex
@@ -29,42 +29,90 @@ TEXT_WIDTH = 100
 @app.command(epilog="Example: clarena describe ewc")
 def describe(
     name: Annotated[
-        str, typer.Argument(metavar="NAME", help="A strategy, backbone, benchmark or target; see `clarena list`.")
+        str,
+        typer.Argument(metavar="NAME", help="A strategy, backbone, benchmark, target or protocol; see `clarena list`."),
     ],
     plugin: PluginFiles = None,
     plugins_dir: PluginDirs = None,
     no_plugins: NoPlugins = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show a strategy, backbone, benchmark or target with all its options.
+    """Show a strategy, backbone, benchmark or target with all its options, or a protocol with what it sets.
 
     For a strategy also its paper, where it differs from it, what it needs and carries, and how to switch it off. For a
     benchmark of your own data, such as `split:photos`, also what those data are.
     """
+    preset = _preset(name)
     host = discover(plugin, plugins_dir, no_plugins)
-    pages = [_facts(host, registry, entry, name) for registry, entry in find(host, name)]
+    pages = [_facts(host, registry, entry, name) for registry, entry in find(host, name, required=preset is None)]
     if as_json:
-        typer.echo(to_json(pages))
+        typer.echo(to_json([*pages, *([preset] if preset else [])]))
     else:
         for facts in pages:
             _print(facts)
+        if preset:
+            _print_preset(preset)
     if any(facts["problem"] for facts in pages):
         raise typer.Exit(1)
 
 
-def find(host: "Host", name: str) -> list[tuple["Registry", "Offer"]]:
-    """Everything of this name, whatever its kind; raises `UnknownNameError` where there is nothing."""
+def find(host: "Host", name: str, required: bool = True) -> list[tuple["Registry", "Offer"]]:
+    """Everything of this name, whatever its kind; raises `UnknownNameError` where there is nothing and must be."""
+    from clarena.protocol.presets import NAMED
+
     found = []
     for registry in registries(host).values():
         try:
             found.append((registry, registry.entry(name)))
         except UnknownNameError:
             continue
-    if not found:
-        known = [entry.name for registry in registries(host).values() for entry in registry]
+    if not found and required:
+        known = [*NAMED, *(entry.name for registry in registries(host).values() for entry in registry)]
         broken = {f"{each.plugin} ({each.origin})": each.reason for each in host.broken}
-        raise unknown_name("strategy, backbone, benchmark or target", name, known, broken, see="clarena list")
+        raise unknown_name("strategy, benchmark or other entry", name, known, broken, see="clarena list")
     return found
+
+
+def _preset(name: str) -> dict[str, Any] | None:
+    """What a protocol of this name sets, as plain data; None where there is none."""
+    from clarena.protocol.presets import NAMED
+    from clarena.protocol.protocol import PRESETS
+
+    if name not in NAMED:
+        return None
+    preset, fields = NAMED[name], PRESETS[name].model_dump(mode="json", exclude_defaults=True)
+    owned = {f"protocol.{key}": setting for key, setting in fields.items()}
+    owned |= {f"benchmark.{key}": setting for key, setting in preset.benchmark.items()}
+    words = ["clarena", "evaluate", "finetune", "er", "--protocol", name]
+    if preset.on:
+        words += ["--benchmark", preset.on]
+    return {
+        "kind": "protocol",
+        "name": name,
+        "summary": preset.summary,
+        "settings": owned,
+        "headline": preset.headline,
+        "source": preset.source,
+        "example": shlex.join(words),
+    }
+
+
+def _print_preset(facts: dict[str, Any]) -> None:
+    console = page()
+    console.print(Text.assemble((facts["name"], "bold cyan"), "  protocol"))
+    console.print(f"{facts['summary']}\n")
+    console.print("Sets" if facts["settings"] else "Leaves every field at its default", style="bold")
+    grid = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    for name, setting in facts["settings"].items():
+        grid.add_row(Text(f"  {name}", "cyan"), Text(value(setting)))
+    if facts["settings"]:
+        put(console, grid)
+    console.print(f"\nHeadline  {facts['headline']}")
+    if facts["source"]:
+        console.print("\nSource", style="bold")
+        console.print(textwrap.indent(reflow(facts["source"], min(console.width, TEXT_WIDTH) - 2), "  "))
+    console.print("\nExample", style="bold")
+    console.print(f"  {facts['example']}\n", soft_wrap=True)
 
 
 def _facts(host: "Host", registry: "Registry", entry: "Offer", given: str) -> dict[str, Any]:

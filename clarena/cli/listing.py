@@ -31,14 +31,17 @@ def list_(
     no_plugins: NoPlugins = False,
     as_json: AsJson = False,
 ) -> None:
-    """Name every strategy, backbone, benchmark, target and broken plugin."""
+    """Name every strategy, backbone, benchmark, target, protocol and broken plugin."""
+    from clarena.protocol.presets import NAMED
+
     host = discover(plugin, plugins_dir, no_plugins)
     catalogue = {title: [_facts(entry) for entry in registry] for title, registry in registries(host).items()}
+    protocols = [{"name": name, "summary": preset.summary} for name, preset in NAMED.items()]
     broken = [{"plugin": each.plugin, "origin": each.origin, "reason": each.reason} for each in host.broken]
     if as_json:
-        typer.echo(to_json(catalogue | {"broken": broken}))
+        typer.echo(to_json(catalogue | {"protocols": protocols, "broken": broken}))
     else:
-        _print(catalogue, broken)
+        _print(catalogue, protocols, broken)
 
 
 def registries(host: "Host") -> dict[str, "Registry"]:
@@ -94,10 +97,14 @@ def _facts(entry: Any) -> dict[str, Any]:
     }
 
 
-def _print(catalogue: dict[str, list[dict[str, Any]]], broken: list[dict[str, str]]) -> None:
+def _print(
+    catalogue: dict[str, list[dict[str, Any]]], protocols: list[dict[str, str]], broken: list[dict[str, str]]
+) -> None:
     from clarena.protocol.protocol import Variation
 
     console = page()
+    ours: list[dict[str, Any]] = [{**facts, "plugin": "", "needs_extra": None} for facts in protocols]
+    catalogue = catalogue | {"protocols": ours}
     every = [facts for group in catalogue.values() for facts in group]
     widths = {key: max((len(facts[key]) for facts in every), default=0) for key in ("name", "plugin")}
     beside = console.width - sum(widths.values()) >= LEAST_SUMMARY

@@ -52,7 +52,12 @@ ScenarioName = Annotated[
 ]
 BackboneName = Annotated[str, typer.Option(metavar="NAME", rich_help_panel=TRACK, help="The network under the head.")]
 PresetName = Annotated[
-    str, typer.Option(metavar="PRESET", rich_help_panel=TRACK, help="standard, online (one pass) or smoke (seconds).")
+    str,
+    typer.Option(
+        metavar="PRESET",
+        rich_help_panel=TRACK,
+        help="standard, online (one pass), smoke (seconds), or a paper's, such as b50-inc10: `clarena list`.",
+    ),
 ]
 Limit = Annotated[
     int | None,

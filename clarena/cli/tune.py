@@ -186,7 +186,7 @@ def _report(study: "Study", path: Path, command: str) -> None:
 
     console = page()
     grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for title in ("trial", "accuracy on validation %", *study.space):
+    for title in ("trial", "final average on validation %", *study.space):
         grid.add_column(title, justify="right")
     best = study.ranking
     for trial in [trial for place, trial in enumerate(best) if place < SHOWN or trial.number == 0]:

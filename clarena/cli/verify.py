@@ -145,11 +145,11 @@ def _tell(verdict: "Verdict") -> None:
         same = sum(rerun.identical for rerun in mine)
         claimed = student_t_interval([rerun.claimed for rerun in mine])
         typer.echo(f"  track {track[:12]}: {same} of {len(mine)} claimed runs identical bit for bit")
-        typer.echo(f"      final average accuracy %, claimed seeds: {claimed.percent()}")
+        typer.echo(f"      final average %, claimed seeds: {claimed.percent()}")
         for row in (row for row in verdict.hidden if row.track == track):
             scored = [run.metric("final_average_accuracy") for run in row.runs if run.status == "finished"]
             shown = student_t_interval(scored).percent() if scored else "no run finished"
-            typer.echo(f"      final average accuracy %, hidden seeds, {row.strategy}: {shown}")
+            typer.echo(f"      final average %, hidden seeds, {row.strategy}: {shown}")
         for canary in (canary for canary in verdict.canaries if canary.track == track):
             scored = [100 * accuracy for accuracy in canary.accuracies]
             typer.echo(

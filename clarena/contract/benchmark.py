@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from clarena.contract.classes import ClassOrder, class_order, class_sizes
 from clarena.contract.data import Data
 from clarena.contract.samples import RowForm, Samples, read_npz
 from clarena.contract.target import Target, built_in
@@ -204,7 +205,7 @@ class Benchmark(ABC):
         revision: raised by the author when the same options and seed give another stream; part of a track's digest.
         vocabulary: how many tokens there are, where inputs are tokens (int64 [n, time]); None where they are numbers.
         added: options that came after the benchmark, whose default is what was done before: a track names them only
-            where they are set to something else, so that its digest is what it was.
+            where they are set to something else, so that its digest is what it was. Those of its bases count too.
     """
 
     name: ClassVar[str]
@@ -251,21 +252,26 @@ class Benchmark(ABC):
 
 
 def split_by_class(
-    data: Data, scenario: Scenario, experiences: int, order: Order, generator: np.random.Generator
+    data: Data,
+    scenario: Scenario,
+    experiences: int | Sequence[int],
+    order: ClassOrder,
+    generator: np.random.Generator,
+    first: int | None = None,
 ) -> Stream:
-    """Deal the classes out to experiences, as evenly as they go (the first ones get the remainder).
+    """Deal the classes out to experiences, by `class_sizes` in the order of `class_order`.
+
+    Args:
+        experiences: how many, or the number of classes of each.
+        order: `seed`, `natural`, the name of a published order, or the classes in their order.
+        first: how many classes the first experience has; None: as many as the others.
 
     Raises:
-        UsageError: when there are more experiences than classes, or fewer than one.
+        UsageError: for sizes or an order that do not fit the classes.
     """
-    if not 1 <= experiences <= data.classes:
-        raise UsageError(
-            f"Cannot split {data.classes} classes into {experiences} experiences. "
-            f"Choose between 1 and {data.classes}, so that each brings a class or more: "
-            f"--set benchmark.experiences={max(1, min(experiences, data.classes))}."
-        )
-    classes = np.arange(data.classes) if order == "natural" else generator.permutation(data.classes)
-    return split_by_groups(data, scenario, np.array_split(classes, experiences))
+    sizes = class_sizes(data.classes, experiences, first)
+    classes = class_order(data.class_names, order, generator)
+    return split_by_groups(data, scenario, np.split(classes, np.cumsum(sizes)[:-1]))
 
 
 def split_by_groups(data: Data, scenario: Scenario, groups: Sequence[NDArray[np.int64]]) -> Stream:

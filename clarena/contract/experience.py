@@ -1,5 +1,6 @@
 """What a strategy learns from: batches of an experience, and which outputs are in play for each sample."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
@@ -264,6 +265,7 @@ class Experience:
                     "what is left."
                 )
             self._passes_begun += 1
+            self._look()
             order = torch.randperm(len(self), generator=self.generator)
             there = order.to(self.y.device, non_blocking=True)
             for rows, index in zip(order.split(self.protocol.batch_size), there.split(self.protocol.batch_size)):
@@ -273,12 +275,32 @@ class Experience:
                 yield self._batch(index, rows)
 
     def scan(self, batch_size: int | None = None) -> Iterator[Batch]:
-        """Every sample once, in order, without augmentation or chance: for importance, herding, targets."""
+        """Every sample once, in order, without augmentation or chance: for importance, herding, targets.
+
+        Raises `PluginError` when the protocol's `scans` are spent.
+        """
         size = batch_size or self.protocol.eval_batch_size
         order, there = torch.arange(len(self)), torch.arange(len(self), device=self.y.device)
         for rows, index in zip(order.split(size), there.split(size)):
             self.meter.scanned += len(index)
+            self._look()
             yield self._batch(index, rows)
+
+    @property
+    def looks(self) -> float:
+        """Passes over the data outside training: `scan`, and `dataset` beyond what `batches` left of the budget."""
+        beyond = max(0, self.meter.accesses - self.passes_left * len(self))
+        return (self.meter.scanned + beyond) / len(self)
+
+    def _look(self) -> None:
+        """Raise `PluginError` where there were more looks than the protocol allows."""
+        allowed = self.protocol.scans
+        if allowed is not None and self.looks > allowed:
+            raise PluginError(
+                f"it looks at the data of experience {self.position + 1} outside training more often than the "
+                f"{allowed} times of protocol.scans. Have it scan less, or open another track: "
+                f"--set protocol.scans={math.ceil(self.looks)}, or none for any number."
+            )
 
     def dataset(self) -> "ExperienceDataset":
         """The samples as a map-style data set, for adapters whose own loaders must iterate; accesses are counted."""
@@ -361,10 +383,12 @@ class ExperienceDataset(Dataset[Any]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         self._experience.meter.accesses += 1
+        self._experience._look()
         return self._experience.x[index], self.targets[index]
 
     def inputs(self, index: Sequence[int]) -> Tensor:
         """The inputs of several samples at once, [len(index), …], without waiting for the device."""
         self._experience.meter.accesses += len(index)
+        self._experience._look()
         x = self._experience.x
         return x.index_select(0, torch.tensor(index).to(x.device, non_blocking=True))

@@ -19,6 +19,7 @@ from clarena.contract.target import Target
 from clarena.contract.updater import Factors, Updater
 from clarena.errors import UsageError
 from clarena.protocol.protocol import Protocol, Scenario
+from clarena.toolbox.buffer import Capacity
 from clarena.toolbox.modules import Frozen, evaluating
 from clarena.toolbox.schedule import Budget
 from clarena.toolbox.seeding import Seeds
@@ -48,7 +49,7 @@ class Context:
         protocol: everything held equal.
         device: where the model and the data live.
         input_shape: shape of one input.
-        buffer_size: upper limit on stored exemplars, in total samples.
+        buffer_size: upper limit on stored exemplars, in total samples; none where they are counted per class.
         learning_rate: of this row: the protocol's, or the one set for it.
         space: which outputs exist and are in play.
         seeds: the named generators.
@@ -77,7 +78,17 @@ class Context:
 
     @property
     def buffer_size(self) -> int:
-        """Upper limit on stored exemplars, in total samples."""
+        """Upper limit on stored exemplars, in total samples.
+
+        Raises:
+            UsageError: where the protocol grants exemplars for each class.
+        """
+        if self.protocol.exemplars_per_class is not None:
+            raise UsageError(
+                "It keeps so many exemplars in total, and this track grants "
+                f"{self.protocol.exemplars_per_class} for each class seen. A strategy whose buffer is "
+                "ReplayBuffer(context.granted_buffer(self.buffer_size)) can have them; else set protocol.buffer_size."
+            )
         return self.protocol.buffer_size
 
     def backbone(self) -> Backbone:
@@ -138,18 +149,41 @@ class Context:
         kind = torch.optim.Adam if p.optimizer == "adam" else torch.optim.AdamW
         return kind(params, lr=rate, weight_decay=p.weight_decay, fused=True)  # one kernel for all parameters
 
-    def granted_buffer(self, wanted: int | None) -> int:
+    def granted_buffer(self, wanted: int | None) -> Capacity:
         """The buffer size a strategy gets: what it wants, within the limit; None asks for all of it.
 
+        A number; or, where the protocol grants exemplars for each class, a function that says how many by now, from
+        the classes seen so far. `ReplayBuffer` takes either.
+
         Raises:
-            UsageError: when more is wanted than the protocol grants.
+            UsageError: when more is wanted than the protocol grants, or a total where it grants a number per class.
         """
-        if wanted is not None and wanted > self.buffer_size:
+        if self.protocol.exemplars_per_class is not None and wanted != 0:
+            if wanted is not None:
+                raise UsageError(
+                    f"buffer_size = {wanted} counts exemplars in total, and this track grants "
+                    f"{self.protocol.exemplars_per_class} for each class. Leave it out, or open another track: "
+                    f"--set protocol.buffer_size={wanted}."
+                )
+            return Quota(self.protocol.exemplars_per_class, self.space)
+        if wanted is not None and wanted > self.protocol.buffer_size:
             raise UsageError(
                 f"buffer_size = {wanted} exceeds the protocol's limit of {self.buffer_size} exemplars. "
                 f"Ask for at most {self.buffer_size}, or open another track: --set protocol.buffer_size={wanted}."
             )
         return self.buffer_size if wanted is None else wanted
+
+
+@dataclass(frozen=True)
+class Quota:
+    """So many exemplars for each class seen so far; called, it says how many these are."""
+
+    per_class: int
+    space: OutputSpace
+
+    def __call__(self) -> int:
+        """The number of exemplars, which grows as classes appear."""
+        return self.per_class * len(self.space.seen)
 
 
 class Strategy(nn.Module):

@@ -70,7 +70,7 @@ class Updater:
     @property
     def factor(self) -> float:
         """What the schedule multiplies rates by at this moment: 1 at full size."""
-        if not scheduled(self.protocol):
+        if not self._rules.scheduled:
             return 1.0
         return self._rules.rate(self.learning_rate) / self.learning_rate
 
@@ -80,9 +80,10 @@ class Updater:
         The gradient of the step is the sum of the parts' gradients, each times its share. A batch of fewer samples
         than parts has one part for each.
         """
-        self._rules.follow(self.optimizer)
+        if self._rules.scheduled:
+            self._rules.follow(self.optimizer)
         self._rules.cut, n = True, len(batch)
-        count = min(self.protocol.accumulation, n)
+        count = min(self._rules.parts, n)
         if count <= 1:
             yield batch, 1.0
             return
@@ -152,6 +153,7 @@ class Rules:
 
     def __init__(self, protocol: Protocol, clock: Clock) -> None:
         self.protocol, self.clock = protocol, clock
+        self.scheduled, self.parts, self.clip_norm = scheduled(protocol), protocol.accumulation, protocol.clip_norm
         self.bases: list[float] = []  # by group: its rate at full size
         self.settings: list[dict[str, Any]] = []  # by group: what the host has set
         self.cut = False  # whether the step's batch was handed out in parts
@@ -165,27 +167,27 @@ class Rules:
 
     def rate(self, base: float) -> float:
         """The present rate of a group that has this one at full size."""
-        return rates(self.protocol, base, self.clock.passes)[self.clock.place] if scheduled(self.protocol) else base
+        return rates(self.protocol, base, self.clock.passes)[self.clock.place] if self.scheduled else base
 
     def follow(self, optimizer: torch.optim.Optimizer) -> None:
         """Give every group the rate of the present pass; raise `PluginError` where one was changed by another hand."""
         self._check(optimizer)
-        if scheduled(self.protocol):
+        if self.scheduled:
             for group, settings, base in zip(optimizer.param_groups, self.settings, self.bases):
                 group["lr"] = settings["lr"] = self.rate(base)
 
     def before(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         """Check and set the rates, and clip."""
         self.follow(optimizer)
-        if self.protocol.accumulation > 1 and not self.cut:
+        if self.parts > 1 and not self.cut:
             raise PluginError(
-                f"A step was made on a batch as a whole, and the protocol cuts it into {self.protocol.accumulation} "
-                "parts. Take the step's gradients from updater.parts(batch), or let updater.descend(batch, loss) make "
-                "the step; a strategy that cannot declares the need 'whole_batches'."
+                f"A step was made on a batch as a whole, and the protocol cuts it into {self.parts} parts. Take the "
+                "step's gradients from updater.parts(batch), or let updater.descend(batch, loss) make the step; a "
+                "strategy that cannot declares the need 'whole_batches'."
             )
-        if self.protocol.clip_norm is not None:
+        if self.clip_norm is not None:
             clipped = [p for group in optimizer.param_groups for p in group["params"]]
-            nn.utils.clip_grad_norm_(clipped, self.protocol.clip_norm)
+            nn.utils.clip_grad_norm_(clipped, self.clip_norm)
 
     def after(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         """Count."""
@@ -193,8 +195,8 @@ class Rules:
         self.cut = False
 
     def _check(self, optimizer: torch.optim.Optimizer) -> None:
-        now = [_settings(group) for group in optimizer.param_groups]
-        if len(now) == len(self.settings) and all(map(_same, now, self.settings)):
+        groups = optimizer.param_groups
+        if len(groups) == len(self.settings) and all(map(_same, groups, self.settings)):
             return
         raise PluginError(
             "The optimiser's settings (param_groups) were changed behind the host's back; learning rates are part of "
@@ -207,11 +209,15 @@ def _settings(group: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in group.items() if name != "params"}
 
 
-def _same(left: Mapping[str, Any], right: Mapping[str, Any]) -> bool:
-    """Whether two groups have the same settings; a tensor in place of a number is another (to look waits)."""
-    return left.keys() == right.keys() and all(
-        type(value) is type(right[name]) and value == right[name] for name, value in left.items()
-    )
+def _same(group: Mapping[str, Any], settings: Mapping[str, Any]) -> bool:
+    """Whether a group has these settings and no others; a tensor in place of a number is another (to look waits)."""
+    if len(group) != len(settings) + 1:  # its parameters besides
+        return False
+    for name, value in settings.items():
+        there = group.get(name)
+        if there is not value and (type(there) is not type(value) or there != value):
+            return False
+    return True
 
 
 def total(losses: Sequence[Tensor]) -> Tensor:

@@ -7,12 +7,10 @@ A benchmark's stream is a clean split unless the track varies it: `Variation`.
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     SerializerFunctionWrapHandler,
     ValidationError,
@@ -21,6 +19,8 @@ from pydantic import (
 )
 
 from clarena.errors import UsageError, unknown_name
+from clarena.protocol.frozen import Continuation, FrozenModel
+from clarena.protocol.presets import FINAL, NAMED
 
 Scenario = Literal["class", "domain", "task"]
 """van de Ven & Tolias (2019): what is to be inferred at test time."""
@@ -34,10 +34,8 @@ REVISION = 1
 """Raised whenever a change of the host moves results; golden trajectories in the tests force it."""
 
 
-class FrozenModel(BaseModel):
-    """Data that cannot change and knows no field but its own."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+TOTAL = 200
+"""The default of `buffer_size`, at which it stays where exemplars are counted per class."""
 
 
 Model = TypeVar("Model", bound=FrozenModel)
@@ -98,7 +96,15 @@ class Protocol(FrozenModel):
         Literal["known", "hidden"],
         Field(description="Whether a strategy is told where one experience ends and the next begins."),
     ] = "known"
-    buffer_size: Annotated[int, Field(ge=0, description="Upper limit on stored exemplars, in total samples.")] = 200
+    buffer_size: Annotated[int, Field(ge=0, description="Upper limit on stored exemplars, in total samples.")] = TOTAL
+    exemplars_per_class: Annotated[
+        int | None,
+        Field(ge=1, description="In place of buffer_size: so many stored exemplars for each class seen so far."),
+    ] = None
+    scans: Annotated[
+        int | None,
+        Field(ge=0, description="Looks at an experience's data outside training, in passes over it; none: any number."),
+    ] = None
     eval_batch_size: Annotated[int, Field(ge=1, description="Test samples per call of predict.")] = 512
     eval_every: Annotated[
         int,
@@ -128,6 +134,10 @@ class Protocol(FrozenModel):
     ] = 0.2
     tuning_experiences: Annotated[int, Field(ge=1, description="Experiences at most that a tuning run sees.")] = 3
 
+    def __repr_args__(self) -> Iterator[tuple[str, Any]]:
+        """What it prints: the fields that are not at their default."""
+        yield from self.model_dump(exclude_defaults=True).items()
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.heads == "full" and self.stream_length == "unknown":
@@ -138,6 +148,11 @@ class Protocol(FrozenModel):
             raise ValueError("the optimiser cannot start anew at boundaries that are hidden: set optimizer_state=kept")
         if self.boundaries == "hidden" and self.loss_over == "current":
             raise ValueError("where boundaries are hidden there is no current experience: set loss_over=seen")
+        if self.exemplars_per_class is not None and self.buffer_size != TOTAL:
+            raise ValueError(
+                f"buffer_size={self.buffer_size} counts exemplars in total, exemplars_per_class="
+                f"{self.exemplars_per_class} for each class: set one of them"
+            )
         return self
 
     @model_validator(mode="after")
@@ -171,19 +186,18 @@ class Protocol(FrozenModel):
         return self
 
 
-PRESETS: dict[str, Protocol] = {
-    "standard": Protocol(),
-    "online": Protocol(epochs=1, batch_size=10),
-    "smoke": Protocol(epochs=1, limit=64),
-}
-"""`standard` is ranked, `online` passes over the data once, `smoke` takes seconds and is never ranked."""
+PRESETS: dict[str, Protocol] = {name: Protocol(**preset.protocol) for name, preset in NAMED.items()}
+"""What `presets` names."""
 
 HIDDEN = {"boundaries": "hidden", "optimizer_state": "kept"}
 """What hidden boundaries mean for a preset: an optimiser cannot start anew at what nobody is told."""
 
 
 def protocol(preset: str = "standard", changes: dict[str, Any] | None = None) -> Protocol:
-    """A preset, with some of its fields changed; `boundaries=hidden` keeps the optimiser's state unless told otherwise.
+    """A preset, with some of its fields changed.
+
+    `boundaries=hidden` keeps the optimiser's state unless told otherwise; `exemplars_per_class` stands in for the
+    preset's `buffer_size`.
 
     Raises:
         UsageError: for an unknown preset or field, or a value that does not fit.
@@ -195,7 +209,9 @@ def protocol(preset: str = "standard", changes: dict[str, Any] | None = None) ->
         if field not in fields:
             raise unknown_name("protocol field", field, fields)
     given = {key: _read(key, value) for key, value in (changes or {}).items()}
-    implied = HIDDEN if given.get("boundaries") == "hidden" else {}
+    implied: dict[str, Any] = dict(HIDDEN) if given.get("boundaries") == "hidden" else {}
+    if given.get("exemplars_per_class") is not None:
+        implied["buffer_size"] = TOTAL
     return _checked(Protocol, PRESETS[preset].model_dump() | implied | given, "protocol")
 
 
@@ -270,22 +286,6 @@ class NamedPart(FrozenModel):
     identity: str | None = None
 
 
-class Continuation(FrozenModel):
-    """What a track goes on from: a run whose model was kept, and data that arrived later.
-
-    Attributes:
-        cell: id of the parent's cell.
-        record: SHA-256 of the parent's `record.json`.
-        state: SHA-256 of the state that is gone on from.
-        data: what the new data are called.
-    """
-
-    cell: str
-    record: str
-    state: str
-    data: str
-
-
 class Track(FrozenModel):
     """One leaderboard table; no seed takes part in it.
 
@@ -336,9 +336,24 @@ class Track(FrozenModel):
 
     @property
     def preset(self) -> str:
-        """The preset that the protocol is, `online+hidden` where its boundaries are hidden, or `custom`."""
-        known = PRESETS | {f"{name}+hidden": preset.model_copy(update=HIDDEN) for name, preset in PRESETS.items()}
-        return next((name for name, preset in known.items() if preset == self.protocol), "custom")
+        """The preset that the protocol is, `online+hidden` where its boundaries are hidden, or `custom`.
+
+        A preset that says how classes are split is that of a benchmark with these options alone.
+        """
+        options = self.model_dump(mode="json", include={"benchmark"})["benchmark"]["options"].items()
+        for name, preset in PRESETS.items():
+            if NAMED[name].benchmark.items() <= options:
+                if preset == self.protocol:
+                    return name
+                if preset.model_copy(update=HIDDEN) == self.protocol:
+                    return f"{name}+hidden"
+        return "custom"
+
+    @property
+    def headline(self) -> str:
+        """The metric by which rows are compared: that of a paper's preset, else the final average accuracy."""
+        name = self.preset.removesuffix("+hidden")
+        return NAMED[name].headline if name in NAMED else FINAL
 
     @property
     def label(self) -> str:

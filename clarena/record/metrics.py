@@ -169,15 +169,20 @@ def forward_transfer(matrix: ArrayLike) -> float:
 class Metric:
     """One metric of a matrix, or of a curve: what records, tables, documentation and the leaderboard show of it.
 
-    `unit` is "accuracy" for a fraction in [0, 1], "difference" for one of two such fractions, in [-1, 1], and "bits"
-    for bits per byte, 0 or more.
+    `unit` is "accuracy" for a fraction in [0, 1], "difference" for one of two such fractions, in [-1, 1], "bits" for
+    bits per byte, 0 or more, and "number" for anything else.
     """
 
     name: str
     title: str
-    unit: Literal["accuracy", "difference", "bits"]
+    unit: Literal["accuracy", "difference", "bits", "number"]
     higher_is_better: bool
     function: Callable[..., float]
+
+    @property
+    def fraction(self) -> bool:
+        """Whether it is told in percent."""
+        return self.unit in ("accuracy", "difference")
 
 
 METRICS: Mapping[str, Metric] = MappingProxyType(

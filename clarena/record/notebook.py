@@ -22,7 +22,7 @@ def record_html(record: Record) -> str:
     known = metrics_of(record.target, record.score)
     values = {}
     for name, value in record.metrics.items():
-        fraction = name in known and known[name].unit in ("accuracy", "difference")
+        fraction = name in known and known[name].fraction
         if np.isfinite(value):
             values[name.replace("_", " ")] = f"{100 * value:.1f} %" if fraction else f"{value:.2f}"
     if record.costs:

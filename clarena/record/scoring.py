@@ -316,6 +316,13 @@ def metrics_of(target: str, score: str) -> Mapping[str, Metric]:
     return named_metrics(score) if found is None else found.metrics
 
 
+def further_of(target: str) -> dict[str, Sequence[Metric]]:
+    """The metrics of each further matrix of a target, by the matrix, the first of which stands for it in tables."""
+    found = scoring(target)
+    groups = {} if found is None else found.further_metrics
+    return {name: tuple(group.values()) for name, group in groups.items() if group}
+
+
 def _unasked(array: NDArray[Any]) -> NDArray[np.bool_]:
     """Of answers [n, …] those that are -1 or NaN all over, [n]."""
     nothing = np.isnan(array) if array.dtype.kind == "f" else array == -1

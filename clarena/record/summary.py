@@ -7,11 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from clarena.protocol.presets import FINAL
 from clarena.record.aliases import Aliases
-from clarena.record.catalogue import ACCURACY, named, unnamed
+from clarena.record.catalogue import ACCURACY, ACCURACY_METRICS, named, titled, unnamed
 from clarena.record.curves import SHORT
+from clarena.record.metrics import Metric
 from clarena.record.record import Record, StrategyInfo, counted
-from clarena.record.scoring import scoring
+from clarena.record.scoring import further_of, scoring
 from clarena.record.statistics import Interval, student_t_interval
 
 
@@ -47,6 +49,11 @@ class Row:
     def score(self) -> str:
         """What its numbers are of: `accuracy`."""
         return next((record.score for record in self.finished), self.records[0].score)
+
+    @property
+    def headline(self) -> str:
+        """The metric by which its track compares rows, by the name that it has for accuracies."""
+        return self.records[0].cell.track.headline
 
     @property
     def recomputed(self) -> bool:
@@ -111,6 +118,7 @@ class Row:
             "target": record.target,
             "score": self.score,
             "unit": record.unit,
+            "headline": named(self.headline, self.score),
             "chance": self.chance,
             "recomputed": self.recomputed,
             headline: accuracy.mean if accuracy else None,
@@ -135,7 +143,7 @@ class Row:
 
 
 def rows(records: list[Record], aliases: Aliases | None = None) -> list[Row]:
-    """The rows of one track: references first, then by final average accuracy, best first; ties by name.
+    """The rows of one track: references first, then by the track's headline, best first; ties by name.
 
     Args:
         records: of one track.
@@ -159,7 +167,7 @@ def rows(records: list[Record], aliases: Aliases | None = None) -> list[Row]:
     ]
 
     def order(row: Row) -> tuple[bool, float, str]:
-        interval = row.interval("final_average_accuracy")
+        interval = row.interval(row.headline)
         return not row.info.reference, -(interval.mean if interval else -1.0), row.info.name
 
     return sorted(table, key=order)
@@ -211,28 +219,33 @@ EARLIER = "†"
 def table_texts(table: list[Row]) -> tuple[list[str], list[list[str]]]:
     """Titles and cells of a track's table as a person reads them, the strategy first; wherever it is shown.
 
-    Columns of bits per byte and of what did not finish are there where a row has any; one of the pooled score where
-    experiences are of unequal sizes.
+    Columns of further matrices (bits per byte) and of what did not finish are there where a row has any; one of the
+    pooled score where experiences are of unequal sizes, and one of the track's headline where that is another metric.
     """
-    language = any(row.interval("final_bits_per_byte") for row in table)
+    target = next((row.records[0].target for row in table if row.finished), "")
+    further = [group[0] for group in further_of(target).values() if any(row.interval(group[0].name) for row in table)]
     problems = any(row.problems for row in table)
     pooled = any(_unequal(row) for row in table)
+    own = any(row.headline != FINAL for row in table)
     score = max((row.score for row in table if row.finished), default=ACCURACY)
-    titles = ["strategy", f"final {score} %", *["pooled %"] * pooled, "n", "forgetting %", "train s", "state"]
-    titles += ["bits per byte"] * language + ["not finished"] * problems
+    titles = ["strategy", *["headline %"] * own, f"final {score} %", *["pooled %"] * pooled]
+    titles += ["n", "forgetting %", "train s", "state"]
+    titles += [_column(metric) for metric in further] + ["not finished"] * problems
     lines = []
     for label, row in zip(row_labels(table), table):
         seconds = row.total("train_seconds")
         cells = [
             label + f" {EARLIER}" * row.earlier + f" {AS_STORED}" * (not row.recomputed),
-            percent(row.interval("final_average_accuracy")),
+            *[percent(row.interval(row.headline))] * own,
+            percent(row.interval(FINAL)),
             *[percent(row.interval("final_pooled_accuracy"))] * pooled,
             str(len(row.finished)),
             percent(row.interval("forgetting")),
             NOTHING if math.isnan(seconds) else f"{seconds:.1f}",
             size(row.total("state_bytes")),
         ]
-        lines.append(cells + [plain(row.interval("final_bits_per_byte"))] * language + [row.problems] * problems)
+        cells += [(percent if metric.fraction else plain)(row.interval(metric.name)) for metric in further]
+        lines.append(cells + [row.problems] * problems)
     return titles, lines
 
 
@@ -247,6 +260,9 @@ def legend(table: list[Row]) -> str:
     """What the numbers of a table are."""
     about = "Mean ± half-width of the 95 % Student-t interval over n seeds."
     about += " References come first; they are never ranked." * any(row.info.reference for row in table)
+    for name in dict.fromkeys(row.headline for row in table if row.headline != FINAL):
+        title = titled(ACCURACY_METRICS[name].title, table[0].score)
+        about += f"\nHeadline, by which the track's paper compares: {title.lower()}."
     chance = [row.chance for row in table if row.chance is not None]
     if chance:
         about += (
@@ -254,7 +270,8 @@ def legend(table: list[Row]) -> str:
         )
     if any(not row.recomputed for row in table):
         targets = ", ".join(dict.fromkeys(row.records[0].target for row in table if not row.recomputed))
-        about += f"\n{AS_STORED}: not recomputed: the plugin that offers the target {targets} is not installed."
+        about += f"\n{AS_STORED}: not recomputed: no plugin that is installed, or named in CLARENA_PLUGINS, offers the "
+        about += f"target {targets}."
     if any(row.earlier for row in table):
         about += f"\n{EARLIER}: of an earlier version, until it is proven to be today's: clarena store upgrade, "
         about += "clarena results attest."
@@ -295,6 +312,11 @@ def _interval(values: list[float]) -> Interval | None:
     if not values or not all(map(math.isfinite, values)):
         return None
     return student_t_interval(values)
+
+
+def _column(metric: Metric) -> str:
+    """A column's title: `bits per byte`."""
+    return metric.title.removeprefix("Final ").lower() + " %" * metric.fraction
 
 
 def _unequal(row: Row) -> bool:

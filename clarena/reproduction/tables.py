@@ -14,7 +14,8 @@ from pydantic import Field, ValidationError, field_validator
 
 from clarena.errors import UsageError, unknown_name
 from clarena.plugins.host import Host
-from clarena.protocol.protocol import FrozenModel, Scenario
+from clarena.protocol.frozen import FrozenModel
+from clarena.protocol.protocol import Scenario
 from clarena.record.catalogue import ACCURACY_METRICS
 from clarena.record.record import Record
 from clarena.record.statistics import Interval, student_t_interval
@@ -219,15 +220,17 @@ def compare(reproduction: Reproduction, parts: list[Plan], results: Iterable[Rec
     comparisons = []
     for cell, plan in zip(reproduction.cells, parts):
         mine = [records[work.cell.id] for work in plan.works if work.cell.id in records]
-        values = [record.metric(reproduction.metric) for record in mine if record.status == "finished"]
+        found = [record.metric(reproduction.metric) for record in mine if record.status == "finished"]
+        values = [value for value in found if math.isfinite(value)]
         failed = sorted({record.status for record in mine if record.status != "finished"})
+        undefined = ["undefined"] * (len(values) < len(found))
         comparisons.append(
             Comparison(
                 cell=cell,
                 ours=student_t_interval(values) if values else None,
                 spread=float(np.std(values, ddof=1)) if len(values) > 1 else 0.0,
                 published_runs=reproduction.published_runs,
-                problems=", ".join(failed),
+                problems=", ".join([*failed, *undefined]),
             )
         )
     return comparisons

@@ -175,9 +175,8 @@ def require_unchanged(benchmark: type[Benchmark], part: NamedPart, targets: Targ
 def stated(benchmark: type[Benchmark], options: Mapping[str, Any]) -> dict[str, Any]:
     """The options that a track names: all, but for those that came later and are at their default."""
     known = parameters(benchmark)
-    return {
-        name: value for name, value in options.items() if name not in benchmark.added or value != known[name].default
-    }
+    added = frozenset[str]().union(*(vars(base).get("added", ()) for base in benchmark.__mro__))
+    return {name: value for name, value in options.items() if name not in added or value != known[name].default}
 
 
 def _hashes(x: Tensor) -> list[int]:

@@ -23,6 +23,7 @@ from clarena.plugins.host import Host
 from clarena.plugins.identity import code_identity, source_hash
 from clarena.plugins.parameters import parameters, parse
 from clarena.plugins.registry import Registry, first_sentence
+from clarena.protocol.presets import NAMED
 from clarena.protocol.protocol import SCENARIOS, NamedPart, Scenario, Track, protocol, variation
 from clarena.record.reader import NewerError
 from clarena.record.record import FIRST_TUNING_SEED, RETRIED, Cell, Record, StrategyInfo
@@ -35,7 +36,7 @@ from clarena.run.environment import working_directory
 from clarena.run.keeping import lacks_model
 from clarena.run.kept import kept_transforms
 from clarena.run.realisation import CellClasses, Realisation
-from clarena.run.rehearsal import check_backbone, check_buffers
+from clarena.run.rehearsal import check_backbone, check_buffers, check_scans
 from clarena.run.updates import check_precision, check_updates
 from clarena.run.worker import Work
 from clarena.toolbox.seeding import forked
@@ -112,7 +113,7 @@ def make_plan(
     check_precision(held_equal, device)
     benchmark_class: type[Benchmark] = host.benchmarks.resolve(benchmark)
     backbone_class: type[Backbone] = host.backbones.resolve(backbone)
-    options = parse(benchmark_class, settings.get("benchmark", {}), "benchmark")
+    options = parse(benchmark_class, {**split(preset, benchmark_class), **settings.get("benchmark", {})}, "benchmark")
     backbone_options = parse(backbone_class, settings.get("backbone", {}), "backbone")
     loaded = load(benchmark_class, options, host.targets.load)
     host.targets.scoring(loaded.data.target)  # where that half is broken, it is said now, and not at a run's end
@@ -177,6 +178,17 @@ def make_plan(
     return Plan(track, works, done, damaged, loaded)
 
 
+def split(preset: str, benchmark: type[Benchmark]) -> dict[str, Any]:
+    """The options of the benchmark that go with a preset; raises `UsageError` where it has none such."""
+    options = dict(NAMED[preset].benchmark)
+    if lacking := options.keys() - parameters(benchmark).keys():
+        raise UsageError(
+            f"--protocol {preset} says how classes are split ({', '.join(sorted(lacking))}), and {benchmark.name} does "
+            "not split any. Choose a benchmark that does, such as split-cifar100, or another protocol: clarena list."
+        )
+    return options
+
+
 def _try_out(parts: CellClasses, info: StrategyInfo, track: Track, seed: int, *, first: bool, keep: bool) -> None:
     """Make one seed's stream and set the strategy up, so that what cannot work fails here and not in every cell.
 
@@ -194,7 +206,7 @@ def _try_out(parts: CellClasses, info: StrategyInfo, track: Track, seed: int, *,
             check_backbone(realised)
         if keep:
             kept_transforms(realised)
-        check_buffers(parts.strategy, info.hyperparameters, track.protocol)
+        check_buffers(parts.strategy, info.hyperparameters, track.protocol, realised.target)
         try:
             realised.set_up(parts.strategy(**info.hyperparameters), info.learning_rate)
         except UsageError:
@@ -202,6 +214,7 @@ def _try_out(parts: CellClasses, info: StrategyInfo, track: Track, seed: int, *,
         except Exception:
             return
         admit(track, parts, info, seed)
+        check_scans(track, parts, info, seed)
         if not realised.target.labels_are_classes:
             _rehearse(parts, info, track, seed)
 

@@ -1,4 +1,4 @@
-"""What is tried before anything runs: a backbone's answer to two inputs, and whether replay has anything to replay."""
+"""What is tried before anything runs: a backbone's answer, exemplars for replay, and looks outside training."""
 
 import warnings
 from collections.abc import Mapping
@@ -7,10 +7,15 @@ from typing import Any
 import torch
 
 from clarena.contract.strategy import Strategy
+from clarena.contract.target import Target
 from clarena.errors import ClarenaError, ClarenaWarning, PluginError, UsageError
 from clarena.plugins.composite import Composite
-from clarena.protocol.protocol import Protocol
-from clarena.run.realisation import Realisation
+from clarena.protocol.protocol import Protocol, Track
+from clarena.record.record import StrategyInfo
+from clarena.run.realisation import CellClasses, Realisation
+
+FEW = 4
+"""Samples of an experience on which looks are counted."""
 
 
 def check_backbone(realised: Realisation) -> None:
@@ -55,14 +60,19 @@ def check_backbone(realised: Realisation) -> None:
         )
 
 
-def check_buffers(cls: type[Strategy], hyperparameters: Mapping[str, Any], protocol: Protocol) -> None:
+def check_buffers(cls: type[Strategy], hyperparameters: Mapping[str, Any], protocol: Protocol, target: Target) -> None:
     """Look whether a strategy, or a part of a sum, keeps exemplars and is granted none.
 
     Where that is its declared way to be switched off, a warning says so; elsewhere nothing sensible can come of it.
 
     Raises:
-        UsageError: where it has no exemplars and is not switched off.
+        UsageError: where it has no exemplars and is not switched off, or where they have no class of their own.
     """
+    if protocol.exemplars_per_class is not None and not target.labels_are_classes:
+        raise UsageError(
+            f"protocol.exemplars_per_class counts exemplars of each class, and samples of {target.name} are of none. "
+            "Set protocol.buffer_size: so many samples in total."
+        )
     members = cls.members if issubclass(cls, Composite) else (cls,)
     for member in members:
         values = hyperparameters["parts"][member.name] if issubclass(cls, Composite) else hyperparameters
@@ -81,3 +91,28 @@ def check_buffers(cls: type[Strategy], hyperparameters: Mapping[str, Any], proto
             )
         message = f"{member.name} keeps no exemplars (buffer_size=0): it is switched off, and does what finetune does."
         warnings.warn(message, ClarenaWarning, stacklevel=2)
+
+
+def check_scans(track: Track, parts: CellClasses, info: StrategyInfo, seed: int) -> None:
+    """Where looks outside training are limited, have the strategy learn the beginning of two experiences.
+
+    A pass over the data is a pass, however few they are, so what it would do in its run it does here.
+
+    Raises:
+        UsageError: where it looks at the data more often than the protocol allows.
+    """
+    if track.protocol.scans is None:
+        return
+    still = {"schedule": "constant", "milestones": (), "warmup": 0}
+    short = track.protocol.model_copy(update={"epochs": 1, "limit": FEW} | still)
+    realised = Realisation(track.model_copy(update={"protocol": short}), parts, seed, torch.device("cpu"))
+    strategy = realised.set_up(parts.strategy(**info.hyperparameters), info.learning_rate)
+    for positions in realised.steps[:2]:
+        realised.begin(positions)
+        experience = realised.experience(positions)
+        try:
+            strategy.learn(experience)
+        except Exception as error:
+            if experience.looks > track.protocol.scans:
+                raise UsageError(f"{info.name} cannot learn on this track, as it is set: {error}") from error
+            return  # a faulty one fails in a run of its own, and so does what cannot learn so little

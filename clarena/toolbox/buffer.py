@@ -1,11 +1,15 @@
-"""Exemplars of the stream within a fixed budget: reservoir, class-balanced and ring buffers."""
+"""Exemplars of the stream within a budget, fixed or growing: reservoir, class-balanced and ring buffers."""
 
+from collections.abc import Callable
 from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
 
 Policy = Literal["reservoir", "class_balanced", "greedy", "ring"]
+
+Capacity = int | Callable[[], int]
+"""How many samples there is room for; a function of no argument says how many by now, and never fewer than before."""
 
 STORED = "stored_"
 """Prefix of the registered buffers that hold the fields: field `x` lives in `stored_x` [capacity, ...]."""
@@ -32,28 +36,34 @@ class ReplayBuffer(nn.Module):
       than classes, the classes that appeared last have one each. When a class appears, the older ones drop
       their oldest samples.
 
+    A capacity that is a function is asked at every `add`. Where it has grown, what is stored stays in its places, and
+    the next samples fill the new ones; from then on the policy goes on with the new capacity. So a reservoir that has
+    grown holds late samples with a higher probability than early ones: those that it dropped are gone.
+
     Every choice is made on the CPU, from the generator given, so CPU and GPU runs store the same samples; how
     the stream is cut into batches does not matter. Nothing waits for the device, except that the policies
     that look at classes read them once a write.
 
     All that is remembered is in the state: the samples as registered buffers (allocated in full at the first
     write), the book-keeping as extra state. An empty buffer of the same capacity and policy is built for it
-    (`structure`, `build`) and loads it.
+    (`structure`, `build`) and loads it; one that grows takes over the capacity of the state.
     """
 
     _device: Tensor
 
-    def __init__(self, capacity: int, policy: Policy = "reservoir", key: str = "y") -> None:
+    def __init__(self, capacity: Capacity, policy: Policy = "reservoir", key: str = "y") -> None:
         """`key` is the field that holds the classes, or whatever else the policy is to balance.
 
         Raises `ValueError` for a negative capacity or an unknown policy.
         """
         super().__init__()
+        self._granted = capacity if callable(capacity) else None
+        capacity = 0 if callable(capacity) else capacity
         if capacity < 0:
             raise ValueError(f"capacity is {capacity}; it counts samples, so give 0 or more.")
         if policy not in get_args(Policy):
             raise ValueError(f"There is no policy {policy!r}; choose from {', '.join(get_args(Policy))}.")
-        self.capacity = capacity
+        self._places = capacity  # that there are by now; those of a function are made at the next write
         self.policy = policy
         self.key = key
         self.register_buffer("_device", torch.empty(0), persistent=False)  # follows the module to its device
@@ -62,9 +72,14 @@ class ReplayBuffer(nn.Module):
         self._free = list(reversed(range(capacity)))  # taken from the end
         self._full: set[int] = set()  # classes that may not grow any more
 
+    @property
+    def capacity(self) -> int:
+        """The number of samples that there is room for by now."""
+        return self._places if self._granted is None else max(self._places, self._granted())
+
     def __len__(self) -> int:
         """The number of samples stored."""
-        return self.capacity - len(self._free)
+        return self._places - len(self._free)
 
     @property
     def seen(self) -> int:
@@ -82,10 +97,11 @@ class ReplayBuffer(nn.Module):
         that differ, or a policy that looks at classes without integer labels [batch].
         """
         batch = self._check(fields)
+        self._grow(self.capacity)
         if not self._storages():
             for name, tensor in fields.items():
                 self._allocate(STORED + name, tensor)
-        draws = torch.randint(DRAW, (batch,), generator=generator).tolist() if self.capacity else [0] * batch
+        draws = torch.randint(DRAW, (batch,), generator=generator).tolist() if self._places else [0] * batch
         if self.policy != "reservoir":
             rows = self._placed(fields[self.key].tolist(), draws)
         else:
@@ -124,6 +140,18 @@ class ReplayBuffer(nn.Module):
         if missing:
             self.register_buffer(STORED + field, nn.functional.pad(storage, (0, missing), value=fill))
 
+    def _grow(self, capacity: int) -> None:
+        """Make room for `capacity` samples, and disturb none."""
+        if capacity <= self._places:
+            return
+        self._free = [*reversed(range(self._places, capacity)), *self._free]  # the oldest places are taken first
+        for name, storage in self._storages().items():
+            more = storage.new_zeros(capacity - self._places, *storage.shape[1:])
+            self.register_buffer(STORED + name, torch.cat([storage, more]))
+        self._places = capacity
+        if self.policy == "reservoir":
+            self._full.clear()  # its one class may grow again
+
     def _placed(self, labels: list[int], draws: list[int]) -> dict[int, int]:
         """Slot -> row of the batch; a later row overwrites an earlier one."""
         rows = {}
@@ -149,7 +177,7 @@ class ReplayBuffer(nn.Module):
 
     def _greedy_place(self, label: int, draw: int) -> int | None:
         own = self._slots.setdefault(label, [])
-        if len(own) * len(self._slots) >= self.capacity:
+        if len(own) * len(self._slots) >= self._places:
             return None
         own.append(self._free.pop() if self._free else self._taken_from_largest(draw))
         return own[-1]
@@ -162,7 +190,7 @@ class ReplayBuffer(nn.Module):
             if not self._free:
                 self._mark_full()
             return own[-1]
-        if not self.capacity:
+        if not self._places:
             return None
         if label in self._full:
             index = draw % self._seen[label]  # < len(own) with probability stored / seen, then uniform
@@ -197,7 +225,7 @@ class ReplayBuffer(nn.Module):
 
     def _quota(self, label: int) -> int:
         # A quota never rises when a class appears, so what a queue dropped is never missing later.
-        share, left_over = divmod(self.capacity, len(self._slots))
+        share, left_over = divmod(self._places, len(self._slots))
         return share + (list(self._slots).index(label) >= len(self._slots) - left_over)
 
     def _check(self, fields: dict[str, Tensor]) -> int:
@@ -230,7 +258,7 @@ class ReplayBuffer(nn.Module):
         return {name[len(STORED) :]: cast(Tensor, buffer) for name, buffer in named if name.startswith(STORED)}
 
     def _allocate(self, name: str, like: Tensor) -> None:
-        shape = (self.capacity, *like.shape[1:])
+        shape = (self._places, *like.shape[1:])
         self.register_buffer(name, torch.zeros(shape, dtype=like.dtype, device=self._device.device))
 
     def _write(self, rows: dict[int, int], fields: dict[str, Tensor]) -> None:
@@ -244,8 +272,8 @@ class ReplayBuffer(nn.Module):
     def _taken(self) -> Tensor:
         """The slots in use, in ascending order [len], on the CPU."""
         if not self._free:
-            return torch.arange(self.capacity)
-        taken = torch.ones(self.capacity, dtype=torch.bool)
+            return torch.arange(self._places)
+        taken = torch.ones(self._places, dtype=torch.bool)
         taken[self._free] = False
         return taken.nonzero().flatten()
 
@@ -262,15 +290,17 @@ class ReplayBuffer(nn.Module):
             name: {"dtype": str(storage.dtype).removeprefix("torch."), "shape": list(storage.shape[1:])}
             for name, storage in self._storages().items()
         }
-        return {"capacity": self.capacity, "policy": self.policy, "fields": fields}
+        return {"capacity": self._places, "policy": self.policy, "fields": fields}
 
     def build(self, structure: dict[str, Any]) -> None:
         """Allocate the storages; raises `ValueError` for the structure of another kind of buffer."""
         capacity, policy = structure["capacity"], structure["policy"]
-        if (capacity, policy) != (self.capacity, self.policy):
+        if self._granted is not None:
+            self._places = capacity
+        if (capacity, policy) != (self._places, self.policy):
             raise ValueError(
                 f"The state is of a {policy} buffer of {capacity} samples, "
-                f"and this is a {self.policy} buffer of {self.capacity}."
+                f"and this is a {self.policy} buffer of {self._places}."
             )
         for name in self._storages():
             delattr(self, STORED + name)

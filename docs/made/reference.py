@@ -4,7 +4,7 @@ import ast
 import inspect
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from types import ModuleType
 from typing import Any
 
@@ -18,6 +18,7 @@ from clarena.contract.strategy import NEEDS
 from clarena.plugins.host import Host, PluginSources
 from clarena.plugins.parameters import parameters
 from clarena.plugins.registry import Registry, first_sentence
+from clarena.protocol.presets import NAMED
 from clarena.protocol.protocol import PRESETS, Protocol
 from clarena.record import curves, likelihoods, metrics, pooled
 from clarena.record.catalogue import ACCURACY_METRICS
@@ -194,12 +195,23 @@ def metric_page() -> str:
 
 
 def protocol_fields() -> str:
-    """Every field of the protocol under every preset."""
+    """Every field of the protocol under every preset; what papers' presets set, options of the benchmark included."""
+    general = {name: PRESETS[name] for name, preset in NAMED.items() if not preset.on}
     rows = []
     for name, field in Protocol.model_fields.items():
-        values = [f"`{value(getattr(preset, name))}`" for preset in PRESETS.values()]
+        values = [f"`{value(getattr(preset, name))}`" for preset in general.values()]
         rows.append([f"`{name}`", *values, field.description or ""])
-    return table(["field", *PRESETS, "meaning"], rows)
+    papers = {name: preset for name, preset in NAMED.items() if preset.on}
+    fields = {key: None for preset in papers.values() for key in preset.protocol}
+    options = {key: None for preset in papers.values() for key in preset.benchmark}
+    cells = [[f"`{key}`", *(_set(preset.protocol, key) for preset in papers.values())] for key in fields]
+    cells += [[f"`benchmark.{key}`", *(_set(preset.benchmark, key) for preset in papers.values())] for key in options]
+    header = ["papers' presets", *(f"`{name}`" for name in papers)]
+    return table(["field", *general, "meaning"], rows) + "\n" + table(header, cells)
+
+
+def _set(values: Mapping[str, Any], key: str) -> str:
+    return f"`{value(values[key])}`" if key in values else ""
 
 
 # ---- Markdown ----

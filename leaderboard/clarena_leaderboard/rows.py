@@ -13,6 +13,7 @@ from clarena.record.curves import CURVE_METRICS
 from clarena.record.metrics import METRICS
 from clarena.record.recomputation import same
 from clarena.record.record import StrategyInfo
+from clarena.record.scoring import further_of
 from clarena.record.statistics import Interval, student_t_interval
 from clarena.record.summary import Row, row_labels
 from clarena_leaderboard.collect import Found
@@ -90,7 +91,9 @@ def entries(
 ) -> list[Entry]:
     """The rows of a table as entries, unordered and not yet compared; `slugs` and `submissions` go by the row's id."""
     labels = unique_labels([(row.id, row.info) for row in rows])
+    target = score_of(rows)[0]
     shown = [name for name in ACCURACY_METRICS if track.protocol.eval_every or name not in CURVE_METRICS]
+    shown += [metric.name for group in further_of(target).values() for metric in group]
     made = []
     score = score_of(rows)[1]
     newest = max((run.metering for row in rows for run in row.runs.values() if run.status == "finished"), default=1)

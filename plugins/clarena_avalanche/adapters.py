@@ -33,7 +33,13 @@ class Adapted(Strategy):
         super().setup(context)
         self.granted: int | None = None
         if self.method.buffer:
-            self.granted = context.granted_buffer(getattr(self, self.method.buffer))
+            granted = context.granted_buffer(getattr(self, self.method.buffer))
+            if not isinstance(granted, int):
+                raise UsageError(
+                    f"{self.name} keeps so many exemplars in total, which Avalanche fixes, and this track grants "
+                    f"{context.protocol.exemplars_per_class} for each class. Set protocol.buffer_size instead."
+                )
+            self.granted = granted
         if self.granted == 0 and self.method.needs_exemplars:
             raise UsageError(
                 f"{self.name} cannot do without exemplars, and has none. Open a track that grants some "

@@ -13,13 +13,25 @@ from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
-from clarena_native.benchmarks.families import Permutation
+from clarena_native.benchmarks.families import ClassOrderChoice, Experiences, FirstExperience, Permutation
 from clarena_native.benchmarks.mnist import FashionMnist, Mnist
 from clarena_vision.torchvision_sets import load, own_files
 from pydantic import Field
 from torch import Tensor
 
-from clarena import Benchmark, Data, Scenario, Stream, UsageError, data_root, file_stamps, same_classes, split_by_groups
+from clarena import (
+    Benchmark,
+    Data,
+    Scenario,
+    Stream,
+    UsageError,
+    class_order,
+    class_sizes,
+    data_root,
+    file_stamps,
+    same_classes,
+    split_by_groups,
+)
 
 Seed = Annotated[
     int | None,
@@ -33,31 +45,44 @@ def drawn(avalanche_seed: int | None, generator: np.random.Generator) -> int:
 
 
 class NewClasses(Benchmark):
-    """Each experience brings as many new classes, in an order drawn by torch."""
+    """Each experience brings new classes, as many as the others or as are set, in an order drawn by torch or given."""
 
     scenarios: ClassVar[tuple[Scenario, ...]] = ("class", "task", "domain")
+    added = frozenset({"first_experience", "class_order"})
 
     def __init__(
         self,
         *,
-        experiences: Annotated[
-            int, Field(ge=1, description="How many experiences share the classes; a divisor of their number.")
-        ] = 5,
+        experiences: Experiences = 5,
+        first_experience: FirstExperience = None,
+        class_order: ClassOrderChoice = "seed",
         avalanche_seed: Seed = None,
     ) -> None:
         self.experiences = experiences
+        self.first_experience = first_experience
+        self.class_order = class_order
         self.avalanche_seed = avalanche_seed
 
     def stream(self, data: Data, scenario: Scenario, generator: np.random.Generator) -> Stream:
-        """The classes in the order of `torch.randperm` under the seed, in equal parts."""
-        if data.classes % self.experiences:
+        """The classes in the order of `torch.randperm` under the seed, or in the one that is set."""
+        sizes = class_sizes(data.classes, self.experiences, self.first_experience)
+        if isinstance(self.experiences, int) and self.first_experience is None and sizes[0] != sizes[-1]:
             raise UsageError(
                 f"{self.name} gives every experience as many classes: {data.classes} cannot be shared by "
-                f"{self.experiences}. Choose a divisor: --set benchmark.experiences=N."
+                f"{self.experiences}. Choose a divisor, --set benchmark.experiences=N, or give the size of each: "
+                f"--set benchmark.experiences={','.join(map(str, sizes))}."
             )
-        chance = torch.Generator().manual_seed(drawn(self.avalanche_seed, generator))
-        order = torch.randperm(data.classes, generator=chance)
-        return split_by_groups(data, scenario, [group.numpy() for group in order.chunk(self.experiences)])
+        if self.class_order == "seed":
+            chance = torch.Generator().manual_seed(drawn(self.avalanche_seed, generator))
+            order = torch.randperm(data.classes, generator=chance).numpy()
+        elif self.avalanche_seed is None:
+            order = class_order(data.class_names, self.class_order, generator)
+        else:
+            raise UsageError(
+                "benchmark.avalanche_seed draws the order of classes, and benchmark.class_order gives it. "
+                "Set one of them."
+            )
+        return split_by_groups(data, scenario, np.split(order, np.cumsum(sizes)[:-1]))
 
 
 class NewInstances(Benchmark):

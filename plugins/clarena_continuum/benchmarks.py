@@ -16,12 +16,13 @@ import numpy as np
 import torch
 from clarena_data.own import Own, made_for
 from clarena_native.benchmarks.digits import Digits
-from clarena_native.benchmarks.families import Order, Permutation
+from clarena_native.benchmarks.families import ClassOrderChoice, Order, Permutation
+from clarena_native.benchmarks.families import Experiences as SplitExperiences
 from clarena_native.torchvision_cpu import import_torchvision
 from pydantic import Field
 from torch import Tensor, nn
 
-from clarena import Data, Scenario, Split, Stream, UsageError, family_member
+from clarena import Data, Scenario, Split, Stream, UsageError, class_order, class_sizes, family_member
 
 if find_spec("continuum") is None:  # the host then says how to install it; importing it takes seconds and waits
     raise ModuleNotFoundError("No module named 'continuum'", name="continuum")
@@ -51,16 +52,14 @@ class ClassIncremental(Continuum):
     def __init__(
         self,
         *,
-        experiences: Experiences = 5,
+        experiences: SplitExperiences = 5,
         first: Annotated[
             int | None,
             Field(
                 ge=1, description="Classes of the first experience; the others share the rest. None shares all equally."
             ),
         ] = None,
-        class_order: Annotated[
-            Order, Field(description="Shuffle the classes by the seed, or keep their natural order.")
-        ] = "seed",
+        class_order: ClassOrderChoice = "seed",
         **options: Any,
     ) -> None:
         super().__init__(**options)
@@ -70,17 +69,15 @@ class ClassIncremental(Continuum):
 
     def stream(self, data: Data, scenario: Scenario, generator: np.random.Generator) -> Stream:
         """The classes in their order, the same number in every experience (but perhaps the first)."""
-        equal = self.experiences if self.first is None else self.experiences - 1
-        left = data.classes - (self.first or 0)
-        if equal < 1 or left < equal or left % equal:
+        sizes = class_sizes(data.classes, self.experiences, self.first)
+        if isinstance(self.experiences, int) and self.first is None and sizes[0] != sizes[-1]:
             raise UsageError(
-                f"Continuum gives every experience as many classes: {left} cannot be shared by {equal}. "
-                "Change --set benchmark.experiences=N, or --set benchmark.first=N, the classes of the first."
+                f"Continuum gives every experience as many classes: {data.classes} cannot be shared by "
+                f"{self.experiences}. Change --set benchmark.experiences=N, or give the size of each: "
+                f"--set benchmark.experiences={','.join(map(str, sizes))}."
             )
-        order = np.arange(data.classes) if self.class_order == "natural" else generator.permutation(data.classes)
-        made = scenarios().ClassIncremental(
-            dataset(everything(data)), increment=left // equal, initial_increment=self.first or 0, class_order=order
-        )
+        order = class_order(data.class_names, self.class_order, generator)
+        made = scenarios().ClassIncremental(dataset(everything(data)), increment=sizes, class_order=order)
         return divided(data, tasks(made), [data.class_names[source] for source in order])
 
 

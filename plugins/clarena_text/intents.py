@@ -2,14 +2,24 @@
 
 import csv
 import json
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, get_args
 
 import numpy as np
 from clarena_data.texts import Words, encode
-from clarena_native.benchmarks.families import Order, SplitClasses
+from clarena_native.benchmarks.families import Experiences, FirstExperience, Order, SplitClasses
 from pydantic import Field
 
-from clarena import Data, Scenario, Stream, fetch, split_by_class, split_by_groups
+from clarena import (
+    ClassOrder,
+    ClassSizes,
+    Data,
+    Scenario,
+    Stream,
+    UsageError,
+    fetch,
+    split_by_class,
+    split_by_groups,
+)
 
 CLINC = "https://raw.githubusercontent.com/clinc/oos-eval/828f8093932c8fe6ca7936c3d2e52903b1c523de/data"
 BANKING = (
@@ -29,20 +39,28 @@ class Clinc150(Words):
 
     name = "clinc150"
     scenarios: ClassVar[tuple[Scenario, ...]] = ("class", "task", "domain")
+    added = frozenset({"first_experience"})
 
     def __init__(
         self,
         *,
         experiences: Annotated[
-            int | None, Field(ge=1, description="How many experiences share the intents; none takes one per domain.")
+            ClassSizes | None,
+            Field(description="How many experiences share the intents, or how many each has; none: one per domain."),
         ] = None,
+        first_experience: FirstExperience = None,
         class_order: Annotated[
-            Order, Field(description="Shuffle the domains (or intents) by the seed, or keep their natural order.")
+            ClassOrder,
+            Field(
+                description="Shuffle the domains (or intents) by the seed, or keep their natural order; intents, where "
+                "the number of experiences is set, also in an order for every seed, as in any benchmark that splits."
+            ),
         ] = "seed",
         **options: Any,
     ) -> None:
         super().__init__(**options)
         self.experiences = experiences
+        self.first_experience = first_experience
         self.class_order = class_order
 
     def data(self) -> Data:
@@ -55,7 +73,14 @@ class Clinc150(Words):
     def stream(self, data: Data, scenario: Scenario, generator: np.random.Generator) -> Stream:
         """A domain for each experience, or the intents dealt out as evenly as they go."""
         if self.experiences is not None:
-            return split_by_class(data, scenario, self.experiences, self.class_order, generator)
+            return split_by_class(
+                data, scenario, self.experiences, self.class_order, generator, first=self.first_experience
+            )
+        if self.first_experience is not None or self.class_order not in get_args(Order):
+            raise UsageError(
+                "clinc150 takes one domain after another, by the seed or in their natural order. Set "
+                "benchmark.experiences as well, and its intents are split: --set benchmark.experiences=10."
+            )
         sha256 = "b947b579d3b8e74b06f93b01083d8efaff2888b43a3e362533bd88a6e1211b3a"
         domains = json.loads(fetch("text/clinc150/domains.json", f"{CLINC}/domains.json", sha256).read_bytes())
         number = {name: source for source, name in enumerate(data.class_names)}
@@ -76,7 +101,7 @@ class Banking77(Words, SplitClasses):
     def __init__(
         self,
         *,
-        experiences: Annotated[int, Field(ge=1, description="How many experiences share the intents.")] = 7,
+        experiences: Experiences = 7,
         **options: Any,
     ) -> None:
         super().__init__(experiences=experiences, **options)

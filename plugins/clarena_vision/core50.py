@@ -15,11 +15,21 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 import torch
 from clarena_data.own import warn_of_overlap
-from clarena_native.benchmarks.families import Order
+from clarena_native.benchmarks.families import ClassOrderChoice, Experiences, FirstExperience, Order
 from numpy.typing import NDArray
 from pydantic import Field
 
-from clarena import Data, Scenario, Stream, data_root, fetch, split_by_domain, split_by_groups
+from clarena import (
+    Data,
+    Scenario,
+    Stream,
+    UsageError,
+    data_root,
+    fetch,
+    split_by_class,
+    split_by_domain,
+    split_by_groups,
+)
 
 from .decoded import CHUNK, cached, open_images, resized, write_arrays
 from .pixels import Images
@@ -40,8 +50,8 @@ CATEGORIES = (
 )  # fmt: skip
 EACH = 5
 """Objects of a category, numbered one after another."""
-FIRST, NEXT = 10, 5
-"""New objects in the first experience of NC, and in each of the others."""
+SIZES = (10, *[5] * 8)
+"""New objects in each experience of NC."""
 Run = Annotated[
     int | None,
     Field(ge=0, le=9, description="One of the ten published runs, whose order is taken; none takes `order`."),
@@ -140,16 +150,29 @@ class Core50Nc(Core50):
 
     name = "core50-nc"
     scenarios: ClassVar[tuple[Scenario, ...]] = ("class", "task", "domain")
+    added = frozenset({"experiences", "first_experience"})
+
+    def __init__(
+        self,
+        *,
+        experiences: Experiences = SIZES,
+        first_experience: FirstExperience = None,
+        order: ClassOrderChoice = "seed",
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        self.experiences = experiences
+        self.first_experience = first_experience
+        self.order = order  # type: ignore[assignment]  # it orders classes here, and sessions elsewhere
 
     def stream(self, data: Data, scenario: Scenario, generator: np.random.Generator) -> Stream:
-        """Nine experiences, each with all eight sessions of its objects."""
-        if self.run is not None:
-            _, number = layout()
-            groups = [np.unique(number[rows] - 1) for rows in self.published("nc")]
-        else:
-            order = np.arange(data.classes) if self.order == "natural" else generator.permutation(data.classes)
-            groups = np.split(order, range(FIRST, data.classes, NEXT))
-        return split_by_groups(data, scenario, groups)
+        """Nine experiences or as are set, each with all eight sessions of its objects."""
+        if self.run is None:
+            return split_by_class(data, scenario, self.experiences, self.order, generator, first=self.first_experience)
+        if self.experiences != SIZES or self.first_experience is not None:
+            raise UsageError("A published run has its experiences: leave benchmark.experiences, or benchmark.run, out.")
+        _, number = layout()
+        return split_by_groups(data, scenario, [np.unique(number[rows] - 1) for rows in self.published("nc")])
 
 
 class Core50Ni(Core50):

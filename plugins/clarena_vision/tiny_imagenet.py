@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
 
 from clarena_data.own import warn_of_overlap
-from clarena_native.benchmarks.families import SplitClasses
+from clarena_native.benchmarks.families import Experiences, SplitClasses
 from pydantic import Field
 
 from clarena import Data, data_root, fetch
@@ -31,7 +31,7 @@ class SplitTinyImageNet(Images, SplitClasses):
     def __init__(
         self,
         *,
-        experiences: Annotated[int, Field(ge=1, description="How many experiences share the classes.")] = 10,
+        experiences: Experiences = 10,
         size: Annotated[int, Field(ge=8, description="Height and width that images are brought to.")] = 64,
         **options: Any,
     ) -> None:

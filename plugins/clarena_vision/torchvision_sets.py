@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
 
 from clarena_data.own import warn_of_overlap
-from clarena_native.benchmarks.families import SplitClasses
+from clarena_native.benchmarks.families import Experiences, SplitClasses
 from clarena_native.benchmarks.mnist import load as read_mnist
 from clarena_native.torchvision_cpu import import_torchvision
 from pydantic import Field
@@ -256,7 +256,7 @@ class SplitCifar100(TorchvisionImages, SplitClasses):
     def __init__(
         self,
         *,
-        experiences: Annotated[int, Field(ge=1, description="How many experiences share the classes.")] = 10,
+        experiences: Experiences = 10,
         **options: Any,
     ) -> None:
         super().__init__(experiences=experiences, **options)
@@ -270,7 +270,7 @@ class SplitCifar100In20(SplitCifar100):
     def __init__(
         self,
         *,
-        experiences: Annotated[int, Field(ge=1, description="How many experiences share the classes.")] = 20,
+        experiences: Experiences = 20,
         **options: Any,
     ) -> None:
         super().__init__(experiences=experiences, **options)

@@ -269,3 +269,17 @@ def test_pytest_is_told_how_a_check_came_out() -> None:
         cases["excused-class-budget"]()
     with pytest.raises(pytest.skip.Exception, match="declares no way"):
         cases["excused-class-off"]()
+
+
+def test_a_strategy_that_learns_no_classes_is_not_tried_on_them() -> None:
+    class OfText(GradientStrategy):
+        """Learns texts alone."""
+
+        name = "of-text"
+        reference = "None: for this test."
+        targets = frozenset({"text"})
+
+    suite = Suite(OfText, ["domain"])
+    outcomes = {suite.result(*case).outcome for case in suite.cases if case[1]}
+    assert outcomes == {"not_applicable"}
+    assert suite.result("metadata").outcome == "passed"

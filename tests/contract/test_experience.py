@@ -22,8 +22,8 @@ sizes = st.integers(1, 40)
 batch_sizes = st.integers(1, 50)
 
 
-def experience(samples=10, batch_size=4, epochs=3, eval_batch_size=512):
-    protocol = Protocol(epochs=epochs, batch_size=batch_size, eval_batch_size=eval_batch_size)
+def experience(samples=10, batch_size=4, epochs=3, eval_batch_size=512, scans=None):
+    protocol = Protocol(epochs=epochs, batch_size=batch_size, eval_batch_size=eval_batch_size, scans=scans)
     space = OutputSpace("domain", protocol, 3, CPU)
     space.begin([frozenset({0, 1, 2})])
     return Experience(
@@ -126,6 +126,49 @@ def test_accesses_of_a_loader_are_counted():
     assert pairs.inputs([3, 0, 3]).flatten().tolist() == [3.0, 0.0, 3.0]
     assert data.meter.accesses == 20
     assert data.meter.scanned == data.meter.samples == 0
+
+
+@given(sizes, batch_sizes, st.integers(0, 3))
+def test_scans_are_as_many_as_the_protocol_allows(samples, batch_size, scans):
+    data = experience(samples, batch_size, scans=scans)
+    for done in range(scans):
+        assert data.looks == done
+        list(data.scan(batch_size))
+        list(data.batches(1))  # training is no look
+    with pytest.raises(PluginError, match=rf"experience 1 outside training more often than the {scans} times"):
+        list(data.scan(batch_size))
+    assert experience(samples).protocol.scans is None
+
+
+def test_a_scan_that_is_broken_off_counts_what_it_gave():
+    data = experience(10, scans=1)
+    next(iter(data.scan(4)))
+    assert data.looks == 0.4
+    next(iter(data.scan(6)))
+    assert data.looks == 1
+    with pytest.raises(PluginError, match=r"--set protocol\.scans=2, or none"):
+        next(iter(data.scan(1)))
+
+
+def test_a_loader_of_its_own_looks_where_no_pass_is_left_for_it():
+    data = experience(10, epochs=2, scans=1)
+    pairs = data.dataset()
+    for _ in range(2):
+        pairs.inputs(list(range(10)))  # the passes of the budget
+    assert data.looks == 0
+    pairs.inputs(list(range(9)))
+    pairs[0]
+    assert data.looks == 1
+    with pytest.raises(PluginError, match="more often than the 1 times"):
+        pairs[0]
+
+    data = experience(10, epochs=2, scans=1)
+    data.dataset().inputs(list(range(10)))
+    list(data.batches(1))
+    assert data.looks == 0
+    data.dataset().inputs([0])
+    with pytest.raises(PluginError, match="more often"):
+        list(data.batches(1))  # so what was read before was no training
 
 
 def test_the_host_is_told_of_every_step_before_it():

@@ -22,6 +22,7 @@ from tiny import CPU, same
 from clarena import DataError, PluginError, Target, UsageError
 from clarena.checks.declared import Broken
 from clarena.checks.tiny import TinyStream
+from clarena.contract.experience import OutputSpace
 from clarena.contract.target import Classes, Text, Tokens
 from clarena.protocol.protocol import NamedPart, Protocol, Track
 from clarena.run.data import load
@@ -162,6 +163,12 @@ def test_labels_show_the_outputs_there_are():
     assert Tokens().labels_by_output(TAGS, 4).tolist() == [2, 3, 1, 0]
     assert Counts().shown(LABELS[Counts][0], 3) == {0, 1, 2}
     assert Counts().labels_by_output(LABELS[Counts][0], 3).tolist() == [3, 3, 3]
+
+
+def test_ignored_labels_show_no_output_where_boundaries_are_hidden():
+    space = OutputSpace("domain", Protocol(), 4, CPU, Tokens())
+    space.reveal(TAGS)
+    assert space.seen == {0, 1, 2}
 
 
 # ---- The check notices ----

@@ -8,6 +8,7 @@ import pytest
 import torch
 from clarena_native.backbones.small import Mlp
 from clarena_native.strategies.architecture.den import DEN
+from clarena_native.strategies.architecture.expand import Expand
 from clarena_native.strategies.architecture.frozen import FrozenFeatures
 from clarena_native.strategies.architecture.pnn import PNN
 from clarena_native.strategies.distillation.lwf import LwF
@@ -517,7 +518,7 @@ def test_in_bf16_all_that_is_kept_stays_float32(strategy):
     assert all(v.isfinite().all() for v in state if v.numel() and strategy is not ICaRL)
 
 
-@pytest.mark.parametrize("strategy", [PNN, DEN])
+@pytest.mark.parametrize("strategy", [PNN, DEN, Expand])
 def test_a_network_of_ones_own_is_not_reached_by_bf16(strategy):
     with pytest.raises(UsageError, match="precision=bf16 does not reach"):
         walk(strategy, "task", precision="bf16", backbone=Mlp, options={"hidden": [6]})

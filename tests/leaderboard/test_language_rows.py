@@ -57,8 +57,8 @@ def test_bits_per_byte_are_recomputed_and_in_the_rows_data(store):
     assert [run.flaws for run in entry.runs] == [()] * 5
     assert entry.runs[0].metrics["final_bits_per_byte"] == pytest.approx(1.25)
     assert entry.runs[0].metrics["bits_per_byte_forgetting"] == pytest.approx(-0.5)
-    assert data["bits_per_byte"]["mean"] == BITS
-    assert data["bits_per_byte"]["seeds"]["4"] == BITS
+    assert data["further"]["bits_per_byte"]["mean"] == BITS
+    assert data["further"]["bits_per_byte"]["seeds"]["4"] == BITS
     assert data["confusion"] is None  # of 300 tokens it is a table that nobody can read
 
 
@@ -74,7 +74,7 @@ def test_without_predictions_they_follow_from_the_matrix(store):
     for path in store.path.glob("*/*/predictions.npz"):
         path.unlink()
     entry, data = the_row(store)
-    assert data["bits_per_byte"]["mean"] == BITS
+    assert data["further"]["bits_per_byte"]["mean"] == BITS
     assert entry.runs[0].metrics["final_bits_per_byte"] == pytest.approx(1.25)
 
 

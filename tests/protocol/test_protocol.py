@@ -19,12 +19,16 @@ MOVED = (
     "default), raise clarena.protocol.REVISION and put the new values here; if not, undo it."
 )
 
+GENERAL = ("standard", "online", "smoke")
+"""The presets that are no paper's."""
+
 DEFAULTS = {
     "epochs": 10, "batch_size": 32, "optimizer": "adam", "learning_rate": 0.001, "momentum": 0.0, "weight_decay": 0.0,
     "optimizer_state": "reset", "heads": "growing", "loss_over": "seen", "stream_length": "unknown",
     "buffer_size": 200, "eval_batch_size": 512, "eval_every": 0, "precision": "float32", "limit": None,
     "tested_on": "test", "validation_fraction": 0.2, "tuning_experiences": 3, "boundaries": "known",
-    "augmentation": None, "schedule": "constant", "milestones": (), "gamma": 0.1, "warmup": 0, "clip_norm": None,
+    "augmentation": None, "exemplars_per_class": None, "scans": None,
+    "schedule": "constant", "milestones": (), "gamma": 0.1, "warmup": 0, "clip_norm": None,
     "accumulation": 1,
 }  # fmt: skip
 """Of revision 1. A field at its default takes no part in a digest, so a default may never change unnoticed; a field
@@ -33,7 +37,7 @@ that is added joins this list, with what was done before it existed."""
 
 def test_tracks_are_what_they_have_always_been():
     assert (REVISION, Protocol().model_dump(exclude={"revision"})) == (1, DEFAULTS), MOVED
-    found = {name: Track(**dict(track()) | {"protocol": preset}).digest[:16] for name, preset in PRESETS.items()}
+    found = {name: Track(**dict(track()) | {"protocol": PRESETS[name]}).digest[:16] for name in GENERAL}
     assert found == {"standard": "c61e8e3483adbaff", "online": "998561b3b44e4e42", "smoke": "f8032e2c34ef749d"}, MOVED
 
 
@@ -106,6 +110,8 @@ CHANGES = [
     {"stream_length": "known"},
     {"boundaries": "hidden"},
     {"buffer_size": 201},
+    {"exemplars_per_class": 20},
+    {"scans": 2},
     {"eval_batch_size": 511},
     {"eval_every": 1},
     {"augmentation": "crop-flip"},
@@ -159,13 +165,15 @@ def test_text_and_numbers_are_one_protocol():
         protocol("standard", {"weight_decay": 1.0}).model_dump(mode="json")
     )
     assert protocol("smoke", {"limit": "none"}).limit is None
+    assert protocol("standard", {"scans": "none", "exemplars_per_class": "none"}) == Protocol()
+    assert protocol("standard", {"exemplars_per_class": "20"}) == Protocol(exemplars_per_class=20)
 
 
 def test_presets():
-    assert set(PRESETS) == {"standard", "online", "smoke"}
     assert (PRESETS["online"].epochs, PRESETS["online"].batch_size) == (1, 10)
-    for name, preset in PRESETS.items():
-        assert protocol(name) == preset
+    assert all(protocol(name) == preset for name, preset in PRESETS.items())
+    for name in GENERAL:
+        preset = PRESETS[name]
         whole = track().model_copy(update={"protocol": preset})
         assert whole.label == f"split-digits/class/mlp/{name}"
         assert (whole.unranked is None) is (name != "smoke")
@@ -177,6 +185,11 @@ def test_presets():
     tuning = track().model_copy(update={"protocol": Protocol(tested_on="validation")})
     assert tuning.unranked == "a tuning run: held-out training data stands in for the test data"
     assert track("task").label == "split-digits/task/mlp/standard"
+
+
+def test_it_prints_what_is_not_at_its_default():
+    assert repr(Protocol()) == "Protocol()"
+    assert repr(Protocol(epochs=3, scans=0)) == "Protocol(epochs=3, scans=0)"
 
 
 def test_every_field_has_a_sentence():
@@ -203,6 +216,9 @@ def test_every_field_has_a_sentence():
         ({"boundaries": "hidden", "loss_over": "current"}, "there is no current experience"),
         ({"boundaries": "blurred"}, "'known' or 'hidden'"),
         ({"buffer_size": -1}, "protocol.buffer_size is not valid"),
+        ({"exemplars_per_class": 0}, "protocol.exemplars_per_class is not valid"),
+        ({"exemplars_per_class": 20, "buffer_size": 2000}, "exemplars_per_class=20 for each class: set one of them"),
+        ({"scans": -1}, "protocol.scans is not valid: Input should be greater than or equal to 0"),
         ({"validation_fraction": 0}, "protocol.validation_fraction is not valid"),
         ({"validation_fraction": 1}, "protocol.validation_fraction is not valid"),
         ({"tuning_experiences": 0}, "protocol.tuning_experiences is not valid"),

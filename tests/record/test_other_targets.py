@@ -1,6 +1,7 @@
 """Records of a target that is a plugin's: kept, packed, read, and shown from the stored matrix where it is gone."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -45,7 +46,9 @@ def test_its_record_names_target_score_unit_and_chance(store: Store) -> None:
     assert len(told["chance"]) == 3
     assert np.shape(told["score_matrix"]) == (4, 3)
     assert "final_average_score" in told["metrics"]
-    assert not {"accuracy_matrix", "bits_per_byte", "further"} & told.keys()
+    assert not {"accuracy_matrix", "bits_per_byte"} & told.keys()
+    assert np.shape(told["further"]["error"]) == (4, 3)
+    assert told["metrics"]["final_error"] == pytest.approx(np.mean(told["further"]["error"][-1]))
     assert damaged == []
     assert record.outcome.startswith("finished, fit ")
     assert record.metric("final_average_accuracy") == record.metrics["final_average_score"]
@@ -84,10 +87,16 @@ def test_its_archive_is_the_same_bytes_and_gives_each_file_back(store: Store, tm
 def test_where_it_is_installed_every_number_is_recomputed(store: Store) -> None:
     path = folder(store) / RECORD
     told = json.loads(path.read_text())
-    changed(path, score_matrix=[[0.5] * 3] * 4, metrics=told["metrics"] | {"final_average_score": 0.99})
+    changed(
+        path,
+        score_matrix=[[0.5] * 3] * 4,
+        further={"error": [[0.5] * 3] * 4},
+        metrics=told["metrics"] | {"final_average_score": 0.99},
+    )
     with installed(Numbers):
         _, (damaged,) = store.records()
     assert "its matrix of scores is not what its predictions give" in damaged.reason
+    assert "its further matrices are not what its predictions give" in damaged.reason
     assert "final_average_score is 0.99 in its record" in damaged.reason
     assert store.records()[1][0].reason.count("final_average_score is 0.99 in its record") == 1  # of its matrix
 
@@ -105,13 +114,15 @@ def test_a_table_says_so(store: Store) -> None:
     titles, lines = table_texts(table)
     assert titles[1] == "final fit %"
     assert lines[0][0] == "ewc † ‡"
-    assert "‡: not recomputed: the plugin that offers the target made-up numbers is not installed" in legend(table)
+    assert "CLARENA_PLUGINS, offers the target made-up numbers." in legend(table)
     (line,) = [row.as_dict() for row in table]
     assert (line["score"], line["unit"], line["recomputed"]) == ("fit", "degrees", False)
     assert "final_average_accuracy" not in line
     assert 0 < line["final_average_score_low"] < line["final_average_score"]
     with installed(Numbers):
-        assert table_texts(rows(store.records()[0]))[1][0][0] == "ewc †"
+        titles, lines = table_texts(rows(store.records()[0]))
+        assert (lines[0][0], titles[-1]) == ("ewc †", "error in degrees")
+        assert re.fullmatch(r"\d\.\d\d ± \d\.\d\d", lines[0][-1])
         assert "not recomputed" not in legend(rows(store.records()[0]))
 
 

@@ -131,10 +131,11 @@ def test_the_right_answer_scores_1_and_the_order_of_samples_does_not_matter():
 
 def test_metrics_of_another_score_are_the_same_functions_under_its_name():
     matrices, values = Numbers().values(numbers())
-    assert list(values) == [*METRICS_OF_FIT, *(named(name, "fit") for name in POOLED_METRICS)]
+    assert list(values) == [*METRICS_OF_FIT, *(named(name, "fit") for name in POOLED_METRICS), "final_error"]
+    assert values["final_error"] == matrices["error"][-1].mean()
     assert values["final_average_score"] == final_average_accuracy(matrices["score"])
     assert values["average_incremental_score"] == average_incremental_accuracy(matrices["score"])
-    assert unnamed(values, "fit").keys() == {*METRICS, *POOLED_METRICS}
+    assert unnamed(values, "fit").keys() == {*METRICS, *POOLED_METRICS, "final_error"}
     assert named_metrics("entity F1")["learning_score"].title == "Learning entity F1"
     assert named_metrics("accuracy") == ACCURACY_METRICS
 

@@ -142,6 +142,25 @@ def test_from_a_file_to_the_page(tmp_path: Path) -> None:
     assert "sixteen samples" in text
 
 
+def test_a_table_names_the_number_that_is_compared(tmp_path: Path) -> None:
+    """Papers with experiences of unequal sizes weigh samples, not experiences."""
+    from clarena.run.evaluation import carry_out
+
+    source = tmp_path / "pooled.toml"
+    source.write_text(TINY.replace("final_average_accuracy", "final_pooled_accuracy"))
+    table = load(str(source))
+    parts = plans(table, seeds=[0], device="cpu", store=tmp_path / "runs", retry=False, host=Host.discover())
+    results = carry_out(joined(parts), tmp_path / "runs", jobs=1, track=False)
+    comparisons = compare(table, parts, results)
+    assert comparisons[0].ours is not None
+    finetune = next(record for record in results if record.cell.strategy.name == "finetune")
+    assert comparisons[0].ours.mean == finetune.metrics["final_pooled_accuracy"]
+    assert "Ours is the final pooled accuracy." in page(table, comparisons, {}, "clarena reproduce pooled")
+    source.write_text(TINY.replace("final_average_accuracy", "accuracy"))
+    with pytest.raises(UsageError, match=r"no metric 'accuracy'; there are final_average_accuracy, .*final_pooled"):
+        load(str(source))
+
+
 def test_the_page_holds_what_the_store_holds_and_says_what_was_not_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

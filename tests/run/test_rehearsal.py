@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from clarena import Backbone, ClarenaWarning, PluginError, UsageError, evaluate
+from clarena import Backbone, ClarenaWarning, GradientStrategy, PluginError, UsageError, evaluate
 
 ANSWERS = {
     "a tuple": (lambda x: (x, x), "returns a tuple from forward. Return one tensor: features [batch, features]"),
@@ -77,3 +77,43 @@ def test_its_declared_way_to_be_switched_off_is_said(tmp_path):
         run(tmp_path, "er", settings={"er": {"buffer_size": 0}})
     with pytest.raises(UsageError, match=r"granted none.*--set gdumb\.buffer_size=200"):
         run(tmp_path, "gdumb", settings={"gdumb": {"buffer_size": 0}})
+
+
+@pytest.mark.parametrize(
+    ("name", "needs"),
+    [
+        ("finetune", 0),
+        ("er", 0),
+        ("si", 0),
+        ("gdumb", 0),
+        ("agem", 1),
+        ("ewc", 1),
+        ("mas", 1),
+        ("lwf", 1),
+        ("icarl", 2),
+    ],
+)
+def test_who_looks_more_often_than_is_allowed_is_refused(name, needs, tmp_path):
+    allowed = {"settings": {"protocol": {"scans": needs}}}
+    assert run(tmp_path, name, **allowed).records[0].status == "finished"
+    if needs:
+        with pytest.raises(UsageError, match=rf"{name} cannot learn on this track.*protocol\.scans={needs}, or none"):
+            run(tmp_path, name, settings={"protocol": {"scans": needs - 1}})
+
+
+def test_looks_are_counted_where_a_strategy_hides_the_error(tmp_path):
+    class Peeks(GradientStrategy):
+        """Looks twice, and says nothing of it."""
+
+        name = "peeks"
+
+        def after_experience(self, experience):
+            try:
+                list(experience.scan())
+                list(experience.scan())
+            except PluginError as error:
+                raise RuntimeError("something else") from error
+
+    with pytest.raises(UsageError, match="peeks cannot learn on this track"):
+        run(tmp_path, Peeks, settings={"protocol": {"scans": 1}})
+    assert run(tmp_path, Peeks, settings={"protocol": {"scans": 2}}).records[0].status == "finished"

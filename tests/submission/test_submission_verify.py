@@ -106,6 +106,27 @@ def test_labels_bent_to_the_predictions_are_found(honest, tmp_path):  # noqa: F8
     assert "seed 0: the labels beside its predictions are not the benchmark's" in notes(verdict)
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            lambda told: {"chance": [0.0 for _ in told["chance"]]},
+            "seed 0: what it says of chance is not what the benchmark's labels give",
+        ),
+        (
+            lambda told: {"target": "tokens", "unit": "tokens"},
+            "seed 0: its target is tokens, the benchmark's is classes",
+        ),
+        (lambda told: {"target": "made up"}, "seed 0: the target made up is not installed here"),
+    ],
+)
+def test_a_target_or_a_chance_that_is_not_the_benchmarks_is_found(honest, tmp_path, change, said):  # noqa: F811
+    path = reseal(honest, tmp_path, lambda parts: edit_record(parts, lambda record: record.update(change(record))))
+    verdict = look(path, tmp_path)
+    assert verdict.outcome == "invalid"
+    assert said in notes(verdict)
+
+
 def read_part(path):
     parts = dict(read_bundle(path).parts)
     return io.BytesIO(parts[part(parts, "predictions.npz")])

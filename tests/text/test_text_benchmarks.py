@@ -7,7 +7,7 @@ import pytest
 from clarena_text import intents
 from clarena_text.intents import Banking77, Clinc150
 
-from clarena import DataError
+from clarena import DataError, UsageError
 from clarena.toolbox.seeding import Seeds
 
 
@@ -56,6 +56,11 @@ def test_clinc_brings_one_domain_after_another(small: Path) -> None:
     starts = {Clinc150().stream(data, "class", order(seed)).output_names for seed in range(8)}
     assert len(starts) > 2
     assert len(Clinc150(experiences=4).stream(data, "class", order()).splits) == 4
+    given = Clinc150(experiences=(3, 1), class_order=("visa", "pin", "flight", "balance"))
+    assert given.stream(data, "class", order()).output_names == given.class_order
+    for options in ({"class_order": (0, 1, 2, 3)}, {"class_order": "icarl"}, {"first_experience": 2}):
+        with pytest.raises(UsageError, match="one domain after another"):
+            Clinc150(**options).stream(data, "class", order())
 
 
 def test_banking_is_read_with_its_commas(small: Path) -> None:

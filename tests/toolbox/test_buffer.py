@@ -406,6 +406,90 @@ def test_a_state_of_another_kind_of_buffer_is_refused(capacity: int, policy: Pol
         load(ReplayBuffer(capacity, policy), state_of(buffer))
 
 
+# --- a capacity that grows
+
+
+class Room:
+    """A capacity that is asked for at every write."""
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+
+    def __call__(self) -> int:
+        return self.capacity
+
+
+growths = st.lists(st.tuples(st.integers(0, 6), labels), min_size=1, max_size=4)
+
+
+@settings(max_examples=60)
+@given(policies, growths, batch_sizes)
+def test_a_buffer_that_grows_keeps_what_it_holds_and_what_it_may(
+    policy: Policy, growths: list[tuple[int, list[int]]], batch: int
+) -> None:
+    room, chance, offered = Room(0), generator(), 0
+    buffer = ReplayBuffer(room, policy)
+    for more, y in growths:
+        held = contents(buffer)
+        room.capacity += more
+        assert buffer.capacity == room.capacity
+        assert contents(buffer) == held
+        feed(buffer, y, batch, chance, start=offered)
+        offered += len(y)
+        assert len(buffer) == len(set(contents(buffer))) <= room.capacity
+        assert buffer.seen == offered
+        if y:
+            assert buffer.state_dict()["stored_x"].shape == (room.capacity,)
+        free = room.capacity - len(held) if y else 0
+        if policy in ("reservoir", "class_balanced"):  # the next samples fill all that is free, and none goes before
+            assert len(buffer) == min(room.capacity, len(held) + len(y))
+            if len(y) <= free:
+                assert set(held) <= set(contents(buffer))
+
+
+@settings(max_examples=30)
+@given(policies, growths, batch_sizes)
+def test_a_buffer_that_grows_goes_on_from_its_state(
+    policy: Policy, growths: list[tuple[int, list[int]]], batch: int
+) -> None:
+    room, straight = Room(0), generator()
+    whole = ReplayBuffer(room, policy)
+    for number, (more, y) in enumerate(growths):
+        room.capacity += more
+        state, chance = deepcopy(state_of(whole)), generator()
+        chance.set_state(straight.get_state())
+        resumed = ReplayBuffer(Room(room.capacity), policy)
+        load(resumed, state)
+        feed(whole, y, batch, straight, start=100 * number)
+        feed(resumed, y, batch, chance, start=100 * number)
+        assert same(whole.everything(), resumed.everything())
+        assert whole.get_extra_state() == resumed.get_extra_state()
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_capacity_that_never_grows_is_a_number(policy: Policy) -> None:
+    y = [i % 3 for i in range(30)]
+    fixed, asked = ReplayBuffer(5, policy), ReplayBuffer(Room(5), policy)
+    assert same(*(feed(buffer, y, 4, generator()).everything() for buffer in (fixed, asked)))
+    assert same(*(buffer.sample(3, generator(1)) for buffer in (fixed, asked)))
+
+
+def test_a_reservoir_that_has_grown_is_algorithm_r_from_there_on() -> None:
+    room, counts = Room(3), [0] * 20
+    chance = generator()
+    for _ in range(STREAMS):
+        room.capacity = 3
+        buffer = feed(ReplayBuffer(room), [0] * 5, 2, chance)
+        room.capacity = 6
+        for position in contents(feed(buffer, [0] * 15, 4, chance, start=5)):
+            counts[position] += 1
+    # Samples 5 to 7 fill the three new places; from sample 8 on, number n is stored with probability 6 / n, and each
+    # stored one stays with (n - 1) / n: so after 20, those of 8 to 19 with 6 / 20, those of 5 to 7 with 8 / 20.
+    expected = [3 / 5 * 8 / 20] * 5 + [8 / 20] * 3 + [6 / 20] * 12
+    assert counts == pytest.approx([STREAMS * p for p in expected], abs=5 * (STREAMS / 4) ** 0.5)
+    assert sum(counts) == 6 * STREAMS
+
+
 # --- what is refused
 
 X, Y = torch.zeros(2, 3), torch.zeros(2, dtype=torch.long)

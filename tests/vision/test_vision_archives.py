@@ -16,7 +16,7 @@ from PIL import Image
 from published import noise, norb_matrix, stream, write_tiny_imagenet
 
 import clarena
-from clarena import DataError
+from clarena import DataError, UsageError
 
 
 @pytest.fixture
@@ -164,6 +164,16 @@ def test_core50_new_classes(objects: tuple[np.ndarray, list[str]]) -> None:
     assert {len(split.train) for split in found.splits[1:]} == {5 * 8 * 2}
     shuffled = {stream(Core50Nc(size=16), data, "class", seed).output_names for seed in range(3)}
     assert len(shuffled) == 3
+
+
+def test_core50_as_other_papers_split_it(objects: tuple[np.ndarray, list[str]]) -> None:
+    made = Core50Nc(size=16, experiences=6, first_experience=25, order=tuple(reversed(range(50))))
+    data = made.data()
+    found = stream(made, data, "class")
+    assert [len(split.classes) for split in found.splits] == [25, 5, 5, 5, 5, 5]
+    assert found.output_names == data.class_names[::-1]
+    with pytest.raises(UsageError, match="A published run has its experiences"):
+        stream(Core50Nc(size=16, run=0, experiences=5), data, "class")
 
 
 def test_core50_new_instances(objects: tuple[np.ndarray, list[str]]) -> None:

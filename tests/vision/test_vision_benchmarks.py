@@ -19,6 +19,10 @@ from PIL import Image
 from published import md5, noise, offline, stream, unpack_cifar100, write_cifar10, write_cifar100
 
 from clarena import ClarenaWarning, DataError, UsageError
+from clarena.plugins.host import Host, PluginSources
+from clarena.plugins.parameters import parse
+from clarena.protocol.presets import NAMED
+from clarena.run.planning import Plan, make_plan
 
 datasets = import_torchvision().datasets
 
@@ -188,3 +192,33 @@ def test_real_data(name: str) -> None:
     assert data.x_train.shape == (60_000, 1, 28, 28)
     assert data.y_test.bincount().max() <= 1135
     assert [len(split.classes) for split in stream(made, data).splits] == [2] * 5
+
+
+@pytest.mark.parametrize(
+    ("preset", "sizes"),
+    [
+        ("b0-inc10", [10] * 10),
+        ("b50-inc10", [50] + [10] * 5),
+        ("b50-inc5", [50] + [5] * 10),
+        ("online-cifar100", [5] * 20),
+    ],
+)
+def test_cifar100_as_papers_have_it(cifar100: object, preset: str, sizes: list[int], tmp_path: Path) -> None:
+    plan = plan_of(preset, tmp_path)
+    track = plan.track
+    assert track.label == f"split-cifar100/class/mlp/{preset}"
+    made = SplitCifar100(**parse(SplitCifar100, track.benchmark.options, "benchmark"))
+    found = [stream(made, made.data(), seed=seed) for seed in (0, 1)]
+    assert [len(split.classes) for split in found[0].splits] == sizes
+    fixed = "class_order" in NAMED[preset].benchmark
+    assert (found[0].output_names == found[1].output_names) is fixed
+    if fixed:
+        assert found[0].output_names[:5] == ("fine68", "fine56", "fine78", "fine8", "fine23")
+
+
+def plan_of(preset: str, folder: Path) -> Plan:
+    return make_plan(
+        ["er"], benchmark="split-cifar100", scenario=None, backbone="mlp", preset=preset, seeds=[0], settings={},
+        limit=None, device="cpu", store=folder / "runs", retry=False,
+        host=Host.discover(PluginSources(third_party=False)),
+    )  # fmt: skip

@@ -3,6 +3,7 @@
 import inspect
 import subprocess
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -45,15 +46,15 @@ def strategy(name: str) -> type[Adapted]:
     return next(getattr(strategies, method.class_name) for method in METHODS if method.name == name)
 
 
-def finished(subject: Subject, buffer: int = BUFFER, **hyper: Any) -> Trial:
+def finished(subject: Subject, protocol: Mapping[str, Any] | None = None, **hyper: Any) -> Trial:
     with laboratory():
-        return Trial(subject, buffer_size=buffer, **hyper).finish()
+        return Trial(subject, protocol={"buffer_size": BUFFER, **(protocol or {})}, **hyper).finish()
 
 
 def learned(subject: Subject, **hyper: Any) -> tuple[Trial, list[Experience]]:
     """A trial, and its experiences with what was metered."""
     with laboratory():
-        trial = Trial(subject, buffer_size=BUFFER, **hyper)
+        trial = Trial(subject, protocol={"buffer_size": BUFFER}, **hyper)
         return trial, [trial.step() for _ in trial.steps]
 
 
@@ -94,7 +95,7 @@ def test_the_protocols_steps_are_made_in_avalanches_loop_too(name: str, protocol
 def test_the_rate_falls_from_pass_to_pass_whoever_makes_the_batches() -> None:
     """Replay's loader hands out more batches in a pass than the host would; GDumb's, those of its memory."""
     for name, buffer in (("replay", BUFFER), ("gdumb", 7), ("mer", BUFFER)):
-        trial = Trial(Subject(strategy(name), "task"), buffer_size=buffer, protocol={"schedule": "cosine"})
+        trial = Trial(Subject(strategy(name), "task"), protocol={"buffer_size": buffer, "schedule": "cosine"})
         rates: list[float] = []
         while trial.done < len(trial.steps):
             with laboratory():
@@ -272,7 +273,7 @@ def test_the_budget_is_kept(name: str, experience: int) -> None:
 @pytest.mark.parametrize("name", [m.name for m in RUNNING if m.needs_exemplars])
 def test_the_buffer_is_kept(name: str, granted: int) -> None:
     with laboratory():
-        trial = Trial(Subject(strategy(name), "class"), buffer_size=granted)
+        trial = Trial(Subject(strategy(name), "class"), protocol={"buffer_size": granted})
         inputs: list[torch.Tensor] = []
         while trial.done < len(trial.steps):
             inputs.append(trial.step().x.flatten(1))
@@ -282,11 +283,11 @@ def test_the_buffer_is_kept(name: str, granted: int) -> None:
 @pytest.mark.parametrize("name", [m.name for m in RUNNING if m.needs_exemplars])
 def test_no_exemplars_no_training(name: str) -> None:
     with pytest.raises(UsageError, match="cannot do without exemplars"):
-        finished(Subject(strategy(name), "class"), buffer=0)
+        finished(Subject(strategy(name), "class"), {"buffer_size": 0})
 
 
 def test_experiences_share_the_memory_of_gem() -> None:
-    trial = finished(Subject(strategy("gem"), "class"), buffer=20)
+    trial = finished(Subject(strategy("gem"), "class"), {"buffer_size": 20})
     memory = unpack(trial.strategy._memory["memory_y"], None)  # type: ignore[arg-type,attr-defined]
     assert {position: len(labels) for position, labels in memory.items()} == {0: 6, 1: 6, 2: 6}
 

@@ -72,7 +72,7 @@ def reads() -> Iterator[list[tuple[int, int]]]:
 def test_a_batch_is_read_by_a_few_indices(method: Any) -> None:
     hyper = {"batch_size_mem": 6} if method.name in {"er-ace", "mir"} else {}
     with laboratory(), reads() as found:
-        Trial(Subject(getattr(strategies, method.class_name), "task"), buffer_size=13, **hyper).finish()
+        Trial(Subject(getattr(strategies, method.class_name), "task"), protocol={"buffer_size": 13}, **hyper).finish()
     if method.name in NEVER:
         assert not found
     else:

@@ -127,6 +127,21 @@ def test_classes_are_shared_equally_or_not_at_all(data: Data) -> None:
         benchmarks.SplitMnist(experiences=3).stream(data, "class", np.random.default_rng(0))
 
 
+def test_a_class_order_that_is_given_is_avalanches_fixed_one(data: Data, folder: Path) -> None:
+    order = (3, 1, 4, 0, 5, 9, 2, 6, 8, 7)
+    made = benchmarks.SplitMnist(class_order=order)
+    found = made.stream(data, "class", np.random.default_rng(0))
+    fixed = classic.SplitMNIST(5, fixed_class_order=list(order), dataset_root=folder)
+    assert [sorted(found.output_names[label] for label in split.classes) for split in found.splits] == [
+        sorted(map(str, experience.classes_in_this_experience)) for experience in fixed.train_stream
+    ]
+    halves = benchmarks.SplitMnist(experiences=6, first_experience=5, class_order=order)
+    found = halves.stream(data, "class", np.random.default_rng(0))
+    assert [len(split.classes) for split in found.splits] == [5, 1, 1, 1, 1, 1]
+    with pytest.raises(UsageError, match="Set one of them"):
+        benchmarks.SplitMnist(class_order=order, avalanche_seed=1).stream(data, "class", np.random.default_rng(0))
+
+
 @pytest.mark.parametrize(
     ("name", "shape", "features"),
     [

@@ -93,10 +93,20 @@ def test_a_run_on_new_classes_ends_as_on_our_own_split(path: Path, tmp_path: Pat
 def test_the_first_experience_may_have_more_classes(path: Path) -> None:
     found = stream(made(ClassIncremental, path, experiences=3, first=4))[1]
     assert [split.classes for split in found.splits] == [(0, 1, 2, 3), (4,), (5,)]
-    for options in ({"experiences": 4}, {"experiences": 3, "first": 3}, {"experiences": 1, "first": 2},
-                    {"experiences": 2, "first": 6}, {"experiences": 7}):  # fmt: skip
-        with pytest.raises(UsageError, match=r"as many classes: \d cannot be shared by \d"):
+    for options, message in (
+        ({"experiences": 4}, "as many classes: 6 cannot be shared by 4.*experiences=2,2,1,1"),
+        ({"experiences": 3, "first": 3}, "3 cannot be shared equally by 2 more"),
+        ({"experiences": 1, "first": 2}, "leaves 4 for 0 more"),
+        ({"experiences": 2, "first": 6}, "leaves 0 for 1 more"),
+        ({"experiences": 7}, "6 classes into 7"),
+    ):
+        with pytest.raises(UsageError, match=message):
             stream(made(ClassIncremental, path, **options))
+
+
+def test_sizes_and_order_may_be_given_as_on_our_own_split(path: Path) -> None:
+    options = {"experiences": (3, 1, 2), "class_order": (5, 0, 3, 1, 4, 2)}
+    assert same(stream(made(ClassIncremental, path, **options))[1], stream(made(SplitOwn, path, **options))[1])
 
 
 # ---- New instances ----

@@ -65,10 +65,10 @@ def scatter(
     *,
     title: str,
     x_title: str,
-    y_title: str,
     show: Callable[[float], str],
     bounds: Sequence[tuple[str, float]] = (),
     log: bool = False,
+    y_title: str = "final average accuracy, %",
 ) -> Markup:
     """The score against `x`: the front as a line, references as horizontal lines, names on the front and on tier 1."""
     width, height, left, right, top, bottom = 400.0, 330.0, 42.0, 394.0, 16.0, 280.0

@@ -35,7 +35,7 @@ def row_detail(entry: Entry, table: Table, load: Load) -> dict[str, Any]:
     found = {run.seed: recomputed(record, predictions) for run, record, predictions in loaded if _counts(run, table)}
     matrices = {seed: each["score"] for seed, each in found.items()}
     counted = [record for run, record, _ in loaded if _counts(run, table)]
-    bits = {seed: each["bits_per_byte"] for seed, each in found.items() if "bits_per_byte" in each}
+    further = dict.fromkeys(name for each in found.values() for name in each if name != "score")
     confusions = [_confusion(record, predictions) for run, record, predictions in loaded if _counts(run, table)]
     stack = np.array(list(matrices.values())) if matrices else np.zeros((0, 1, 0))
     return {
@@ -54,7 +54,7 @@ def row_detail(entry: Entry, table: Table, load: Load) -> dict[str, Any]:
         "recomputed": entry.recomputed,
         "chance": _mean_chance(counted),
         named("accuracy_matrix", entry.score): _with_mean(matrices),
-        "bits_per_byte": _with_mean(bits),
+        "further": {name: _with_mean({s: each[name] for s, each in found.items() if name in each}) for name in further},
         named("accuracy_over_time", entry.score): _intervals(_over_time(stack)),
         "forgetting_per_experience": _intervals(np.array([metrics.forgetting_per_experience(m) for m in stack])),
         "confusion": _total(confusions),

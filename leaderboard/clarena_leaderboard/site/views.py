@@ -12,7 +12,7 @@ from clarena.record import curves
 from clarena.record.catalogue import ACCURACY, named, titled
 from clarena.record.statistics import Interval
 from clarena_leaderboard.contents import Board, Entry, Run, Table
-from clarena_leaderboard.site import charts, formatting
+from clarena_leaderboard.site import charts, formatting, further
 from clarena_leaderboard.site.exports import row_data
 from clarena_leaderboard.site.hyperparameter_help import meanings
 from clarena_leaderboard.site.verification import Judged, judged
@@ -251,9 +251,13 @@ def _point(entry: Entry, name: str, order: Sequence[str]) -> charts.Point | None
 
 @dataclass(frozen=True)
 class RowView:
-    """What a row's page shows besides its entry and its data; `mean` is its matrix of scores."""
+    """What a row's page shows besides its entry and its data; `mean` is its matrix of scores, `further` are others,
+    each with a title and what is better, and `numbers` their metrics.
+    """
 
     mean: Sequence[Sequence[float | None]]
+    further: tuple[tuple[str, str, Sequence[Sequence[float | None]]], ...]
+    numbers: tuple[tuple[str, str], ...]
     matrices: tuple[tuple[str, Sequence[Sequence[float | None]]], ...]
     hidden_matrices: int
     experiences: tuple[dict[str, Any], ...]
@@ -274,6 +278,8 @@ def row(entry: Entry, table: Table, data: Mapping[str, Any]) -> RowView:
     settings = [(name, value, means.get(name, "")) for name, value in formatting.hyperparameters(entry).items()]
     return RowView(
         matrix["mean"],
+        tuple(further.matrices(table, data)),
+        tuple((each.title, shown) for each, shown in further.numbers(entry, table)),
         (*whole, *((f"Seed {seed}", rows) for seed, rows in seeds[:shown] if len(seeds) > 1)),
         max(0, len(seeds) - shown) if len(seeds) > 1 else 0,
         tuple(_experience_lines(data, matrix["mean"])),

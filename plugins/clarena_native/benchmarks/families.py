@@ -13,30 +13,56 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
-from clarena import Benchmark, Data, Scenario, Stream, same_classes, split_by_class
+from clarena import (
+    Benchmark,
+    ClassOrder,
+    ClassSizes,
+    Data,
+    Scenario,
+    Stream,
+    same_classes,
+    split_by_class,
+)
 
 Order = Literal["seed", "natural"]
+ClassOrderChoice = Annotated[
+    ClassOrder,
+    Field(
+        description="Shuffle the classes by the seed, keep their natural order, or take an order for every seed: a "
+        "published one by its name, or the classes one by one, by number from 0 or by name.",
+    ),
+]
+Experiences = Annotated[
+    ClassSizes, Field(description="How many experiences share the classes, or how many classes each has: 50,25,25.")
+]
+FirstExperience = Annotated[
+    int | None,
+    Field(ge=1, description="Classes of the first experience; the others share the rest equally. None: no difference."),
+]
 
 
 class SplitClasses(Benchmark):
     """Each experience brings classes of its own (Split MNIST: Zenke et al., 2017)."""
 
     scenarios: ClassVar[tuple[Scenario, ...]] = ("class", "task", "domain")
+    added = frozenset({"first_experience"})
 
     def __init__(
         self,
         *,
-        experiences: Annotated[int, Field(ge=1, description="How many experiences share the classes.")] = 5,
-        class_order: Annotated[
-            Order, Field(description="Shuffle the classes by the seed, or keep their natural order.")
-        ] = "seed",
+        experiences: Experiences = 5,
+        first_experience: FirstExperience = None,
+        class_order: ClassOrderChoice = "seed",
     ) -> None:
         self.experiences = experiences
+        self.first_experience = first_experience
         self.class_order = class_order
 
     def stream(self, data: Data, scenario: Scenario, generator: np.random.Generator) -> Stream:
-        """The classes, dealt out as evenly as they go."""
-        return split_by_class(data, scenario, self.experiences, self.class_order, generator)
+        """The classes in their order, dealt out as evenly as they go or as the options say."""
+        return split_by_class(
+            data, scenario, self.experiences, self.class_order, generator, first=self.first_experience
+        )
 
 
 class PermutedInputs(Benchmark):

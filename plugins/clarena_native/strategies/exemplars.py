@@ -31,6 +31,15 @@ def fields(batch: Batch) -> dict[str, Tensor]:
     return {"x": batch.x, "y": batch.y} | ({} if batch.task is None else {"task": batch.task})
 
 
+def ring_key(context: Context) -> str:
+    """What a ring over experiences divides: `experience`, or `y` where the protocol grants exemplars per class.
+
+    Where classes come back in every experience (domains), a number of exemplars per class is shared by experiences.
+    """
+    per_class = context.protocol.exemplars_per_class is not None and context.scenario != "domain"
+    return "y" if per_class else "experience"
+
+
 class Dealer:
     """Deals out `total` exemplars over the steps of a pass (their parts, where there are several), each once.
 

@@ -36,7 +36,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from clarena import Batch, Context, Experience, ReplayBuffer, Strategy, evaluating
+from clarena import Batch, Context, Experience, ReplayBuffer, Strategy, cross_entropy, evaluating
 from clarena_native.strategies.architecture.expand_network import WideModel
 from clarena_native.strategies.exemplars import Dealer, fields, joined
 from clarena_native.strategies.replay.icarl import herd
@@ -47,7 +47,7 @@ class Expand(Strategy):
 
     name = "expand"
     scenarios = frozenset({"class", "task"})
-    targets = frozenset({"classes"})  # exemplars and the auxiliary classifier go by class
+    targets = frozenset({"classes"})  # new classes are told apart, old ones are one, and exemplars are balanced
     reference = "Yan et al. 2021, DER: Dynamically Expandable Representation. arXiv:2103.16788"
     family = "architecture"
     needs = frozenset({"own_loop", "float32"})
@@ -123,7 +123,7 @@ class Expand(Strategy):
             part = self._replay(part, stored, dealer)
             experience.meter.replayed += len(part) - part.fresh
             features = self.model.backbone(part.x)
-            loss = self.context.target.loss(self.model.head(features), part.y, part.mask)
+            loss = cross_entropy(self.model.head(features), part.y, part.mask)
             if helped:
                 newest = features[:, -auxiliary.in_features :]
                 loss = loss + self.auxiliary * F.cross_entropy(auxiliary(newest), classes[part.y])
@@ -160,7 +160,7 @@ class Expand(Strategy):
         updater = self.context.updater(head.parameters(), passes=passes)
 
         def loss(part: Batch) -> Tensor:
-            return self.context.target.loss(head(part.x) / self.temperature, part.y, part.mask)
+            return cross_entropy(head(part.x) / self.temperature, part.y, part.mask)
 
         for batch in experience.batches(passes):
             parts = min(self.context.protocol.accumulation, len(batch))

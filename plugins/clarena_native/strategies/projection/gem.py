@@ -15,6 +15,7 @@ Differences from the paper:
 1. A memory holds the last samples of each experience, as in the paper, but m = M/T asks for T. Where the length of the
    stream is not known, the budget M is divided equally over the experiences so far, and older memories shrink to their
    last samples. What the division leaves over goes to the newest, one each; so if M < T, the newest M have one each.
+   Where the protocol grants exemplars per class, a memory holds the last ones of each class of its experience.
 2. Memory gradients are those of the predictor, in evaluation mode: BatchNorm uses its running statistics and leaves
    them as they are, dropout is off. The constraints then concern the loss that tests will see.
 3. The rows are scaled to length 1 before the dual is solved (the same problem, in v / scale). A singular Gram matrix
@@ -42,7 +43,7 @@ from scipy.optimize import nnls
 from torch import Tensor, nn
 
 from clarena import Batch, Context, Experience, GradientStrategy, Model, ReplayBuffer, Target, evaluating
-from clarena_native.strategies.exemplars import fields
+from clarena_native.strategies.exemplars import fields, ring_key
 from clarena_native.strategies.regularisation.quadratic import flat_gradient
 
 
@@ -88,7 +89,7 @@ class GEM(GradientStrategy):
     def setup(self, context: Context) -> None:
         super().setup(replace(context, learning_rate=self.learning_rate))
         capacity = context.granted_buffer(self.buffer_size)
-        self.buffer = ReplayBuffer(capacity, "ring", key="experience").to(context.device)
+        self.buffer = ReplayBuffer(capacity, "ring", key=ring_key(context)).to(context.device)
         self._between_experiences()
 
     def before_experience(self, experience: Experience) -> None:
@@ -135,6 +136,8 @@ class GEM(GradientStrategy):
     @property
     def quota(self) -> int:
         """The most samples of the present experience that can be kept; the ring takes of them what fits."""
+        if self.buffer.key == "y":  # the last ones of each class may be any
+            return len(self.experience)
         return -(-self.buffer.capacity // (self.context.experiences or self.experience.position + 1))
 
     def _between_experiences(self) -> None:

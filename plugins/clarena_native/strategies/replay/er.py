@@ -8,8 +8,8 @@ learn without forgetting by maximizing transfer and minimizing interference", IC
 Differences from the papers:
 1. Exemplars are drawn without replacement within a step.
 2. Buffers: reservoir (exact inclusion probability M/n), class-balanced (Chrysakis & Moens 2020), a ring per class,
-   or balanced-random: at the end of each experience, equal shares of every experience chosen at random, as in the
-   code of Hsu et al. 2018.
+   or balanced-random: at the end of each experience, equal shares of every experience (of every class, where the
+   protocol grants exemplars per class) chosen at random, as in the code of Hsu et al. 2018.
 3. `draw=pass` deals the whole buffer out over each pass, in random order and repeated to about the size of the
    stream's data, instead of drawing at each step (again Hsu et al.).
 4. `loss_weights=averaged` takes the mean of the stream's loss and of the exemplars' loss, each a mean of its own,
@@ -23,7 +23,7 @@ from pydantic import Field
 from torch import Tensor
 
 from clarena import Batch, Context, Experience, GradientStrategy, ReplayBuffer
-from clarena_native.strategies.exemplars import Dealer, draw, fields, joined, per_part
+from clarena_native.strategies.exemplars import Dealer, draw, fields, joined, per_part, ring_key
 
 
 class ER(GradientStrategy):
@@ -68,7 +68,7 @@ class ER(GradientStrategy):
         super().setup(context)
         capacity = context.granted_buffer(self.buffer_size)
         if self.policy == "balanced_random":
-            buffer = ReplayBuffer(capacity, "ring", key="experience")
+            buffer = ReplayBuffer(capacity, "ring", key=ring_key(context))
         else:
             buffer = ReplayBuffer(capacity, self.policy)
         self.buffer = buffer.to(context.device)

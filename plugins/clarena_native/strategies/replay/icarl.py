@@ -65,7 +65,7 @@ class ICaRL(GradientStrategy):
                 "Leave it off."
             )
         super().setup(context)
-        self.budget = context.granted_buffer(self.buffer_size)
+        self.granted = context.granted_buffer(self.buffer_size)
         empty = torch.zeros(0, dtype=torch.long, device=context.device)
         self.register_buffer("exemplars", torch.zeros(0, *context.input_shape, device=context.device))
         self.register_buffer("labels", empty)  # in the order of classes, and within a class of herding
@@ -104,7 +104,7 @@ class ICaRL(GradientStrategy):
     def after_experience(self, experience: Experience) -> None:
         del self.recorded, self.exemplar_targets, self.dealer, self.dealt, self.old, self.seen
         classes = sorted(self.context.space.seen)
-        share = self.budget // len(classes)
+        share = (self.granted() if callable(self.granted) else self.granted) // len(classes)
         (everything,) = experience.scan(len(experience))
         x, y = everything.x, everything.y
         features = torch.cat([self.features(part) for part in x.split(self.context.protocol.eval_batch_size)])

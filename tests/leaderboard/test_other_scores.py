@@ -90,7 +90,16 @@ def test_pages_and_files_of_its_rows_speak_of_it_and_never_of_accuracy(shown):
     _, numbers, site = shown
     ewc = next(each for each in numbers.ranked if each.info.name == "ewc")
     page = text(site / "row" / f"{ewc.slug}.html")
-    for words in ("Fit matrix", "Final average fit", "Final pooled fit", "Fit over time", "Chance"):
+    for words in (
+        "Error",
+        "fewer are better",
+        "Final error in degrees",
+        "Fit matrix",
+        "Final average fit",
+        "Final pooled fit",
+        "Fit over time",
+        "Chance",
+    ):
         assert words in page
     for path in (site / "track" / f"{numbers.slug}.html", site / "row" / f"{ewc.slug}.html"):
         assert not re.search(r"(?i)accura", text(path)), re.findall(r".{30}(?i:accura).{30}", text(path))
@@ -100,7 +109,7 @@ def test_pages_and_files_of_its_rows_speak_of_it_and_never_of_accuracy(shown):
     )
     assert not [key for key in data if "accuracy" in key]
     columns = csv.DictReader((site / "track" / f"{numbers.slug}.csv").read_text().splitlines()).fieldnames
-    assert "final_average_score" in columns
+    assert {"final_average_score", "final_error"} <= {*columns}
     assert not [name for name in columns if "accuracy" in name]
     assert "score" in (site / "row" / f"{ewc.slug}.csv").read_text().splitlines()[0].split(",")
     assert r"Strategy & Fit (\%)" in (site / "track" / f"{numbers.slug}.tex").read_text()
