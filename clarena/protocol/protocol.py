@@ -11,8 +11,6 @@ from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     SerializerFunctionWrapHandler,
     ValidationError,
@@ -21,6 +19,7 @@ from pydantic import (
 )
 
 from clarena.errors import UsageError, unknown_name
+from clarena.protocol.frozen import Continuation, FrozenModel
 from clarena.protocol.presets import FINAL, NAMED
 
 Scenario = Literal["class", "domain", "task"]
@@ -37,12 +36,6 @@ REVISION = 1
 
 TOTAL = 200
 """The default of `buffer_size`, at which it stays where exemplars are counted per class."""
-
-
-class FrozenModel(BaseModel):
-    """Data that cannot change and knows no field but its own."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 Model = TypeVar("Model", bound=FrozenModel)
@@ -291,22 +284,6 @@ class NamedPart(FrozenModel):
     revision: int = 1
     fingerprint: str | None = None
     identity: str | None = None
-
-
-class Continuation(FrozenModel):
-    """What a track goes on from: a run whose model was kept, and data that arrived later.
-
-    Attributes:
-        cell: id of the parent's cell.
-        record: SHA-256 of the parent's `record.json`.
-        state: SHA-256 of the state that is gone on from.
-        data: what the new data are called.
-    """
-
-    cell: str
-    record: str
-    state: str
-    data: str
 
 
 class Track(FrozenModel):

@@ -18,7 +18,7 @@ from typing import Annotated, Literal
 from pydantic import Field, ValidationError
 
 from clarena.errors import StoreError
-from clarena.protocol.protocol import FrozenModel
+from clarena.protocol.frozen import FrozenModel
 from clarena.record.record import Cell, Record
 from clarena.record.writing import json_lines, write_atomic
 

@@ -16,7 +16,8 @@ from pydantic import (
     model_validator,
 )
 
-from clarena.protocol.protocol import FrozenModel, Track, digest
+from clarena.protocol.frozen import FrozenModel
+from clarena.protocol.protocol import Track, digest
 from clarena.record.catalogue import ACCURACY, named
 
 SCHEMA_VERSION = 2

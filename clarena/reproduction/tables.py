@@ -14,7 +14,8 @@ from pydantic import Field, ValidationError, field_validator
 
 from clarena.errors import UsageError, unknown_name
 from clarena.plugins.host import Host
-from clarena.protocol.protocol import FrozenModel, Scenario
+from clarena.protocol.frozen import FrozenModel
+from clarena.protocol.protocol import Scenario
 from clarena.record.catalogue import ACCURACY_METRICS
 from clarena.record.record import Record
 from clarena.record.statistics import Interval, student_t_interval

@@ -12,7 +12,7 @@ import torch
 from clarena.contract.strategy import NEEDS, Strategy
 from clarena.errors import ClarenaError, ClarenaWarning, UsageError
 from clarena.plugins.host import Host, PluginSources
-from clarena.protocol.protocol import Continuation
+from clarena.protocol.frozen import Continuation
 from clarena.record.predictions import Predictions
 from clarena.record.reader import read_file, read_predictions
 from clarena.record.record import Cell, Record

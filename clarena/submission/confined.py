@@ -21,7 +21,8 @@ import cloudpickle
 from pydantic import Field, ValidationError
 
 from clarena.errors import DivergedError, PluginError
-from clarena.protocol.protocol import FrozenModel, Track
+from clarena.protocol.frozen import FrozenModel
+from clarena.protocol.protocol import Track
 from clarena.submission.child import Plugin, Setting
 from clarena.submission.messages import receive, send
 

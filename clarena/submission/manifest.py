@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, JsonValue, ValidationError
 
 from clarena.errors import ClarenaError
-from clarena.protocol.protocol import FrozenModel, Track
+from clarena.protocol.frozen import FrozenModel
+from clarena.protocol.protocol import Track
 from clarena.record.record import Cell, Number, StrategyInfo
 
 SCHEMA_VERSION = 1

@@ -15,7 +15,7 @@ from typing import Annotated, Self
 from pydantic import Field, ValidationError, model_validator
 
 from clarena.errors import UsageError
-from clarena.protocol.protocol import FrozenModel
+from clarena.protocol.frozen import FrozenModel
 from clarena.record.record import FIRST_TUNING_SEED
 from clarena.record.writing import write_atomic
 from clarena.submission.manifest import Digest, Name

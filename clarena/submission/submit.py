@@ -11,7 +11,8 @@ from pydantic import Field, ValidationError
 from clarena.errors import UsageError, unknown_name
 from clarena.plugins.host import Host
 from clarena.plugins.registry import STRANGER
-from clarena.protocol.protocol import PRESETS, SCENARIOS, FrozenModel
+from clarena.protocol.frozen import FrozenModel
+from clarena.protocol.protocol import PRESETS, SCENARIOS
 from clarena.record.archive import pack
 from clarena.record.reader import sealed
 from clarena.record.record import Record

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import AwareDatetime, Field
 
-from clarena.protocol.protocol import FrozenModel
+from clarena.protocol.frozen import FrozenModel
 from clarena.record.catalogue import named
 from clarena.record.record import Number, Record, Status
 from clarena.record.statistics import paired_sign_flip

@@ -12,7 +12,7 @@ from pydantic import ConfigDict, PydanticUserError, TypeAdapter
 
 from clarena.errors import UsageError
 from clarena.plugins.parameters import Parameter
-from clarena.protocol.protocol import FrozenModel
+from clarena.protocol.frozen import FrozenModel
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution

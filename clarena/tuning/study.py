@@ -10,7 +10,8 @@ from pydantic import ValidationError
 
 from clarena.errors import StoreError, UsageError
 from clarena.plugins.composite import part_names
-from clarena.protocol.protocol import FrozenModel, Track
+from clarena.protocol.frozen import FrozenModel
+from clarena.protocol.protocol import Track
 from clarena.record.record import Number, StrategyInfo
 from clarena.tuning.space import Space
 

@@ -6,7 +6,7 @@ from typing import Literal
 from pydantic import ValidationError
 
 from clarena.errors import StoreError
-from clarena.protocol.protocol import FrozenModel
+from clarena.protocol.frozen import FrozenModel
 from clarena.record.catalogue import named
 from clarena.record.metrics import METRICS
 from clarena_leaderboard.contents import Board, Change, Entry, Table

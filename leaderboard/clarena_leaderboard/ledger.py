@@ -21,7 +21,7 @@ from filelock import FileLock
 from pydantic import Field
 
 from clarena.errors import ClarenaError, StoreError, UsageError
-from clarena.protocol.protocol import FrozenModel
+from clarena.protocol.frozen import FrozenModel
 from clarena.record.aliases import Aliases
 from clarena.record.writing import json_lines, write_atomic
 from clarena.submission.bundle import RECORDS, Bundle, read_bundle, sha256

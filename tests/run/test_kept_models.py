@@ -63,7 +63,7 @@ def other_cell(**changes: Any) -> Callable[[dict[str, Any]], object]:
     return change
 
 
-def test_a_model_is_one_file_without_pickle_or_path(kept, once):
+def test_a_model_is_one_file_without_pickle_or_the_place_of_its_store(kept, once):
     content = (kept[1] / MODEL).read_bytes()
     assert hashlib.sha256(content[32:]).digest() == content[:32]
     torch.load(io.BytesIO(content[32:]), weights_only=True)

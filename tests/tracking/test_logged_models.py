@@ -41,6 +41,16 @@ def tracked(tmp_path_factory):
     return folder, uri, results
 
 
+@pytest.fixture(autouse=True)
+def _mlflow_as_it_was(monkeypatch):
+    """What a test tells this process's MLflow is no other test's affair."""
+    import mlflow
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")  # so that it is put back as it was
+    yield
+    mlflow.set_tracking_uri("")
+
+
 def loaded(tracked, which):
     import mlflow
 
