@@ -57,7 +57,7 @@ def test_an_unknown_command_is_a_usage_error():
 
 def test_list_names_everything_with_a_sentence():
     listed = clarena("list", "--no-plugins", "--json").data
-    assert list(listed) == ["strategies", "backbones", "benchmarks", "protocols", "broken"]
+    assert list(listed) == ["strategies", "backbones", "benchmarks", "targets", "protocols", "broken"]
     strategies = {each["name"]: each for each in listed["strategies"]}
     assert {"finetune", "joint", "cumulative", "ewc", "er"} <= set(strategies)
     assert strategies["ewc"]["plugin"] == "native"
