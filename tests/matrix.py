@@ -1,6 +1,7 @@
 """Full matrices (strategy × backbone × scenario …) are sampled: every strategy once, and a seeded tenth of the rest.
 
-A test marked `matrix` is one. `CLARENA_MATRIX_SEED` turns the sample; `all` takes everything, as `.ci/full` does.
+A test marked `matrix` is one; one marked `matrix("check")` takes every strategy once with every value of that
+parameter. `CLARENA_MATRIX_SEED` turns the sample; `all` takes everything, as `.ci/full` does.
 """
 
 import os
@@ -24,10 +25,16 @@ def left_out(items: Iterable[pytest.Item], seed: str = SEED) -> set[pytest.Item]
 
 
 def _taken(matrix: list[pytest.Item], seed: str) -> set[pytest.Item]:
-    """In an order that the seed draws: the first test of each strategy, and the first tenth of all."""
+    """In an order that the seed draws: the first test of each strategy (and value), and the first tenth of all."""
     drawn = sorted(matrix, key=lambda item: sha256(f"{seed} {item.nodeid}".encode()).hexdigest())
-    once = {strategy_of(item): item for item in reversed(drawn)}
+    once = {(strategy_of(item), *_values(item)): item for item in reversed(drawn)}
     return {*once.values(), *drawn[: -(-len(drawn) // SHARE)]}
+
+
+def _values(item: pytest.Item) -> list[str]:
+    """The names of the values that the mark asks for."""
+    mark = item.get_closest_marker("matrix")
+    return [item.callspec.params[parameter].name for parameter in mark.args]  # type: ignore[attr-defined,union-attr]
 
 
 def strategy_of(item: pytest.Item) -> str:

@@ -76,13 +76,16 @@ class Item:
 
     nodeid: str
     strategy: Any = None
+    check: str = ""
 
     @property
     def callspec(self) -> SimpleNamespace:
-        return SimpleNamespace(params={"strategy": self.strategy})
+        return SimpleNamespace(params={"strategy": self.strategy, "check": SimpleNamespace(name=self.check)})
 
-    def get_closest_marker(self, name: str) -> bool:
-        return self.strategy is not None and name == "matrix"
+    def get_closest_marker(self, name: str) -> SimpleNamespace | None:
+        if self.strategy is None or name != "matrix":
+            return None
+        return SimpleNamespace(args=("check",) if self.check else ())
 
 
 STRATEGIES = [SimpleNamespace(name=name, scenarios=(), learn=None) for name in "abc"]
@@ -104,6 +107,15 @@ def test_a_matrix_is_sampled_by_its_seed() -> None:
     assert len(set().union(*samples)) > 50  # they rotate
     assert samples[7] == taken("7")
     assert len(taken("all")) == 61
+
+
+def test_a_matrix_may_take_every_strategy_once_with_every_check() -> None:
+    places = [(s, check, scenario) for s in STRATEGIES for check in ("runs", "off") for scenario in range(10)]
+    items = [Item(f"test_kit[{s.name}-{scenario}-{check}]", s, check) for s, check, scenario in places]
+    for seed in map(str, range(20)):
+        kept = set(items) - matrix.left_out(items, seed)  # type: ignore[arg-type]
+        assert {(item.strategy.name, item.check) for item in kept} == {(s.name, c) for s, c, _ in places}
+        assert 6 <= len(kept) <= 6 + 6
 
 
 def test_every_matrix_of_ours_names_its_strategies(request: pytest.FixtureRequest) -> None:

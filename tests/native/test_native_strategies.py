@@ -34,6 +34,7 @@ def needed(cls: type[Strategy]) -> dict[str, str]:
     return KNOWN if "known_stream_length" in cls.needs else {}
 
 
+@pytest.mark.matrix("check")
 @parametrize_with_checks([*(cls for cls in CLASSES if cls not in SEQUENTIAL), HOST.strategy("er+lwf+si")])
 def test_conformance(check):
     check()

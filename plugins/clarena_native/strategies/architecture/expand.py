@@ -51,7 +51,6 @@ class Expand(Strategy):
     reference = "Yan et al. 2021, DER: Dynamically Expandable Representation. arXiv:2103.16788"
     family = "architecture"
     needs = frozenset({"own_loop", "float32"})
-    tuning = {"auxiliary": "0.1..10:log", "balanced": "0..3"}
     carries = "a backbone for each experience, the head, and the exemplars"
 
     model: WideModel
