@@ -7,6 +7,9 @@ from pathlib import Path
 from clarena_leaderboard.board import load_board
 from clarena_leaderboard.sources import StoreSource
 
+from clarena.plugins.host import Host, PluginSources
+from clarena.plugins.identity import code_identity
+from clarena.record.record import Cell
 from clarena.record.store import Store
 
 ROWS = Path(__file__).parents[2] / "leaderboard" / "rows"
@@ -42,6 +45,18 @@ def test_every_run_of_ours_says_what_its_predictions_say() -> None:
     assert collection.problems == ()
     flawed = {found.run.origin: found.run.flaws for found in collection.found if found.run.flaws}
     assert flawed == {}
+
+
+def test_every_row_is_of_todays_code_or_proven_to_be() -> None:
+    """Who changes what a native does to the bits runs its rows again; who does not has `results attest` prove it."""
+    store, host = Store(ROWS), Host.discover(PluginSources(third_party=False))
+    newest = {(cell.strategy.name, cell.strategy.code) for cell in map(store.aliases().newest, cells(store))}
+    names = {name for name, _ in newest}
+    assert newest == {(name, code_identity(host.strategy(name))) for name in names}
+
+
+def cells(store: Store) -> list[Cell]:
+    return [record.cell for record in store.records()[0]]
 
 
 def test_digits_are_ranked_on_ten_seeds_in_every_scenario() -> None:
