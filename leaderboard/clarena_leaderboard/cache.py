@@ -10,7 +10,9 @@ from typing import Any
 from clarena.protocol.protocol import Track
 from clarena.record import (
     archive,
+    catalogue,
     curves,
+    likelihoods,
     metrics,
     pooled,
     predictions,
@@ -27,8 +29,8 @@ from clarena_leaderboard.collect import Found
 from clarena_leaderboard.contents import Run
 
 CODE = (
-    *(collect, contents, archive, curves, metrics, pooled, predictions, reader, recomputation, record),
-    *(scoring, scorings),
+    *(collect, contents, archive, catalogue, curves, likelihoods, metrics, pooled, predictions, reader),
+    *(recomputation, record, scoring, scorings),
 )
 """The modules that turn a record into a run."""
 
