@@ -44,11 +44,16 @@ def check_target(target: type[Target], y: Tensor, outputs: int) -> None:
     _check_answers(asked, scores, y, outputs)
 
 
+def _size(asked: Target, y: Tensor) -> int:
+    """How many samples, or positions of theirs, count."""
+    counted = asked.counted(y)
+    return len(y) if counted is None else int(counted.sum())
+
+
 def _check_loss(asked: Target, scores: Tensor, y: Tensor) -> None:
     leaf = scores.clone().requires_grad_()
     each = asked.loss(leaf, y, None, "none").flatten()
-    total, counted = asked.loss(leaf, y, None, "sum"), asked.counted(y)
-    size = len(y) if counted is None else int(counted.sum())
+    total, size = asked.loss(leaf, y, None, "sum"), _size(asked, y)
     _same("loss, summed,", total, each.sum(), "the sum of its parts")
     _same("loss, averaged,", asked.loss(leaf, y), total / size, f"a part in {size} of the sum")
     torch.autograd.gradcheck(lambda s: asked.loss(s, y, None, "sum"), (leaf,))
@@ -80,8 +85,7 @@ def _fisher(asked: Target, scores: Tensor, y: Tensor) -> Tensor:
         found = _directions(asked, scores, y, "exact", chance)
         return torch.stack([v.outer(v) for v in found]).sum(0)
     except UsageError:  # no closed form: the curvature of the divergence stands for it
-        count = int(asked.counted(y).sum()) if asked.counted(y) is not None else 1  # type: ignore[union-attr]
-        return _curvature(asked, scores, y) * count
+        return _curvature(asked, scores, y) * _size(asked, y)
 
 
 def _check_drawn(asked: Target, scores: Tensor, y: Tensor, fisher: Tensor) -> None:
@@ -113,11 +117,8 @@ def _curvature(asked: Target, scores: Tensor, y: Tensor) -> Tensor:
 def _check_curvature(asked: Target, scores: Tensor, y: Tensor, fisher: Tensor) -> None:
     for i, information in enumerate(fisher):
         one, label = scores[i : i + 1], y[i : i + 1]
-        counted = asked.counted(label)
-        size = 1 if counted is None else int(counted.sum())
-        _same(
-            "The curvature of divergence", _curvature(asked, one, label) * size, information, "the Fisher information"
-        )
+        curvature = _curvature(asked, one, label) * _size(asked, label)
+        _same("The curvature of divergence", curvature, information, "the Fisher information")
 
 
 def _check_what_does_not_count(asked: Target, scores: Tensor, old: Tensor, y: Tensor) -> None:

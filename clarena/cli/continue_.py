@@ -11,10 +11,10 @@ import typer
 
 from clarena.cli import app
 from clarena.cli.options import (
-    FLAG,
     AsJson,
     Device,
     NoPlugins,
+    NoTracking,
     PluginDirs,
     PluginFiles,
     StorePath,
@@ -53,9 +53,7 @@ def continue_(
     device: Device = "cpu",
     store: StorePath = Path("runs"),
     tracking_uri: TrackingUri = None,
-    no_tracking: Annotated[
-        bool, typer.Option("--no-tracking", metavar=FLAG, help="Keep the record in the store only.")
-    ] = False,
+    no_tracking: NoTracking = False,
     plugin: PluginFiles = None,
     plugins_dir: PluginDirs = None,
     no_plugins: NoPlugins = False,

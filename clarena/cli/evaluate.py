@@ -20,6 +20,7 @@ from clarena.cli.options import (
     Jobs,
     Limit,
     NoPlugins,
+    NoTracking,
     PluginDirs,
     PluginFiles,
     PresetName,
@@ -86,9 +87,7 @@ def evaluate(
     dry_run: Annotated[bool, typer.Option("--dry-run", metavar=FLAG, help="Say what would be run, and stop.")] = False,
     store: StorePath = Path("runs"),
     tracking_uri: TrackingUri = None,
-    no_tracking: Annotated[
-        bool, typer.Option("--no-tracking", metavar=FLAG, help="Keep records in the store only.")
-    ] = False,
+    no_tracking: NoTracking = False,
     plugin: PluginFiles = None,
     plugins_dir: PluginDirs = None,
     no_plugins: NoPlugins = False,

@@ -30,6 +30,7 @@ NoPlugins = Annotated[
 ]
 StorePath = Annotated[Path, typer.Option("--store", metavar="DIR", help="Where records are kept.")]
 AsJson = Annotated[bool, typer.Option("--json", metavar=FLAG, help="Print JSON instead of text.")]
+NoTracking = Annotated[bool, typer.Option("--no-tracking", metavar=FLAG, help="Keep records in the store only.")]
 TrackingUri = Annotated[
     str | None,
     typer.Option(

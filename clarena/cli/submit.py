@@ -8,9 +8,9 @@ import typer
 
 from clarena.cli import app
 from clarena.cli.options import (
-    FLAG,
     Device,
     ExperienceTimeout,
+    NoTracking,
     Retry,
     StorePath,
     Timeout,
@@ -74,9 +74,7 @@ def submit(
     experience_timeout: ExperienceTimeout = None,
     store: StorePath = Path("runs"),
     tracking_uri: TrackingUri = None,
-    no_tracking: Annotated[
-        bool, typer.Option("--no-tracking", metavar=FLAG, help="Keep records in the store only.")
-    ] = False,
+    no_tracking: NoTracking = False,
 ) -> None:
     """Check a plugin, run what is missing, and write one bundle to submit.
 

@@ -201,14 +201,13 @@ def compose(classes: tuple[type[Strategy], ...]) -> type[Composite]:
     _check_parts(name, classes)
     members = tuple(cls for cls in classes if issubclass(cls, GradientStrategy))
     off = {cls.name: dict(cls.off) for cls in members if cls.off is not None}
-    limited = [cls.targets for cls in classes if cls.targets is not None]
     facts = {
         "__doc__": f"{' and '.join(cls.name for cls in classes)} on one shared model; penalties add up.",
         "__module__": __name__,
         "name": name,
         "members": members,
         "scenarios": frozenset.intersection(*(cls.scenarios for cls in classes)),
-        "targets": frozenset.intersection(*limited) if limited else None,
+        "targets": _targets(classes),
         "reference": "; ".join(cls.reference for cls in classes),
         "needs": frozenset().union(*(cls.needs for cls in classes)),
         "off": {"parts": off} if len(off) == len(members) else None,
@@ -247,9 +246,14 @@ def _check_parts(name: str, classes: Sequence[type[Strategy]]) -> None:
             )
     if not frozenset.intersection(*(cls.scenarios for cls in classes)):
         raise UsageError(f"{name} cannot be combined: its parts have no scenario in common.")
-    limited = [cls.targets for cls in classes if cls.targets is not None]
-    if limited and not frozenset.intersection(*limited):
+    if _targets(classes) == frozenset():
         raise UsageError(f"{name} cannot be combined: its parts have no target in common.")
+
+
+def _targets(classes: Sequence[type[Strategy]]) -> frozenset[str] | None:
+    """What all of them can learn; None: everything."""
+    limited = [cls.targets for cls in classes if cls.targets is not None]
+    return frozenset.intersection(*limited) if limited else None
 
 
 def _blank(members: tuple[type[GradientStrategy], ...]) -> Composite:

@@ -16,7 +16,7 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import ArrayLike
 
-from clarena.record.metrics import Floats, Integers, Metric, checked_fractions, checked_integers, mean
+from clarena.record.metrics import Floats, Integers, Metric, by_name, checked_fractions, checked_integers, mean
 
 
 def min_accuracy(experience: ArrayLike, accuracy: ArrayLike) -> float:
@@ -70,15 +70,10 @@ def average_anytime_accuracy(experience: ArrayLike, accuracy: ArrayLike) -> floa
     return mean(np.array([row[:seen].mean() for seen, row in zip(learning, tested)]))
 
 
-CURVE_METRICS: Mapping[str, Metric] = MappingProxyType(
-    {
-        metric.name: metric
-        for metric in (
-            Metric("min_accuracy", "Minimum accuracy", "accuracy", True, min_accuracy),
-            Metric("worst_case_accuracy", "Worst-case accuracy", "accuracy", True, worst_case_accuracy),
-            Metric("average_anytime_accuracy", "Average anytime accuracy", "accuracy", True, average_anytime_accuracy),
-        )
-    }
+CURVE_METRICS: Mapping[str, Metric] = by_name(
+    Metric("min_accuracy", "Minimum accuracy", "accuracy", True, min_accuracy),
+    Metric("worst_case_accuracy", "Worst-case accuracy", "accuracy", True, worst_case_accuracy),
+    Metric("average_anytime_accuracy", "Average anytime accuracy", "accuracy", True, average_anytime_accuracy),
 )
 """The metrics of an accuracy curve by name: of runs that were tested within experiences, beside those of `METRICS`."""
 

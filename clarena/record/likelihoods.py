@@ -5,12 +5,11 @@ accuracy matrix has: see `clarena.record.metrics`. Fewer bits are better; 8 are 
 """
 
 from collections.abc import Mapping
-from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from clarena.record.metrics import Floats, Metric, mean
+from clarena.record.metrics import Floats, Metric, by_name, mean
 
 
 def bits_per_byte(log_probability: ArrayLike, text_bytes: ArrayLike, experience: ArrayLike, experiences: int) -> Floats:
@@ -75,14 +74,9 @@ def bits_per_byte_forgetting(matrix: ArrayLike) -> float:
     return mean(after[-1, :-1] - fewest)
 
 
-LANGUAGE_METRICS: Mapping[str, Metric] = MappingProxyType(
-    {
-        metric.name: metric
-        for metric in (
-            Metric("final_bits_per_byte", "Final bits per byte", "bits", False, final_bits_per_byte),
-            Metric("bits_per_byte_forgetting", "Forgetting in bits per byte", "bits", False, bits_per_byte_forgetting),
-        )
-    }
+LANGUAGE_METRICS: Mapping[str, Metric] = by_name(
+    Metric("final_bits_per_byte", "Final bits per byte", "bits", False, final_bits_per_byte),
+    Metric("bits_per_byte_forgetting", "Forgetting in bits per byte", "bits", False, bits_per_byte_forgetting),
 )
 """The metrics of the matrix of bits per byte by name: of language models, beside those of `METRICS`."""
 

@@ -185,31 +185,31 @@ class Metric:
         return self.unit in ("accuracy", "difference")
 
 
-METRICS: Mapping[str, Metric] = MappingProxyType(
-    {
-        metric.name: metric
-        for metric in (
-            Metric("final_average_accuracy", "Final average accuracy", "accuracy", True, final_average_accuracy),
-            Metric(
-                "average_incremental_accuracy",
-                "Average incremental accuracy",
-                "accuracy",
-                True,
-                average_incremental_accuracy,
-            ),
-            Metric("learning_accuracy", "Learning accuracy", "accuracy", True, learning_accuracy),
-            Metric(
-                "worst_experience_accuracy",
-                "Worst-experience accuracy",
-                "accuracy",
-                True,
-                worst_experience_accuracy,
-            ),
-            Metric("forgetting", "Forgetting", "difference", False, forgetting),
-            Metric("backward_transfer", "Backward transfer", "difference", True, backward_transfer),
-            Metric("forward_transfer", "Forward transfer", "difference", True, forward_transfer),
-        )
-    }
+def by_name(*metrics: Metric) -> Mapping[str, Metric]:
+    """Metrics by name, in this order."""
+    return MappingProxyType({metric.name: metric for metric in metrics})
+
+
+METRICS: Mapping[str, Metric] = by_name(
+    Metric("final_average_accuracy", "Final average accuracy", "accuracy", True, final_average_accuracy),
+    Metric(
+        "average_incremental_accuracy",
+        "Average incremental accuracy",
+        "accuracy",
+        True,
+        average_incremental_accuracy,
+    ),
+    Metric("learning_accuracy", "Learning accuracy", "accuracy", True, learning_accuracy),
+    Metric(
+        "worst_experience_accuracy",
+        "Worst-experience accuracy",
+        "accuracy",
+        True,
+        worst_experience_accuracy,
+    ),
+    Metric("forgetting", "Forgetting", "difference", False, forgetting),
+    Metric("backward_transfer", "Backward transfer", "difference", True, backward_transfer),
+    Metric("forward_transfer", "Forward transfer", "difference", True, forward_transfer),
 )
 """The metrics of the accuracy matrix by name, in the order tables show them."""
 

@@ -8,12 +8,11 @@ P[i] = the score, after learning experience i, on the test samples of the experi
 """
 
 from collections.abc import Mapping
-from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from clarena.record.metrics import Floats, Metric, checked_fractions, mean
+from clarena.record.metrics import Floats, Metric, by_name, checked_fractions, mean
 
 
 def final_pooled_accuracy(pooled: ArrayLike) -> float:
@@ -43,20 +42,15 @@ def average_incremental_pooled_accuracy(pooled: ArrayLike) -> float:
     return mean(_checked(pooled))
 
 
-POOLED_METRICS: Mapping[str, Metric] = MappingProxyType(
-    {
-        metric.name: metric
-        for metric in (
-            Metric("final_pooled_accuracy", "Final pooled accuracy", "accuracy", True, final_pooled_accuracy),
-            Metric(
-                "average_incremental_pooled_accuracy",
-                "Average incremental pooled accuracy",
-                "accuracy",
-                True,
-                average_incremental_pooled_accuracy,
-            ),
-        )
-    }
+POOLED_METRICS: Mapping[str, Metric] = by_name(
+    Metric("final_pooled_accuracy", "Final pooled accuracy", "accuracy", True, final_pooled_accuracy),
+    Metric(
+        "average_incremental_pooled_accuracy",
+        "Average incremental pooled accuracy",
+        "accuracy",
+        True,
+        average_incremental_pooled_accuracy,
+    ),
 )
 """The metrics of pooled scores by name: of runs whose predictions are at hand, beside those of `METRICS`."""
 

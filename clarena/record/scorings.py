@@ -71,3 +71,6 @@ def class_fields(labels: NDArray[np.int64], predicted: NDArray[np.int64], names:
 
 
 BUILT_IN: Mapping[str, Scoring] = MappingProxyType({each.name: each for each in (Classes(), Tokens(), Text())})
+
+ANSWERED_BY_CLASSES = frozenset(BUILT_IN)
+"""Targets whose answers are classes: all that come with CLArena."""

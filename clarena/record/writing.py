@@ -1,10 +1,13 @@
-"""Writing files: in one move, kept by the disk, and with a message where that cannot be. And reading JSON lines."""
+"""Writing files: in one move, kept by the disk, and with a message where that cannot be. And what is read of them."""
 
 import errno
 import os
 from pathlib import Path
 
 from clarena.errors import StoreError
+
+DIGEST_BYTES = 32
+"""Files with states begin with the SHA-256 of what follows."""
 
 
 def write_atomic(path: Path, content: bytes) -> None:
@@ -27,6 +30,12 @@ def write_atomic(path: Path, content: bytes) -> None:
         if isinstance(error, OSError):
             raise StoreError(f"Cannot write {path}: {error.strerror}. What was finished before is safe.") from error
         raise
+
+
+def state_sha256(path: Path) -> str:
+    """The SHA-256 of the state in a file of one, such as a kept model's, as the file says it."""
+    with path.open("rb") as file:
+        return file.read(DIGEST_BYTES).hex()
 
 
 def json_lines(path: Path) -> list[str]:

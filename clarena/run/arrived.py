@@ -17,10 +17,10 @@ from clarena.contract.samples import RowForm, Samples, held_out_rows
 from clarena.contract.strategy import Strategy
 from clarena.errors import DataError, UsageError
 from clarena.protocol.protocol import Protocol, Scenario
-from clarena.record.predictions import Arrays, Predictions
+from clarena.record.predictions import Predictions
 from clarena.record.record import Cell, ExperienceInfo
 from clarena.run.realisation import CellClasses, Realisation
-from clarena.run.testset import UNDEFINED, Answers, TestSet
+from clarena.run.testset import Answers, TestSet, unasked
 from clarena.run.trained import TrainedModel
 from clarena.toolbox.schedule import Budget
 from clarena.toolbox.seeding import Seeds
@@ -181,14 +181,8 @@ class Tested:
     def answers(self, strategy: Strategy, space: OutputSpace) -> Answers:
         """As of a `TestSet`."""
         found = [test.answers(strategy, space) for test in self._rest]
-        first = undefined(found[0], self._size) if self._first is None else self._first.answers(strategy, space)
+        first = unasked(found[0], self._size) if self._first is None else self._first.answers(strategy, space)
         return {name: np.concatenate([each[name] for each in (first, *found)]) for name in first}
-
-
-def undefined(like: Arrays, size: int) -> Answers:
-    """As many answers of the same kind, none of which was asked for."""
-    kinds = {name: (np.nan if array.dtype.kind == "f" else UNDEFINED, array) for name, array in like.items()}
-    return {name: np.full((size, *array.shape[1:]), blank, array.dtype) for name, (blank, array) in kinds.items()}
 
 
 def require_fit(new: Arrived, names: Sequence[str], scenario: Scenario, protocol: Protocol, what: str) -> None:

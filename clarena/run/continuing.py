@@ -17,14 +17,15 @@ from clarena.record.predictions import Predictions
 from clarena.record.reader import read_file, read_predictions
 from clarena.record.record import Cell, Record
 from clarena.record.store import MODEL, PREDICTIONS, RECORD, Store, read_folder
-from clarena.run.arrived import Arrived, NextExperience, Past, arrived, require_fit, undefined
+from clarena.record.writing import state_sha256
+from clarena.run.arrived import Arrived, NextExperience, Past, arrived, require_fit
 from clarena.run.data import load
 from clarena.run.devices import device_named
 from clarena.run.finding import find_run
 from clarena.run.keeping import keep_beside, lacks_model
 from clarena.run.realisation import CellClasses, Realisation
 from clarena.run.runner import Progress, Run, State
-from clarena.run.testset import TestSet
+from clarena.run.testset import TestSet, unasked
 from clarena.run.trained import TrainedModel, model_of
 from clarena.toolbox.seeding import forked
 
@@ -139,7 +140,7 @@ class GoingOn(Run):
         strategy.load_state_dict(self._model.content["strategy"])
         record, predictions = _read(self._parent)
         answers, new = predictions.answers, len(realised.test.experience) - len(predictions.experience)
-        blank = undefined({name: array[0] for name, array in answers.items()}, new)
+        blank = unasked({name: array[0] for name, array in answers.items()}, new)
         rows = [
             {name: np.concatenate([array[row], blank[name]]) for name, array in answers.items()}
             for row in range(len(record.experiences) + 1)
@@ -161,7 +162,7 @@ def _cell(parent: Record, folder: Path, model: TrainedModel, new: Arrived, what:
     came = Continuation(
         cell=parent.cell.id,
         record=hashlib.sha256(read_file(folder / RECORD)).hexdigest(),
-        state=read_file(folder / MODEL)[:32].hex(),
+        state=state_sha256(folder / MODEL),
         data=what,
     )
     data = new.data(model.form)

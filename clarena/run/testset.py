@@ -14,6 +14,7 @@ from clarena.contract.strategy import Strategy
 from clarena.contract.target import Target
 from clarena.errors import DivergedError, PluginError
 from clarena.protocol.protocol import Protocol, Scenario
+from clarena.record.predictions import Arrays
 from clarena.toolbox.seeding import forked
 
 UNDEFINED = -1
@@ -88,7 +89,7 @@ class TestSet:
         """
         blank = torch.zeros(0, *self.target.positions(self._y), self.outputs)
         kinds = self.target.answers(blank, self._y[:0], torch.arange(self.outputs))
-        found = {name: _unasked((len(self._y), *kind.shape[1:]), kind.numpy().dtype) for name, kind in kinds.items()}
+        found = unasked({name: kind.numpy() for name, kind in kinds.items()}, len(self._y))
         with forked(self.seed):
             for task, experiences, columns in self.questions(space):
                 rows = np.flatnonzero(np.isin(self._origin, experiences))
@@ -140,10 +141,13 @@ class TestSet:
             raise PluginError(f"predict returned scores on {scores.device}; inputs and model are on {self.x.device}.")
 
 
-def unasked(answers: Answers) -> Answers:
-    """Answers of the same shapes, of which nothing was asked."""
-    return {name: _unasked(kept.shape, kept.dtype) for name, kept in answers.items()}
-
-
-def _unasked(shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
-    return np.full(shape, np.nan if np.dtype(dtype).kind == "f" else UNDEFINED, dtype)
+def unasked(like: Arrays, size: int | None = None) -> Answers:
+    """Answers of the same kinds, of which nothing was asked; to as many samples, where no other size is given."""
+    return {
+        name: np.full(
+            (len(kept) if size is None else size, *kept.shape[1:]),
+            np.nan if kept.dtype.kind == "f" else UNDEFINED,
+            kept.dtype,
+        )
+        for name, kept in like.items()
+    }

@@ -18,6 +18,7 @@ from clarena.protocol.protocol import REVISION, NamedPart
 from clarena.record.aliases import read_aliases
 from clarena.record.reader import read_predictions
 from clarena.record.record import Cell, Record
+from clarena.record.scorings import ANSWERED_BY_CLASSES
 from clarena.record.store import MODEL, PREDICTIONS, Store
 from clarena.run.data import blamed
 from clarena.run.devices import device_named
@@ -113,7 +114,7 @@ class TrainedModel:
 
     def _require_classes(self) -> None:
         target = self.content["target"]
-        if target not in ("classes", "tokens", "text"):
+        if target not in ANSWERED_BY_CLASSES:
             raise UsageError(f"This model answers for {target}, and not with classes: what it says are its scores(x).")
 
     def read(self, path: str | Path) -> Samples:

@@ -6,8 +6,7 @@ from typing import Any
 
 import torch
 
-DIGEST_BYTES = 32
-"""A file begins with the SHA-256 of what follows."""
+from clarena.record.writing import DIGEST_BYTES
 
 
 def packed(content: dict[str, Any]) -> bytes:

@@ -9,17 +9,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from clarena.record.scorings import ANSWERED_BY_CLASSES
+from clarena.record.writing import state_sha256
+
 CODE = Path(__file__).with_name("templates") / "model.py.txt"
-ANSWERED_BY_CLASSES = ("classes", "tokens", "text")
-"""Targets whose answers are classes."""
 STATE_TAG = "clarena.model"
 """The tag of a run with the SHA-256 of the model that is logged for it; written last."""
-
-
-def state_sha256(path: Path) -> str:
-    """The SHA-256 of the state in a model's file, with which the file begins."""
-    with path.open("rb") as file:
-        return file.read(32).hex()
 
 
 def log_model(client: Any, experiment: str, run: Any, path: Path, name: str) -> None:

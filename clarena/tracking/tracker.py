@@ -18,9 +18,10 @@ from clarena.protocol.protocol import Track
 from clarena.record.record import Record, Status, now
 from clarena.record.scoring import metrics_of
 from clarena.record.store import MODEL, Store
+from clarena.record.writing import state_sha256
 from clarena.tracking import content
 from clarena.tracking.connection import connect
-from clarena.tracking.models import STATE_TAG, log_model, state_sha256
+from clarena.tracking.models import STATE_TAG, log_model
 from clarena.tracking.reader import RUNS_PER_PAGE, complete_in_file, complete_on_server
 from clarena.tracking.uri import database_file, public, resolve_uri
 

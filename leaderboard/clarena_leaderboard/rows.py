@@ -91,11 +91,10 @@ def entries(
 ) -> list[Entry]:
     """The rows of a table as entries, unordered and not yet compared; `slugs` and `submissions` go by the row's id."""
     labels = unique_labels([(row.id, row.info) for row in rows])
-    target = score_of(rows)[0]
+    target, score, _ = score_of(rows)
     shown = [name for name in ACCURACY_METRICS if track.protocol.eval_every or name not in CURVE_METRICS]
     shown += [metric.name for group in further_of(target).values() for metric in group]
     made = []
-    score = score_of(rows)[1]
     newest = max((run.metering for row in rows for run in row.runs.values() if run.status == "finished"), default=1)
     for row in rows:
         reason = why_apart(row, track, seeds, sort_key, score)

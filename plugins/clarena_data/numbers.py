@@ -17,6 +17,7 @@ from .tables import (
     SPLIT,
     TEXT_COLUMNS,
     Table,
+    ignored,
     labels_if_any,
     labels_of,
     new_table,
@@ -172,9 +173,7 @@ def read_new_numbers(path: Path, form: RowForm) -> Samples:
             raise DataError(f"{table.where(odd)}: {name} is {table.columns[name][odd]!r}, and must be a finite number.")
         found.append(narrow)
     labels, used = labels_if_any(table)
-    left = [name or "(no name)" for name in table.columns if name not in {*columns, *used, SPLIT}]
-    notes = [f"{path.name}: ignored columns: {', '.join(left)}."] if left else []
-    return samples_of(table, form.rows(np.stack(found, axis=1)), labels, notes)
+    return samples_of(table, form.rows(np.stack(found, axis=1)), labels, ignored(table, [*columns, *used]))
 
 
 def require_columns(path: Path, found: list[str], known: list[str]) -> None:

@@ -287,6 +287,12 @@ def new_table(path: Path) -> Table:
     return read_table(path)
 
 
+def ignored(table: Table, used: Sequence[str]) -> list[str]:
+    """A note on the columns that are neither among these nor that of the split, where there are any."""
+    left = [name or "(no name)" for name in table.columns if name not in {*used, SPLIT}]
+    return [f"{table.path.name}: ignored columns: {', '.join(left)}."] if left else []
+
+
 def samples_of(table: Table, x: Tensor, labels: tuple[str, ...] | None, notes: Sequence[str]) -> Samples:
     """The rows of a table as new samples, each called by its place in the file."""
     names = tuple(table.where(row).rpartition(", ")[2] for row in range(len(table.lines)))

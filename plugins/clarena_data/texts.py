@@ -14,10 +14,10 @@ from clarena import Benchmark, Data, DataError, RowForm, Samples, held_out_rows
 
 from .images import require_memory
 from .tables import (
-    SPLIT,
     TEXT_COLUMNS,
     Table,
     coalesced,
+    ignored,
     labels_if_any,
     labels_of,
     new_table,
@@ -76,9 +76,7 @@ class Words(Benchmark):
         table = new_table(path)
         texts, taken = new_texts(table)
         labels, used = labels_if_any(table)
-        left = [name or "(no name)" for name in table.columns if name not in {*taken, *used, SPLIT}]
-        notes = [f"{path.name}: ignored columns: {', '.join(left)}."] if left else []
-        return samples_of(table, form.rows(self.tokens(texts)), labels, notes)
+        return samples_of(table, form.rows(self.tokens(texts)), labels, ignored(table, [*taken, *used]))
 
 
 def tokenise(texts: Sequence[str], words: int, length: int) -> Tensor:
@@ -175,9 +173,7 @@ def text_rows(table: Table) -> tuple[list[Row], list[str]]:
     """
     texts, taken = new_texts(table)
     labels, used = labels_of(table)
-    left = [name or "(no name)" for name in table.columns if name not in {*taken, *used, SPLIT}]
-    notes = [f"{table.path.name}: ignored columns: {', '.join(left)}."] if left else []
-    return list(zip(texts, labels, parts_of(table))), [*table.notes, *notes]
+    return list(zip(texts, labels, parts_of(table))), [*table.notes, *ignored(table, [*taken, *used])]
 
 
 def new_texts(table: Table) -> tuple[list[str], list[str]]:

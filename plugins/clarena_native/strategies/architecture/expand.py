@@ -36,7 +36,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from clarena import Batch, Context, Experience, ReplayBuffer, Strategy, cross_entropy, evaluating
+from clarena import Batch, Context, Experience, ReplayBuffer, Strategy, evaluating
 from clarena_native.strategies.architecture.expand_network import WideModel
 from clarena_native.strategies.exemplars import Dealer, fields, joined
 from clarena_native.strategies.replay.icarl import herd
@@ -122,7 +122,7 @@ class Expand(Strategy):
             part = self._replay(part, stored, dealer)
             experience.meter.replayed += len(part) - part.fresh
             features = self.model.backbone(part.x)
-            loss = cross_entropy(self.model.head(features), part.y, part.mask)
+            loss = self.context.target.loss(self.model.head(features), part.y, part.mask)
             if helped:
                 newest = features[:, -auxiliary.in_features :]
                 loss = loss + self.auxiliary * F.cross_entropy(auxiliary(newest), classes[part.y])
@@ -159,7 +159,7 @@ class Expand(Strategy):
         updater = self.context.updater(head.parameters(), passes=passes)
 
         def loss(part: Batch) -> Tensor:
-            return cross_entropy(head(part.x) / self.temperature, part.y, part.mask)
+            return self.context.target.loss(head(part.x) / self.temperature, part.y, part.mask)
 
         for batch in experience.batches(passes):
             parts = min(self.context.protocol.accumulation, len(batch))
