@@ -52,7 +52,9 @@ if TYPE_CHECKING:
     from clarena.toolbox.downloads import data_root, fetch, user_path
     from clarena.toolbox.files import file_stamps, require_file
     from clarena.toolbox.gradients import fisher_diagonal, output_norm_sensitivity
+    from clarena.toolbox.mapped import mapped
     from clarena.toolbox.modules import BatchNorm, Freezable, Frozen, evaluating
+    from clarena.toolbox.together import each
 
 __version__ = "0.2.0"
 
@@ -96,6 +98,7 @@ _LAZY = {
     "continue_run": "clarena.run.continuing",
     "cross_entropy": "clarena.toolbox.categorical",
     "data_root": "clarena.toolbox.downloads",
+    "each": "clarena.toolbox.together",
     "evaluate": "clarena.run.evaluation",
     "evaluating": "clarena.toolbox.modules",
     "family_member": "clarena.plugins.registry",
@@ -104,6 +107,7 @@ _LAZY = {
     "fisher_diagonal": "clarena.toolbox.gradients",
     "held_out_rows": "clarena.contract.samples",
     "load_model": "clarena.run.trained",
+    "mapped": "clarena.toolbox.mapped",
     "npz_arrays": "clarena.contract.samples",
     "output_norm_sensitivity": "clarena.toolbox.gradients",
     "require_file": "clarena.toolbox.files",
@@ -161,6 +165,7 @@ __all__ = [
     "continue_run",
     "cross_entropy",
     "data_root",
+    "each",
     "evaluate",
     "evaluating",
     "family_member",
@@ -170,6 +175,7 @@ __all__ = [
     "held_out_rows",
     "hookimpl",
     "load_model",
+    "mapped",
     "npz_arrays",
     "output_norm_sensitivity",
     "require_file",

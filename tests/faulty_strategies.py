@@ -292,6 +292,18 @@ class AlwaysKeepsOne(GradientStrategy):
         self.buffer.add(self.context.generator("buffer"), x=batch.stream().x)
 
 
+@caught_by("rows", "converted for good")
+class ConvertsForGood(GradientStrategy):
+    """Keeps inputs where rows would be a quarter of the bytes."""
+
+    def setup(self, context: Context) -> None:
+        super().setup(context)
+        self.buffer = ReplayBuffer(context.granted_buffer(None))
+
+    def after_step(self, batch: Batch) -> None:
+        self.buffer.add(self.context.generator("buffer"), x=batch.stream().x)
+
+
 @caught_by("buffer_budget", "after experience 1; the protocol grants 6")
 class KeepsAsManyAsEver(GradientStrategy):
     """Keeps a total of its own where exemplars are granted for each class."""

@@ -4,7 +4,7 @@ import gc
 import random
 import sys
 import weakref
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from clarena.checks.declared import NotApplicable, require, require_stored
 from clarena.checks.tiny import Subject, TinyMlp
 from clarena.checks.trial import Question, Trial
 from clarena.contract.experience import Experience
+from clarena.contract.rows import Rows
 from clarena.errors import UsageError
 from clarena.protocol.protocol import TOTAL
 from clarena.toolbox.buffer import ReplayBuffer
@@ -194,7 +195,7 @@ def check_data_released(subject: Subject) -> None:
         trial = Trial(subject)
         while trial.done < len(trial.steps):
             experience = trial.begin()
-            held += [weakref.ref(experience), weakref.ref(experience.x)]
+            held += [weakref.ref(experience), weakref.ref(experience.rows), weakref.ref(experience.x)]
             trial.learn(experience)
             del experience
         gc.collect()
@@ -213,14 +214,25 @@ class Watched(Experience):
     direct = False
 
     @property
-    def x(self) -> Tensor:
-        """The inputs; the host's own reads go through `clarena.contract.experience`."""
+    def rows(self) -> Rows:
+        """The samples; the host's own reads go through `clarena.contract.experience`."""
         self.direct |= sys._getframe(1).f_globals["__name__"] != Experience.__module__
-        return self._x
+        return self._samples
+
+    @rows.setter
+    def rows(self, value: Rows) -> None:
+        self._samples = value
+
+    @property
+    def x(self) -> Any:
+        """The inputs."""
+        self.direct = True
+        return self._samples.inputs()
 
     @x.setter
-    def x(self, value: Tensor) -> None:
-        self._x = value
+    def x(self, inputs: Any) -> None:
+        self.direct = True
+        self._samples = Rows.of(inputs)
 
 
 def check_budget(subject: Subject) -> None:
@@ -278,6 +290,25 @@ def check_buffer_budget(subject: Subject) -> None:
                 f"{granted}. Make the buffer with ReplayBuffer(context.granted_buffer(self.buffer_size)): "
                 "buffer_size counts all samples, over all classes and experiences, and may be 0.",
             )
+
+
+def check_rows(subject: Subject) -> None:
+    """Samples of the stream are kept as rows, as they are stored, and not as inputs, converted for good."""
+    trial = Trial(replace(subject, stored="bytes"))
+    inputs: list[Tensor] = []
+    while trial.done < len(trial.steps):
+        inputs.append(trial.step().x.flatten(1))
+        known = {row.numpy().tobytes() for row in torch.cat(inputs)}
+        converted = 0
+        for tensor in tensors(dict(trial.strategy.state_dict())):
+            if tensor.dtype == inputs[0].dtype and tensor.numel() and tensor.numel() % inputs[0].shape[1] == 0:
+                converted += sum(row.numpy().tobytes() in known for row in tensor.reshape(-1, inputs[0].shape[1]))
+        require(
+            not converted,
+            f"The state holds {converted} samples as inputs, converted for good, where rows are bytes: four times what "
+            "it takes. Keep them with context.replay_buffer(…) and buffer.add(…, rows=batch.rows, y=batch.y), which "
+            "gives inputs back as x; elsewhere context.inputs(rows) converts.",
+        )
 
 
 def exemplars(trial: Trial, inputs: Tensor) -> int:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import prod
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -28,6 +28,9 @@ SHAPE = (1, 4, 4)
 TARGET = "classes"
 """What is asked of an input."""
 
+STEPS, ZERO = 32, 128
+"""Steps between two whole numbers, and the byte that stands for 0, where values are stored as bytes."""
+
 LEVELS = 9
 """Tokens that a value may become, for backbones that take tokens."""
 
@@ -45,13 +48,17 @@ class TinyStream(Benchmark):
         levels: Annotated[
             int, Field(ge=0, description="Each value becomes one of so many tokens; 0 leaves them numbers.")
         ] = 0,
+        stored: Annotated[Literal["numbers", "bytes"], Field(description="As what values are stored.")] = "numbers",
     ) -> None:
         self.scale = scale
         self.levels = levels
+        self.stored = stored
         self.vocabulary = levels + 1 if levels else None  # 0 is none
 
     def inputs(self, x: Tensor) -> Tensor:
         """Images as they are, or tokens int64 [n, values] from 1 on."""
+        if self.stored == "bytes":
+            x = (x.float() - ZERO) / STEPS
         if not self.levels:
             return x
         return torch.bucketize(x.flatten(1), torch.linspace(-2, 2, self.levels - 1, device=x.device)) + 1
@@ -66,7 +73,10 @@ class TinyStream(Benchmark):
             y = np.repeat(np.arange(classes), samples)
             x = means[y] + 0.5 * generator.normal(size=(len(y), prod(SHAPE)))
             images = torch.tensor(x, dtype=torch.float32).view(-1, *SHAPE)
-            return images.repeat_interleave(self.scale, 2).repeat_interleave(self.scale, 3), torch.tensor(y)
+            images = images.repeat_interleave(self.scale, 2).repeat_interleave(self.scale, 3)
+            if self.stored == "bytes":
+                images = (images * STEPS + ZERO).round().clamp(0, 255).to(torch.uint8)
+            return images, torch.tensor(y)
 
         return Data(*draw(max(map(max, SIZES))), *draw(TEST_SAMPLES), tuple(f"blob {c}" for c in range(classes)))
 
@@ -115,12 +125,14 @@ class Subject:
         scenario: class-, domain- or task-incremental.
         backbone: the class of the backbone.
         options: of the backbone.
+        stored: as what the values of an input are stored.
     """
 
     strategy: type[Strategy]
     scenario: Scenario
     backbone: type[Backbone] = TinyMlp
     options: Mapping[str, Any] = field(default_factory=dict)
+    stored: Literal["numbers", "bytes"] = "numbers"
 
     def track(self, **changes: Any) -> Track:
         """The track: momentum whose state is kept shows what a strategy forgets to save; a small buffer overflows.
@@ -132,7 +144,11 @@ class Subject:
             changes: fields of the protocol.
         """
         tokens = self.backbone.takes_tokens
-        inputs = {"scale": 1 if tokens or self.backbone is TinyMlp else 2, "levels": LEVELS if tokens else 0}
+        inputs: dict[str, Any] = {
+            "scale": 1 if tokens or self.backbone is TinyMlp else 2,
+            "levels": LEVELS if tokens else 0,
+            "stored": self.stored,
+        }
         known = "known_stream_length" in self.strategy.needs
         held_equal: dict[str, Any] = {
             "epochs": 4,

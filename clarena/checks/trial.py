@@ -110,13 +110,13 @@ class Trial:
 
     def questions(self) -> Iterator[Question]:
         """All that the host may ask at this moment."""
-        test = self.realised.test
+        test, x = self.realised.test, self.realised.test.x
         for task, experiences, columns in test.questions(self.realised.space):
             rows = np.flatnonzero(np.isin(test.experience, experiences))
             if len(rows):
                 yield Question(
                     task,
-                    test.x[torch.from_numpy(rows)],
+                    x[torch.from_numpy(rows)],
                     torch.from_numpy(test.labels[rows]),
                     torch.from_numpy(test.experience[rows]),
                     columns,

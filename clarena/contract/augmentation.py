@@ -60,7 +60,7 @@ def views(x: Tensor, padding: int, top: Tensor, left: Tensor, mirror: Tensor) ->
 
 def require_images(input_shape: tuple[int, ...], benchmark: str) -> None:
     """Raise `UsageError` unless inputs are images [channels, height, width]."""
-    if len(input_shape) != 3:
+    if len(input_shape) != 3 or isinstance(input_shape[0], tuple):
         raise UsageError(
             f"protocol.augmentation crops and mirrors images [channels, height, width], but inputs of {benchmark} have "
             f"shape {input_shape}. Leave it out, or choose a benchmark of images: clarena list."

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from clarena.contract.target import Target, built_in
 from clarena.errors import DataError
+from clarena.toolbox.together import columns, count, form_of, kinds
 
 INPUTS = (
     torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.bool,
@@ -23,7 +24,8 @@ class Data:
     """The source arrays of a benchmark, on the CPU, as they are stored (uint8 images stay uint8).
 
     Attributes:
-        x_train, x_test: inputs [n, …], of one dtype and shape.
+        x_train, x_test: inputs [n, …], of one dtype and shape; or a named tuple of such tensors, where what belongs to
+            a sample differs in kind: numbers beside ids, a text beside an image.
         y_train, y_test: labels [n, …], such as the target has them: for classes int64 [n], in 0 … classes − 1.
         class_names: a name for each class, or whatever else an output stands for.
         domain_train, domain_test: the domain of each sample, int64 [n], where samples come from several.
@@ -37,9 +39,9 @@ class Data:
             as the names of columns; no part of the fingerprint. A trained model carries it.
     """
 
-    x_train: Tensor
+    x_train: Any
     y_train: Tensor
-    x_test: Tensor
+    x_test: Any
     y_test: Tensor
     class_names: tuple[str, ...]
     domain_train: Tensor | None = None
@@ -51,8 +53,8 @@ class Data:
     encoding: Mapping[str, Any] = field(default_factory=dict)
 
     def __repr__(self) -> str:
-        shape, kind = list(self.x_train.shape[1:]), str(self.x_train.dtype).removeprefix("torch.")
-        return f"Data({len(self.x_train)} + {len(self.x_test)} samples {shape} of {kind}, {self.classes} classes)"
+        train, test = count(self.x_train), count(self.x_test)
+        return f"Data({train} + {test} samples {form_of(self.x_train)}, {self.classes} classes)"
 
     @property
     def classes(self) -> int:
@@ -69,20 +71,20 @@ class Data:
         `target`: what is asked of an input, where it is not built in.
         """
         for name in ("x_train", "y_train", "x_test", "y_test"):
-            if not isinstance(tensor := getattr(self, name), Tensor):
-                raise DataError(f"{name} must be a torch.Tensor, not {_kind(tensor)}: torch.from_numpy(…).")
+            for tensor in _tensors(name, getattr(self, name)):
+                if not isinstance(tensor, Tensor):
+                    raise DataError(f"{name} must be a torch.Tensor, not {_kind(tensor)}: torch.from_numpy(…).")
         for part, x, y in (("training", self.x_train, self.y_train), ("test", self.x_test, self.y_test)):
-            _validate_inputs(part, x)
             labels = len(y) if y.ndim else 0
-            if len(x) != labels:
-                raise DataError(f"The {part} set has {len(x)} inputs but {labels} labels. Give one label per input.")
+            for column in columns(x):
+                _validate_inputs(part, column)
+                if len(column) != labels:
+                    raise DataError(
+                        f"The {part} set has {len(column)} inputs but {labels} labels. Give one label per input."
+                    )
+        if (form := form_of(self.x_train)) != (other := form_of(self.x_test)):
+            raise DataError(f"Training inputs are {form}, test inputs are {other}. They must be alike.")
         (target or built_in(self.target)()).validate(self)
-        form, other = ((tuple(x.shape[1:]), x.dtype) for x in (self.x_train, self.x_test))
-        if form != other:
-            raise DataError(
-                f"Training inputs have shape {form[0]} and are {_name(form[1])}, test inputs have shape {other[0]} and "
-                f"are {_name(other[1])}. They must be alike."
-            )
         for kind, names in (("class", self.class_names), ("domain", self.domain_names)):
             _validate_names(kind, names)
         self._validate_domains()
@@ -108,7 +110,9 @@ class Data:
         The three targets that are built in differ in these, so none is named.
         """
         digest = hashlib.sha256("\0".join(self.class_names).encode())
-        tensors = [self.x_train, self.y_train, self.x_test, self.y_test]
+        if isinstance(self.x_train, tuple):
+            digest.update("\0".join(("", *kinds(self.x_train))).encode())
+        tensors = [*columns(self.x_train), self.y_train, *columns(self.x_test), self.y_test]
         if self.domain_train is not None and self.domain_test is not None:
             digest.update("\0".join(("", *self.domain_names)).encode())
             tensors += [self.domain_train, self.domain_test]
@@ -118,6 +122,13 @@ class Data:
             digest.update(f"{tuple(tensor.shape)}{tensor.dtype}".encode())
             digest.update(tensor.contiguous().numpy().data)
         return digest.hexdigest()
+
+
+def _tensors(name: str, value: Any) -> tuple[Any, ...]:
+    """The tensors in `value`; raises `DataError` for a tuple of inputs that has no names, or of labels."""
+    if isinstance(value, tuple) and not (name.startswith("x") and value and hasattr(value, "_fields")):
+        raise DataError(f"{name} is a tuple. Give one tensor, or for inputs of several kinds a named tuple of tensors.")
+    return columns(value)
 
 
 def _validate_inputs(part: str, x: Tensor) -> None:

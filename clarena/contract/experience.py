@@ -9,9 +9,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from clarena.contract.rows import Rows
 from clarena.contract.target import Classes, Target
 from clarena.errors import PluginError
 from clarena.protocol.protocol import Protocol, Scenario
+from clarena.toolbox import together
+from clarena.toolbox.together import part
 
 EXEMPLAR = -1
 """The index of a sample that comes from a buffer."""
@@ -38,17 +41,29 @@ class Batch:
     mask: Tensor | None
     fresh: int
     scores: Tensor | None = None
+    _rows: Callable[[], Any] | None = field(repr=False, default=None)  # of the stream's samples, when called
 
     def __len__(self) -> int:
         return len(self.y)
 
+    @property
+    def rows(self) -> Any:
+        """The rows of samples of the stream [batch, …], as they are before conversion: what a buffer should keep.
+
+        Raises:
+            PluginError: for a batch with exemplars in it, whose rows are in the buffer: ask `stream()`.
+        """
+        if self._rows is None or self.fresh < len(self):
+            raise PluginError("it asks for the rows of exemplars. Those of the stream are batch.stream().rows.")
+        return self._rows()
+
     def stream(self) -> "Batch":
         """The samples of the stream alone."""
-        return self._rows(slice(0, self.fresh), self.fresh)
+        return self._part(slice(0, self.fresh), self.fresh)
 
     def exemplars(self) -> "Batch":
         """The exemplars alone."""
-        return self._rows(slice(self.fresh, len(self)), 0)
+        return self._part(slice(self.fresh, len(self)), 0)
 
     def join(self, x: Tensor, y: Tensor, task: Tensor | None, mask: Tensor | None) -> "Batch":
         """This batch with exemplars behind it: one batch, one forward pass."""
@@ -58,23 +73,26 @@ class Batch:
             outputs = next(m.shape[1] for m in (self.mask, mask) if m is not None)
             joined = torch.cat([_full_mask(self.mask, len(self), outputs, y), _full_mask(mask, len(y), outputs, y)])
         return Batch(
-            x=torch.cat([self.x, x]),
+            x=together.joined([self.x, x]),
             y=torch.cat([self.y, y]),
             task=None if self.task is None or task is None else torch.cat([self.task, task]),
             index=torch.cat([self.index, self.index.new_full((len(y),), EXEMPLAR)]),
             mask=joined,
             fresh=self.fresh,
+            _rows=self._rows,
         )
 
-    def _rows(self, rows: slice, fresh: int) -> "Batch":
+    def _part(self, rows: slice, fresh: int) -> "Batch":
+        whole = self._rows
         return Batch(
-            x=self.x[rows],
+            x=part(self.x, rows),
             y=self.y[rows],
             task=None if self.task is None else self.task[rows],
             index=self.index[rows],
             mask=self.mask if self.mask is None or len(self.mask) == 1 else self.mask[rows],
             fresh=fresh,
             scores=None if self.scores is None else self.scores[rows],
+            _rows=None if whole is None or not fresh else lambda: part(whole(), rows),
         )
 
 
@@ -225,7 +243,7 @@ class Experience:
     classes: tuple[int, ...]
     outputs: int
     space: OutputSpace = field(repr=False)
-    x: Tensor = field(repr=False)
+    rows: Rows = field(repr=False)
     y: Tensor = field(repr=False)
     tasks: Tensor | None = field(repr=False)
     protocol: Protocol = field(repr=False)
@@ -241,6 +259,15 @@ class Experience:
 
     def __len__(self) -> int:
         return len(self.y)
+
+    @property
+    def x(self) -> Any:
+        """All inputs at once [n, …], past the meter: for the host, and for whoever looks on."""
+        return self.rows.inputs()
+
+    @x.setter
+    def x(self, inputs: Any) -> None:
+        self.rows = Rows.of(inputs)
 
     @property
     def passes_left(self) -> int:
@@ -267,12 +294,11 @@ class Experience:
             self._passes_begun += 1
             self._look()
             order = torch.randperm(len(self), generator=self.generator)
-            there = order.to(self.y.device, non_blocking=True)
-            for rows, index in zip(order.split(self.protocol.batch_size), there.split(self.protocol.batch_size)):
+            for place, index, x, rows in self._read(order, self.protocol.batch_size):
                 self.on_step(self.meter.steps)
                 self.meter.steps += 1
                 self.meter.samples += len(index)
-                yield self._batch(index, rows)
+                yield self._batch(place, index, x, rows)
 
     def scan(self, batch_size: int | None = None) -> Iterator[Batch]:
         """Every sample once, in order, without augmentation or chance: for importance, herding, targets.
@@ -280,11 +306,10 @@ class Experience:
         Raises `PluginError` when the protocol's `scans` are spent.
         """
         size = batch_size or self.protocol.eval_batch_size
-        order, there = torch.arange(len(self)), torch.arange(len(self), device=self.y.device)
-        for rows, index in zip(order.split(size), there.split(size)):
+        for place, index, x, rows in self._read(torch.arange(len(self)), size):
             self.meter.scanned += len(index)
             self._look()
-            yield self._batch(index, rows)
+            yield self._batch(place, index, x, rows)
 
     @property
     def looks(self) -> float:
@@ -306,15 +331,19 @@ class Experience:
         """The samples as a map-style data set, for adapters whose own loaders must iterate; accesses are counted."""
         return ExperienceDataset(self)
 
-    def _batch(self, index: Tensor, rows: Tensor) -> Batch:
-        """The samples at `index`, which is on the device; `rows` is the same on the CPU."""
-        x, y = self.x.index_select(0, index), self.y.index_select(0, index)
+    def _read(self, order: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor, Any, Callable[[], Any]]]:
+        """Batch by batch: positions on the CPU and on the device, inputs, and what gives rows."""
+        places, there = order.split(size), order.to(self.y.device, non_blocking=True).split(size)
+        return ((*each, *read) for *each, read in zip(places, there, self.rows.batches(places, there)))
+
+    def _batch(self, place: Tensor, index: Tensor, x: Any, rows: Callable[[], Any]) -> Batch:
+        y = self.y.index_select(0, index)
         if not self.space.seen.issuperset(self.classes):  # boundaries are hidden: labels show as they come
             assert self.labels is not None
-            self.space.reveal(self.labels[rows])
+            self.space.reveal(self.labels[place])
         task = None if self.tasks is None else self.tasks.index_select(0, index)
         mask = self.space.mask(None if task is None else task[:1] if self.task is not None else task)
-        return Batch(x, y, task, index, mask, fresh=len(index))
+        return Batch(x, y, task, index, mask, fresh=len(index), _rows=rows)
 
 
 UNTOLD = "whose boundaries are hidden"
@@ -349,12 +378,12 @@ class HiddenStream:
         if passes is not None or self.begun:
             raise PluginError(f"it asks for single passes over an experience, {UNTOLD}")
         self.begun, before = True, 0
-        for part in self._parts:
-            part.meter = self.meter
-            for batch in part.batches():
-                batch.index += before
+        for experience in self._parts:
+            experience.meter = self.meter
+            for batch in experience.batches():
+                batch.index = batch.index + before
                 yield batch
-            before += len(part)
+            before += len(experience)
         self.finished = True
 
     def check_finished(self) -> None:
@@ -384,11 +413,20 @@ class ExperienceDataset(Dataset[Any]):
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         self._experience.meter.accesses += 1
         self._experience._look()
-        return self._experience.x[index], self.targets[index]
+        return part(self._at([index])[0], 0), self.targets[index]
 
-    def inputs(self, index: Sequence[int]) -> Tensor:
+    def inputs(self, index: Sequence[int]) -> Any:
         """The inputs of several samples at once, [len(index), …], without waiting for the device."""
         self._experience.meter.accesses += len(index)
         self._experience._look()
-        x = self._experience.x
-        return x.index_select(0, torch.tensor(index).to(x.device, non_blocking=True))
+        return self._at(index)[0]
+
+    def rows(self, index: Sequence[int]) -> Any:
+        """Their rows, as they are before conversion: what a buffer should keep."""
+        self._experience.meter.accesses += len(index)
+        self._experience._look()
+        return self._at(index)[1]()
+
+    def _at(self, index: Sequence[int]) -> tuple[Any, Callable[[], Any]]:
+        place = torch.tensor(index)
+        return self._experience.rows.at(place, place.to(self._experience.y.device, non_blocking=True))

@@ -19,7 +19,7 @@ from clarena.contract.target import Target
 from clarena.contract.updater import Factors, Updater
 from clarena.errors import UsageError
 from clarena.protocol.protocol import Protocol, Scenario
-from clarena.toolbox.buffer import Capacity
+from clarena.toolbox.buffer import Capacity, Policy, ReplayBuffer
 from clarena.toolbox.modules import Frozen, evaluating
 from clarena.toolbox.schedule import Budget
 from clarena.toolbox.seeding import Seeds
@@ -54,6 +54,7 @@ class Context:
         space: which outputs exist and are in play.
         seeds: the named generators.
         budget: how far learning has come with what it was given.
+        inputs: the conversion: inputs [n, …] of rows [n, …], the same for every experience.
         outputs, experiences: of the whole stream; None unless the protocol says that they are known in advance. The
             number of experiences is never told where boundaries are hidden.
     """
@@ -66,6 +67,7 @@ class Context:
     space: OutputSpace
     seeds: Seeds
     make_backbone: Callable[[], Backbone] = field(repr=False)
+    inputs: Callable[[Any], Any] = field(repr=False, default=lambda rows: rows)
     budget: Budget = field(repr=False, default_factory=Budget)
     plain_sgd: bool = False
     outputs: int | None = None
@@ -148,6 +150,10 @@ class Context:
             return torch.optim.SGD(params, lr=rate, momentum=p.momentum, weight_decay=p.weight_decay)
         kind = torch.optim.Adam if p.optimizer == "adam" else torch.optim.AdamW
         return kind(params, lr=rate, weight_decay=p.weight_decay, fused=True)  # one kernel for all parameters
+
+    def replay_buffer(self, wanted: int | None, policy: Policy = "reservoir", key: str = "y") -> ReplayBuffer:
+        """An empty buffer on the device, as large as `granted_buffer` says: it keeps rows, and gives inputs back."""
+        return ReplayBuffer(self.granted_buffer(wanted), policy, key, self.inputs).to(self.device)
 
     def granted_buffer(self, wanted: int | None) -> Capacity:
         """The buffer size a strategy gets: what it wants, within the limit; None asks for all of it.

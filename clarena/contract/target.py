@@ -27,6 +27,7 @@ from clarena.toolbox.categorical import (
     outputs_in_play,
     soft_cross_entropy,
 )
+from clarena.toolbox.together import form_of
 
 if TYPE_CHECKING:
     from clarena.contract.data import Data
@@ -251,12 +252,12 @@ class Tokens(Categorical):
         if data.class_bytes and self.name == Tokens.name:
             raise DataError("Only language models are asked for bytes of classes: Data(target='text').")
         for part, x, y in (("training", data.x_train, data.y_train), ("test", data.x_test, data.y_test)):
-            tokens = x.ndim == 2 and not x.is_floating_point() and x.dtype != torch.bool
+            tokens = isinstance(x, Tensor) and x.ndim == 2 and not x.is_floating_point() and x.dtype != torch.bool
             if not tokens or y.shape != x.shape:
-                shapes = (f"{str(t.dtype).removeprefix('torch.')} {list(t.shape)}" for t in (y, x))
+                shapes = form_of(y), form_of(x)
                 raise DataError(
-                    "The {} labels are {}, the inputs {}. Give a label for each token of inputs that are tokens, both "
-                    "[n, time].".format(part, *shapes)
+                    "The {} labels of a sample are {}, its inputs {}. Give a label for each token of inputs that are "
+                    "tokens, both [n, time].".format(part, *shapes)
                 )
         super().validate(data)
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from clarena.contract.experience import Batch, _full_mask
 from clarena.errors import PluginError
 from clarena.protocol.protocol import Protocol
+from clarena.toolbox import together
 from clarena.toolbox.schedule import Clock, rates, scheduled
 
 Factors = Sequence[tuple[Iterable[nn.Parameter], float]]
@@ -89,7 +90,7 @@ class Updater:
             return
         ends = [n * part // count for part in range(count + 1)]
         for start, end in pairwise(ends):
-            yield batch._rows(slice(start, end), min(max(batch.fresh - start, 0), end - start)), (end - start) / n
+            yield batch._part(slice(start, end), min(max(batch.fresh - start, 0), end - start)), (end - start) / n
 
     def descend(
         self, batch: Batch, loss: Callable[[Batch], Tensor], penalty: Callable[[], Tensor] | None = None
@@ -231,15 +232,16 @@ def joined(parts: Sequence[Batch]) -> Batch:
         return parts[0]
     pieces = [part.stream() for part in parts] + [part.exemplars() for part in parts if len(part) > part.fresh]
 
-    def together(name: str) -> Any:
+    def column(name: str) -> Any:
         columns = [getattr(piece, name) for piece in pieces]
-        return None if any(column is None for column in columns) else torch.cat(columns)
+        return None if any(column is None for column in columns) else together.joined(columns)
 
     masks = [piece.mask for piece in pieces]
     outputs = next((mask.shape[1] for mask in masks if mask is not None), 0)
     whole = [_full_mask(mask, len(piece), outputs, piece.y) for mask, piece in zip(masks, pieces)]
     return Batch(
-        **{name: together(name) for name in ("x", "y", "task", "index", "scores")},
+        **{name: column(name) for name in ("x", "y", "task", "index", "scores")},
         mask=torch.cat(whole) if outputs else None,
         fresh=sum(part.fresh for part in parts),
+        _rows=lambda: together.joined([part.stream().rows for part in parts]),
     )

@@ -28,7 +28,7 @@ Status = Literal["finished", "diverged", "out_of_memory", "failed", "timed_out",
 RETRIED: frozenset[Status] = frozenset({"failed", "timed_out", "interrupted", "out_of_memory"})
 """What `--retry` runs again. `diverged` is a result."""
 
-MEASURED_SINCE = {"train_seconds": 2, "predict_seconds": 2, "peak_memory_bytes": 2}
+MEASURED_SINCE = {"train_seconds": 2, "predict_seconds": 2, "peak_memory_bytes": 2, "state_bytes": 3}
 """The revision of metering since which a cost is measured as it is now; 1 for all others."""
 
 FIRST_TUNING_SEED = 2**32

@@ -101,6 +101,7 @@ class NextExperience(Realisation):
         self.stream = Stream((*before, split), new.names)
         self.steps = [[position] for position in range(len(self.stream.splits))]
         self._transforms = [split.transform for split in self.stream.splits]
+        self.conversion = model.conversion
         self._evaluation = self.seeds.torch("evaluation")
         self.space, self.budget = self._fresh_space(), Budget()
         self._past = past
@@ -136,7 +137,14 @@ def _column(realised: NextExperience, position: int, x: Tensor, y: Tensor) -> Te
     generator = realised.seeds.apart("evaluation", position)
     scenario: Scenario = realised.track.scenario
     return TestSet(
-        realised.benchmark, data, target, Stream(splits, names), scenario, realised.protocol, generator, realised.device
+        realised.conversion,
+        data,
+        target,
+        Stream(splits, names),
+        scenario,
+        realised.protocol,
+        generator,
+        realised.device,
     )
 
 

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -17,6 +17,7 @@ from clarena.plugins.identity import HOST, code_identity
 from clarena.plugins.parameters import parameters, parse
 from clarena.protocol.protocol import NamedPart
 from clarena.toolbox.files import Stamp, file_stamps
+from clarena.toolbox.together import columns, kinds, part, shape_of
 
 KEPT = 2
 """Data that are kept for the next run of the same process."""
@@ -59,16 +60,14 @@ class Loaded:
         """Counts by part and class, range, samples that occur twice, and the notes of whoever read the data."""
         data = self.data
         train, test = _hashes(data.x_train), _hashes(data.x_test)
-        known, inputs = set(train), (data.x_train, data.x_test)
+        known, given = set(train), self.input_shape
+        inputs = [_described(*both) for both in zip(columns(data.x_train), columns(data.x_test))]
         return {
             "benchmark": self.name,
             "fingerprint": self.fingerprint,
             "inputs": {
-                "shape": list(data.x_train.shape[1:]),
-                "type": str(data.x_train.dtype).removeprefix("torch."),
-                "lowest": min(x.min().item() for x in inputs),
-                "highest": max(x.max().item() for x in inputs),
-                "given_to_the_model": list(self.input_shape),
+                **(dict(zip(kinds(data.x_train), inputs)) or inputs[0]),
+                "given_to_the_model": given._asdict() if hasattr(given, "_asdict") else list(given),
             },
             "classes": list(data.class_names),
             "domains": list(data.domain_names),
@@ -93,11 +92,14 @@ class Loaded:
         inputs, train, test, twice = (report[key] for key in ("inputs", "train", "test", "twice"))
         counts = train["labels_by_class"]
         each = f"{min(counts)}" if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
-        shape, given = (" × ".join(map(str, inputs[key])) for key in ("shape", "given_to_the_model"))
+        if "shape" in inputs:
+            told, given = _told(inputs), _product(inputs["given_to_the_model"])
+            told += f", given to the model as {given}" if given != _product(inputs["shape"]) else ""
+        else:
+            told = ", ".join(f"{kind} {_told(facts)}" for kind, facts in inputs.items() if kind != "given_to_the_model")
         line = (
             f"{self.name}: {train['samples']} training and {test['samples']} test samples of {len(counts)} classes "
-            f"({each} training samples each); {shape} {inputs['type']} from {inputs['lowest']:g} to "
-            f"{inputs['highest']:g}" + (f", given to the model as {given}" if given != shape else "")
+            f"({each} training samples each); {told}"
         )
         return f"{line}; {twice['within_train']} training samples occur twice." if twice["within_train"] else f"{line}."
 
@@ -128,7 +130,7 @@ def load(benchmark: type[Benchmark], options: Mapping[str, Any], targets: Target
             )
         if kept is None or type(kept.target) is not target:
             data.validate(target())
-            input_shape = tuple(made.inputs(data.x_train[:1]).shape[1:])
+            input_shape = shape_of(made.inputs(part(data.x_train, slice(1))))
             _kept[key] = Loaded(benchmark.name, data, target(), input_shape, bool(files))
             while len(_kept) > KEPT:
                 _kept.popitem(last=False)
@@ -179,5 +181,23 @@ def stated(benchmark: type[Benchmark], options: Mapping[str, Any]) -> dict[str, 
     return {name: value for name, value in options.items() if name not in added or value != known[name].default}
 
 
-def _hashes(x: Tensor) -> list[int]:
-    return [hash(row.tobytes()) for row in x.flatten(1).numpy()]
+def _described(train: Tensor, test: Tensor) -> Report:
+    return {
+        "shape": list(train.shape[1:]),
+        "type": str(train.dtype).removeprefix("torch."),
+        "lowest": min(x.min().item() for x in (train, test)),
+        "highest": max(x.max().item() for x in (train, test)),
+    }
+
+
+def _told(facts: Report) -> str:
+    return f"{_product(facts['shape'])} {facts['type']} from {facts['lowest']:g} to {facts['highest']:g}"
+
+
+def _product(shape: Iterable[int]) -> str:
+    return " × ".join(map(str, shape))
+
+
+def _hashes(x: Any) -> list[int]:
+    each = [[hash(row.tobytes()) for row in column.flatten(1).numpy()] for column in columns(x)]
+    return each[0] if len(each) == 1 else [hash(row) for row in zip(*each)]

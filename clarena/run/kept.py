@@ -17,6 +17,7 @@ from torch import Tensor
 from clarena.contract.benchmark import Benchmark, Transform
 from clarena.contract.data import INPUTS
 from clarena.contract.experience import OutputSpace
+from clarena.contract.rows import Conversion
 from clarena.contract.samples import RowForm
 from clarena.contract.strategy import Context, Strategy
 from clarena.errors import PluginError, UsageError
@@ -72,6 +73,7 @@ def content_of(cell: Cell, realised: Realisation, strategy: Strategy, prediction
             "shape": tuple(data.x_train.shape[1:]),
             "dtype": str(data.x_train.dtype).removeprefix("torch."),
             "encoding": dict(data.encoding),
+            "as_stored": realised.conversion.as_stored,
             "example": data.x_test[realised.stream.splits[-1].test[:1]],
         },
         "benchmark": _made_of(type(realised.benchmark)),
@@ -82,6 +84,11 @@ def content_of(cell: Cell, realised: Realisation, strategy: Strategy, prediction
 
 def kept_transforms(realised: Realisation) -> list[Any]:
     """The transforms of all experiences as plain data, one where they share it; raises `UsageError` as `content_of`."""
+    if isinstance(realised.data.x_train, tuple):
+        raise UsageError(
+            f"A model of {realised.track.benchmark.name} cannot be kept: a sample of it is several tensors, and new "
+            "ones are read as one. Leave out --keep model."
+        )
     found = [split.transform for split in realised.stream.splits]
     if all(transform is found[0] for transform in found):
         found = found[:1]
@@ -174,7 +181,9 @@ def form_of(content: Content) -> RowForm:
     return RowForm(tuple(rows["shape"]), dtype, rows["encoding"])
 
 
-def strategy_of(content: Content, cell: Cell, parts: CellClasses, device: torch.device) -> Strategy:
+def strategy_of(
+    content: Content, cell: Cell, parts: CellClasses, conversion: Conversion, device: torch.device
+) -> Strategy:
     """The strategy with its state, in the outputs that exist; the caller keeps the global generators."""
     track, info, granted, outputs = cell.track, cell.strategy, content["context"], content["outputs"]
     target = parts.targets(content["target"])()
@@ -190,6 +199,7 @@ def strategy_of(content: Content, cell: Cell, parts: CellClasses, device: torch.
         space=space,
         seeds=Seeds(cell.seed),
         make_backbone=partial(parts.backbone, input_shape, *granted["tokens"], **options),
+        inputs=conversion,
         plain_sgd=granted["plain_sgd"],
         outputs=granted["outputs"],
         experiences=granted["experiences"],

@@ -40,6 +40,7 @@ from clarena.run.rehearsal import check_backbone, check_buffers, check_scans
 from clarena.run.updates import check_precision, check_updates
 from clarena.run.worker import Work
 from clarena.toolbox.seeding import forked
+from clarena.toolbox.together import form_of, shape_of
 
 Settings = Mapping[str, Mapping[str, Any]]
 """Values by owner: `{"ewc": {"strength": 10}, "benchmark": {"experiences": 2}, "protocol": {"epochs": 1}}`."""
@@ -235,13 +236,15 @@ def _rehearse(parts: CellClasses, info: StrategyInfo, track: Track, seed: int) -
         for positions in realised.steps[:2]:
             realised.begin(positions)
             experience = realised.experience(positions)
-            if realised.positions == experience.x.shape[1:]:
-                experience.x, experience.y = experience.x[:, :3], experience.y[:, :3]
+            x = experience.x
+            if realised.positions and realised.positions == shape_of(x):
+                x = x[:, :3]
+                experience.x, experience.y = x, experience.y[:, :3]
             strategy.learn(experience)
-            answer = tuple(strategy.predict(experience.x, experience.task).shape)
+            answer = tuple(strategy.predict(x, experience.task).shape)
             wanted = (len(experience.y), *realised.target.positions(experience.y), realised.space.width)
             if answer != wanted:
-                raise UsageError(f"for inputs {tuple(experience.x.shape)} its scores are {answer}, not {wanted}")
+                raise UsageError(f"for {len(experience)} inputs {form_of(x)} its scores are {answer}, not {wanted}")
     except Exception as error:  # whatever comes of labels that are not what a method expects
         what = str(error) if isinstance(error, ClarenaError) else f"{type(error).__name__}: {error}"
         raise UsageError(

@@ -6,12 +6,12 @@ from functools import cached_property, partial
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from clarena.contract.augmentation import require_backbone, require_images
 from clarena.contract.backbone import Backbone, require_model
 from clarena.contract.benchmark import Benchmark, Split, limited, with_validation
 from clarena.contract.experience import Experience, HiddenStream, OutputSpace
+from clarena.contract.rows import Conversion, Part, Rows, conversion
 from clarena.contract.strategy import Context, Strategy
 from clarena.contract.target import Target, built_in
 from clarena.errors import PluginError, UsageError
@@ -25,6 +25,7 @@ from clarena.run.testset import TestSet
 from clarena.run.variation import varied
 from clarena.toolbox.schedule import Budget
 from clarena.toolbox.seeding import BEFORE_LEARNING, Seeds
+from clarena.toolbox.together import part, shape_of
 
 
 @dataclass(frozen=True)
@@ -46,11 +47,13 @@ class Realisation:
         steps: which experiences' data are learned from together, one after another: each alone, or for a strategy
             that needs past or all data, the union.
         space: which outputs exist and are in play by now.
+        conversion: how what is stored becomes a row, and a row an input.
         seeds: the named generators.
         carried: what a trained model keeps of this besides.
     """
 
     carried: Mapping[str, Any] = {}
+    conversion: Conversion
 
     def __init__(self, track: Track, parts: CellClasses, seed: int, device: torch.device) -> None:
         self.track, self.parts, self.device, self.protocol = track, parts, device, track.protocol
@@ -75,6 +78,7 @@ class Realisation:
         stream = limited(stream, self.protocol.limit, self.target.labels_are_classes)
         stream = varied(stream, track.stream, track.scenario, self.seeds, self.target)
         self._transforms = [split.transform for split in stream.splits]
+        self.conversion = conversion(self.benchmark.inputs, self.data.x_train, self._transforms)
         self.stream = replace(stream, splits=stream.splits[:first])
         self.steps = _steps(len(self.stream.splits), parts.strategy.needs)
         self._evaluation = self.seeds.torch("evaluation")
@@ -107,7 +111,7 @@ class Realisation:
     def test(self) -> TestSet:
         """The test samples, on the device."""
         return TestSet(
-            self.benchmark,
+            self.conversion,
             self.data,
             self.target,
             self.stream,
@@ -136,8 +140,8 @@ class Realisation:
     def context(self, learning_rate: float | None = None) -> Context:
         """What the protocol grants."""
         transform = self.stream.splits[0].transform
-        sample = self.benchmark.inputs(self.data.x_train[:1])
-        input_shape = tuple((sample if transform is None else transform(sample)).shape[1:])
+        sample = self.benchmark.inputs(part(self.data.x_train, slice(1)))
+        input_shape = shape_of(sample if transform is None else transform(sample))
         if self.protocol.augmentation is not None:
             require_images(input_shape, self.benchmark.name)
         options = parse(self.parts.backbone, self.track.backbone.options, self.track.backbone.name)
@@ -151,6 +155,7 @@ class Realisation:
             space=self.space,
             seeds=self.seeds,
             make_backbone=partial(self.parts.backbone, input_shape, *self.tokens(), **options),
+            inputs=self.conversion,
             budget=self.budget,
             plain_sgd="plain_sgd" in self.parts.strategy.needs,
             outputs=self.stream.outputs if known else None,
@@ -196,11 +201,12 @@ class Realisation:
         self.space.begin([self._shown(i) for i in positions])
 
     def experience(self, positions: list[int]) -> Experience:
-        """The data of these experiences on the device, gathered and transformed once; call `begin` first."""
-        inputs, labels, tasks = [], [], []
+        """The data of these experiences; call `begin` first."""
+        parts: list[Part] = []
+        labels, tasks = [], []
         for i in positions:
             split = self.stream.splits[i]
-            inputs.append(self._inputs(split))
+            parts += self._parts(split)
             labels.append(split.y_train)
             tasks.append(torch.full_like(labels[-1], i))
         y = torch.cat(labels)
@@ -211,7 +217,7 @@ class Realisation:
             classes=tuple(sorted(frozenset().union(*map(self._shown, positions)))),
             outputs=self.space.width,
             space=self.space,
-            x=torch.cat(inputs) if len(inputs) > 1 else inputs[0],
+            rows=Rows(parts, self.conversion, self.device),
             y=y.to(self.device, copy=True),
             labels=y,
             tasks=torch.cat(tasks).to(self.device) if with_task else None,
@@ -222,15 +228,14 @@ class Realisation:
             self.budget.begin(experience.meter, self.protocol.epochs, len(y), self.protocol.batch_size)
         return experience
 
-    def _inputs(self, split: Split) -> Tensor:
-        """The training inputs of an experience, each seen through the transform of the one it comes from."""
-        x = self.benchmark.inputs(self.data.x_train[split.train].to(self.device))
+    def _parts(self, split: Split) -> list[Part]:
+        """The training samples of an experience, each seen through the transform of the one it comes from."""
         if split.origin is None:
-            return x if split.transform is None else split.transform(x)
+            return [Part(self.data.x_train, split.train, split.transform)]
         origins, counts = split.origin.unique_consecutive(return_counts=True)
         transforms = [self._transforms[origin] for origin in origins]
-        parts = zip(x.split(counts.tolist()), transforms)
-        return torch.cat([part if transform is None else transform(part) for part, transform in parts])
+        parts = zip(split.train.split(counts.tolist()), transforms)
+        return [Part(self.data.x_train, index, transform) for index, transform in parts]
 
     @property
     def scoring(self) -> Scoring:

@@ -13,6 +13,7 @@ from clarena.plugins.composite import Composite
 from clarena.protocol.protocol import Protocol, Track
 from clarena.record.record import StrategyInfo
 from clarena.run.realisation import CellClasses, Realisation
+from clarena.toolbox.together import count, form_of, part
 
 FEW = 4
 """Samples of an experience on which looks are counted."""
@@ -24,9 +25,9 @@ def check_backbone(realised: Realisation) -> None:
     What is wrong with it would otherwise fail in a layer of the head, with every strategy, in PyTorch's words.
     """
     name, transform = realised.parts.backbone.name, realised.stream.splits[0].transform
-    x = realised.benchmark.inputs(realised.data.x_train[:2])
+    x = realised.benchmark.inputs(part(realised.data.x_train, slice(2)))
     x = x if transform is None else transform(x)
-    shape = list(x.shape[1:])
+    shape = form_of(x)
     try:
         backbone = realised.context().backbone().eval()
         with torch.no_grad():
@@ -51,10 +52,10 @@ def check_backbone(realised: Realisation) -> None:
     said = getattr(backbone, "features", None)
     if not isinstance(said, int):
         raise PluginError(f"The backbone {name} does not say how many features it has: set self.features, a number.")
-    fits = (len(x), *realised.positions, said)
+    fits = (count(x), *realised.positions, said)
     if tuple(features.shape) != fits:
         raise PluginError(
-            f"The backbone {name} turns inputs {list(x.shape)} into features {list(features.shape)}, and by its "
+            f"The backbone {name} turns {fits[0]} inputs {shape} into features {list(features.shape)}, and by its "
             f"self.features = {said} they should be {list(fits)}. Flatten all but the batch, and set self.features to "
             "what is left."
         )

@@ -34,7 +34,7 @@ from clarena.toolbox.modules import state_bytes
 from clarena.toolbox.saved import packed, unpacked
 from clarena.toolbox.seeding import forked
 
-METERING = 2
+METERING = 3
 """Revision of how costs are measured; raised when the same run is measured otherwise, noted in its record.
 
 2: every process warms up before its first clock, so that a first run no longer pays for torch's start.

@@ -7,9 +7,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from clarena.contract.benchmark import Benchmark, Stream
+from clarena.contract.benchmark import Stream
 from clarena.contract.data import Data
 from clarena.contract.experience import OutputSpace
+from clarena.contract.rows import Conversion, Part, Rows
 from clarena.contract.strategy import Strategy
 from clarena.contract.target import Target
 from clarena.errors import DivergedError, PluginError
@@ -25,7 +26,7 @@ Answers = dict[str, NDArray[Any]]
 
 
 class TestSet:
-    """The test samples of all experiences, on the device, in a fixed shuffled order.
+    """The test samples of all experiences, in a fixed shuffled order.
 
     Where no task label is given, samples of all experiences arrive mixed: a batch of one experience only would give
     the task away. N counts samples or, where these are asked at several positions, the positions that count, sample by
@@ -40,7 +41,7 @@ class TestSet:
 
     def __init__(
         self,
-        benchmark: Benchmark,
+        conversion: Conversion,
         data: Data,
         target: Target,
         stream: Stream,
@@ -51,15 +52,12 @@ class TestSet:
     ) -> None:
         self.scenario, self.protocol, self.device, self.outputs = scenario, protocol, device, stream.outputs
         self.target = target
-        inputs, labels = [], []
-        for split in stream.splits:
-            x = benchmark.inputs(data.x_test[split.test].to(device))
-            inputs.append(x if split.transform is None else split.transform(x))
-            labels.append(split.y_test)
+        parts = [Part(data.x_test, split.test, split.transform) for split in stream.splits]
+        self._rows, labels = Rows(parts, conversion, device), [split.y_test for split in stream.splits]
         sizes = torch.tensor([len(y) for y in labels])
         experience = torch.repeat_interleave(torch.arange(len(labels)), sizes)
         order = torch.randperm(len(experience), generator=generator)
-        self.x = torch.cat(inputs)[order.to(device)]
+        self._order, self._order_there = order, order.to(device)
         shown = (split.group or target.shown(split.y_train, stream.outputs) for split in stream.splits)
         self.classes = [frozenset(outputs) for outputs in shown]
         self._y = torch.cat(labels)[order]  # [samples, …]
@@ -71,6 +69,11 @@ class TestSet:
         self.experience: NDArray[np.int64] = np.repeat(self._origin, per_sample)
         self.truth = target.truth(self._y.numpy()[self._counted], data)
         self.seed = generator.initial_seed()
+
+    @property
+    def x(self) -> Any:
+        """All inputs at once, in the order in which they are asked about."""
+        return self._rows.at(self._order, self._order_there)[0]
 
     @property
     def labels(self) -> NDArray[Any]:
@@ -111,11 +114,13 @@ class TestSet:
 
     def _ask(self, strategy: Strategy, rows: NDArray[np.int64], task: int | None, columns: list[int]) -> Answers:
         """What is kept of the scores of some samples, [rows, …positions, …]."""
-        index = torch.from_numpy(rows).to(self.device)
+        size, found = self.protocol.eval_batch_size, torch.from_numpy(rows)
+        index = found.to(self.device).split(size)
+        read = self._rows.batches(self._order[found].split(size), [self._order_there[part] for part in index])
         in_play = torch.tensor(columns, device=self.device)
         kept, finite = [], torch.ones((), dtype=torch.bool, device=self.device)
-        for part in index.split(self.protocol.eval_batch_size):
-            scores = strategy.predict(self.x[part], task)
+        for part, (x, _) in zip(index, read):
+            scores = strategy.predict(x, task)
             self._check(scores, len(part), columns)
             if len(columns) < scores.shape[-1]:
                 scores = scores[..., in_play]
@@ -137,8 +142,9 @@ class TestSet:
                 f"predict returned scores of shape {tuple(scores.shape)} for {samples} inputs; "
                 f"it must return [{', '.join(map(str, wanted))}, outputs] with {widths} outputs."
             )
-        if scores.device != self.x.device:
-            raise PluginError(f"predict returned scores on {scores.device}; inputs and model are on {self.x.device}.")
+        here = self._y_there.device
+        if scores.device != here:
+            raise PluginError(f"predict returned scores on {scores.device}; inputs and model are on {here}.")
 
 
 def unasked(like: Arrays, size: int | None = None) -> Answers:

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from clarena.contract.rows import Conversion
 from clarena.contract.samples import Samples
 from clarena.errors import ClarenaError, DataError, DivergedError, StoreError, UsageError
 from clarena.plugins.host import Host, PluginSources
@@ -43,6 +44,7 @@ class TrainedModel:
         class_names: what the columns of `scores` and `probabilities` stand for: the classes that have been seen.
         form: how the rows that it takes are stored.
         predictions: digest of the predictions of the run.
+        conversion: how what is stored becomes a row, and a row an input.
         content, parts: what was kept, and the classes behind the names in it.
         benchmark_options: what the benchmark is made with.
         transforms: what each experience sees its inputs through; one, where all do alike.
@@ -56,9 +58,10 @@ class TrainedModel:
         self.benchmark_options = parse(parts.benchmark, track.benchmark.options, track.benchmark.name)
         self._benchmark = parts.benchmark(**self.benchmark_options)
         self.transforms = transforms_of(content, parts.benchmark)
+        self.conversion = Conversion(self._benchmark.inputs, content["rows"]["as_stored"])
         with forked(cell.seed):
             self._seed = Seeds(cell.seed).torch("evaluation").initial_seed()
-            self.strategy = strategy_of(content, cell, parts, device)
+            self.strategy = strategy_of(content, cell, parts, self.conversion, device)
         self._asked: list[list[int]] = outputs["asked"]
         domain = track.scenario == "domain"
         self._columns = list(range(len(outputs["names"]))) if domain else list(outputs["seen"])

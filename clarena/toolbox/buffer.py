@@ -1,10 +1,13 @@
 """Exemplars of the stream within a budget, fixed or growing: reservoir, class-balanced and ring buffers."""
 
+from collections import namedtuple
 from collections.abc import Callable
 from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
+
+from clarena.toolbox.together import kinds
 
 Policy = Literal["reservoir", "class_balanced", "greedy", "ring"]
 
@@ -13,6 +16,15 @@ Capacity = int | Callable[[], int]
 
 STORED = "stored_"
 """Prefix of the registered buffers that hold the fields: field `x` lives in `stored_x` [capacity, ...]."""
+
+ROWS = "rows"
+"""The field that is converted when it is read."""
+
+OF = ":"
+"""Between `rows` and the name of one of several tensors."""
+
+Conversion = Callable[[Any], Any]
+"""What makes inputs [n, …] of rows [n, …]."""
 
 DRAW = 2**62
 """Draws are integers below this; `draw % n` is then uniform over n values up to a bias of n / 2^62."""
@@ -44,6 +56,9 @@ class ReplayBuffer(nn.Module):
     the stream is cut into batches does not matter. Nothing waits for the device, except that the policies
     that look at classes read them once a write.
 
+    A field `rows` holds rows as the stream hands them out (`batch.rows`), often a quarter of the bytes of inputs;
+    what is read back has the inputs in its place, as `x`.
+
     All that is remembered is in the state: the samples as registered buffers (allocated in full at the first
     write), the book-keeping as extra state. An empty buffer of the same capacity and policy is built for it
     (`structure`, `build`) and loads it; one that grows takes over the capacity of the state.
@@ -51,8 +66,16 @@ class ReplayBuffer(nn.Module):
 
     _device: Tensor
 
-    def __init__(self, capacity: Capacity, policy: Policy = "reservoir", key: str = "y") -> None:
-        """`key` is the field that holds the classes, or whatever else the policy is to balance.
+    def __init__(
+        self, capacity: Capacity, policy: Policy = "reservoir", key: str = "y", inputs: Conversion | None = None
+    ) -> None:
+        """An empty buffer; `context.replay_buffer` makes one within the protocol's budget.
+
+        Args:
+            capacity: how many samples there is room for.
+            policy: which samples are kept.
+            key: the field that holds the classes, or whatever else the policy is to balance.
+            inputs: what makes inputs of rows, `context.inputs`; for a field `rows`.
 
         Raises `ValueError` for a negative capacity or an unknown policy.
         """
@@ -66,6 +89,7 @@ class ReplayBuffer(nn.Module):
         self._places = capacity  # that there are by now; those of a function are made at the next write
         self.policy = policy
         self.key = key
+        self.inputs = inputs
         self.register_buffer("_device", torch.empty(0), persistent=False)  # follows the module to its device
         self._seen: dict[int, int] = {}  # per class, in order of appearance
         self._slots: dict[int, list[int]] = {}  # per class; a ring's from the oldest to the newest
@@ -87,15 +111,16 @@ class ReplayBuffer(nn.Module):
         return sum(self._seen.values())
 
     @torch.no_grad()
-    def add(self, generator: torch.Generator, /, **fields: Tensor) -> None:
+    def add(self, generator: torch.Generator, /, **fields: Any) -> None:
         """Offer a batch to the buffer; what it takes is copied, bit for bit.
 
-        `fields`: tensors [batch, ...], such as x, y [batch], task [batch], logits [batch, outputs]. The first
-        call fixes the names, trailing shapes and types. `generator` is on the CPU.
+        `fields`: tensors [batch, ...], such as y [batch], task [batch], logits [batch, outputs]; `rows` may be a named
+        tuple of them. The first call fixes the names, trailing shapes and types. `generator` is on the CPU.
 
         Raises `ValueError`, with nothing changed, for fields unlike those of the first call, first dimensions
         that differ, or a policy that looks at classes without integer labels [batch].
         """
+        fields = self._flat(fields)
         batch = self._check(fields)
         self._grow(self.capacity)
         if not self._storages():
@@ -117,11 +142,14 @@ class ReplayBuffer(nn.Module):
         if n < 0:
             raise ValueError(f"n is {n}; ask for 0 samples or more.")
         chosen = torch.randperm(len(self), generator=generator)[:n]
-        return self._rows(self._taken()[chosen] if self._free else chosen)
+        return self._read(self._taken()[chosen] if self._free else chosen)
 
-    def everything(self) -> dict[str, Tensor]:
-        """A copy of all that is stored: field -> [len, ...]; before the first write there are no fields."""
-        return self._rows(self._taken())
+    def everything(self, *, as_rows: bool = False) -> dict[str, Any]:
+        """A copy of all that is stored: field -> [len, ...]; before the first write there are no fields.
+
+        `as_rows` leaves rows what they are: `rows`, and no `x`.
+        """
+        return self._read(self._taken(), as_rows)
 
     def widen(self, field: str, width: int, fill: float = 0.0) -> None:
         """Make the last dimension of a field `width` wide, `fill` in the new columns: for a head that grew.
@@ -277,9 +305,31 @@ class ReplayBuffer(nn.Module):
         taken[self._free] = False
         return taken.nonzero().flatten()
 
-    def _rows(self, slots: Tensor) -> dict[str, Tensor]:
+    def _read(self, slots: Tensor, as_rows: bool = False) -> dict[str, Any]:
         index = self._to_device(slots)
-        return {name: storage.index_select(0, index) for name, storage in self._storages().items()}
+        found = {name: storage.index_select(0, index) for name, storage in self._storages().items()}
+        if self.inputs is None or not found:
+            return found
+        parts = {name.partition(OF)[2]: found.pop(name) for name in list(found) if name.partition(OF)[0] == ROWS}
+        if not parts:
+            return found
+        rows = parts[""] if "" in parts else namedtuple("Rows", parts)(**parts)
+        return {ROWS: rows} | found if as_rows else {"x": self.inputs(rows)} | found
+
+    def _flat(self, fields: dict[str, Any]) -> dict[str, Tensor]:
+        """The fields with each tensor of a named tuple for itself; raises `ValueError` for rows without a way back."""
+        if ROWS not in fields:
+            return fields
+        rows = fields[ROWS]
+        if self.inputs is None or "x" in fields:
+            raise ValueError(
+                "add() was given rows, which it is to give back as inputs x: give no x besides, and make the buffer "
+                "with context.replay_buffer(), or with inputs=context.inputs."
+            )
+        if not isinstance(rows, tuple):
+            return fields
+        parts = {f"{ROWS}{OF}{name}": column for name, column in zip(kinds(rows), rows)}
+        return parts | {name: column for name, column in fields.items() if name != ROWS}
 
     def _to_device(self, index: Tensor) -> Tensor:
         return index.to(self._device.device, non_blocking=True)  # else the host would wait for the device

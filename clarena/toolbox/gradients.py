@@ -24,6 +24,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from clarena.errors import DataError, UsageError, unknown_name
 from clarena.toolbox.categorical import FisherKind, categorical_directions, outputs_in_play
 from clarena.toolbox.modules import BatchNorm, evaluating
+from clarena.toolbox.together import count, cut, device_of, each, part
 
 Batches = Iterable[tuple[Tensor, Tensor | None, Tensor | None]]
 """`(x, y, mask)`: inputs [n, …], labels, outputs in play (bool, [outputs] or [n, outputs]; None = all)."""
@@ -123,15 +124,15 @@ def accumulate_per_sample(
     """
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     totals = {p: torch.zeros_like(p, requires_grad=False) for p in parameters.values()}
-    with _undisturbed(model, x):
-        alone = _forward(model, x[:1])[1]
+    with _undisturbed(model, device_of(x)):
+        alone = _forward(model, part(x, slice(1)))[1]
         scores, calls = _forward(model, x)
         uses, nodes = _graph(scores)
         layers = [
             call
             for module, call in calls.items()
             # A first dimension of 1 for one sample and of n for n samples is the batch, whatever the layout.
-            if module in alone and len(alone[module].x) == 1 and len(call.x) == len(x)
+            if module in alone and len(alone[module].x) == 1 and len(call.x) == count(x)
             # This call leads to the scores, and its parameters have no other use.
             if call.edge.node in nodes and all(uses[p] == 1 for p in call.parameters)
         ]
@@ -231,13 +232,13 @@ def _add_others(
     """Add the statistics of any parameters whatever, from per-sample gradients, some samples at a time."""
 
     def objective(values: dict[str, Tensor], x: Tensor, direction: Tensor) -> Tensor:
-        scores: Tensor = functional_call(model, values, (x[None],))
+        scores: Tensor = functional_call(model, values, (each(lambda column: column[None], x),))
         return (scores[0] * direction).sum()
 
     per_sample = vmap(grad(objective), in_dims=(None, 0, 0))
     values = {name: p.detach() for name, p in parameters.items()}
     size = max(1, _CHUNK // sum(p.numel() for p in values.values()))
-    for xs, vs in zip(torch.split(x, size), torch.split(direction, size)):
+    for xs, vs in zip(cut(x, size), torch.split(direction, size)):
         try:
             # No graph around the one that `grad` makes; of the ways to attend, the one that vmap knows; and no word of
             # operators that it takes one by one.
@@ -246,7 +247,7 @@ def _add_others(
                 found = per_sample(values, xs, vs)
         except RuntimeError:  # vmap knows no recurrent layers and no custom autograd functions: one by one
             owned = list(parameters.values())
-            pairs = zip(torch.split(xs, 1), torch.split(vs, 1))
+            pairs = zip(cut(xs, 1), torch.split(vs, 1))
             rows = [torch.autograd.grad(model(a), owned, v, materialize_grads=True) for a, v in pairs]
             found = {name: torch.stack(row) for name, row in zip(parameters, zip(*rows))}
         for name, gradient in found.items():
@@ -302,7 +303,7 @@ def _graph(scores: Tensor) -> tuple[Counter[Tensor], set[Node]]:
 
 
 @contextmanager
-def _undisturbed(model: nn.Module, x: Tensor) -> Iterator[None]:
+def _undisturbed(model: nn.Module, device: torch.device) -> Iterator[None]:
     """Differentiate the model in eval mode, then give back every module's own mode and the random numbers."""
     for name, module in model.named_modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is None:
@@ -310,7 +311,7 @@ def _undisturbed(model: nn.Module, x: Tensor) -> Iterator[None]:
                 f"Per-sample gradients do not exist: layer {name!r} normalises by the batch even in eval "
                 "mode, so samples influence each other. Use track_running_stats=True, or GroupNorm."
             )
-    with evaluating(model), torch.random.fork_rng([x.device] if x.is_cuda else []), torch.enable_grad():
+    with evaluating(model), torch.random.fork_rng([device] if device.type == "cuda" else []), torch.enable_grad():
         yield
 
 
@@ -320,9 +321,9 @@ def _mean(model: nn.Module, batches: Batches, directions: _LabelledDirections, *
     samples = 0
     for x, y, mask in batches:
         sums = accumulate_per_sample(model, x, partial(directions, y=y, mask=mask), power=power)
-        for total, part in zip(totals, sums):
-            total += part
-        samples += len(x)
+        for total, added in zip(totals, sums):
+            total += added
+        samples += count(x)
     if not samples:
         raise DataError("Importances cannot be estimated from no samples. Pass at least one batch.")
     return [total / samples for total in totals]

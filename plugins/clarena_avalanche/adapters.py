@@ -145,7 +145,7 @@ class Adapted(Strategy):
         return list(self.method.remembers) if self.granted != 0 else []
 
     def _place(self, model: nn.Module, experience: Experience) -> Place:
-        return Place(model, self.context.space.width, exemplars_of(experience))
+        return Place(model, self.context.space.width, exemplars_of(experience, self.context.inputs))
 
 
 def holder(trainer: Any, name: str) -> Any:

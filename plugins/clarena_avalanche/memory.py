@@ -117,12 +117,13 @@ def unpack(packed: Any, place: Place) -> Any:
 
 
 def _columns(dataset: Any) -> tuple[Tensor | None, list[int], list[int], list[Tensor] | None]:
-    """Inputs, labels, task labels and, where they are stored, scores of every sample (without those that are NaN)."""
+    """Rows, labels, task labels and, where they are stored, scores of every sample (without those that are NaN)."""
     rows = [dataset[i] for i in range(len(dataset))]
     if not rows:
         return None, [], [], None
     scores = [row[3][~row[3].isnan()] for row in rows] if len(rows[0]) > 3 else None
-    return joined([row[0] for row in rows]), [int(row[1]) for row in rows], [int(row[2]) for row in rows], scores
+    x = joined([row[0] for row in rows], converted=False)
+    return x, [int(row[1]) for row in rows], [int(row[2]) for row in rows], scores
 
 
 def _dataset(x: Tensor | None, y: list[int], tasks: list[int], scores: list[Tensor] | None, place: Place) -> Any:

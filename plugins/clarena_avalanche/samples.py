@@ -21,21 +21,29 @@ class Source(Protocol):
         """Inputs [len(index), …]."""
         ...
 
+    def rows(self, index: list[int]) -> Tensor:
+        """The same before conversion: what is kept."""
+        ...
+
 
 class Pool:
     """Exemplars of one or several buffers, in one tensor from the first read on; what is read is counted."""
 
-    def __init__(self, count: Callable[[int], None]) -> None:
+    def __init__(self, count: Callable[[int], None], convert: Callable[[Tensor], Tensor] = lambda rows: rows) -> None:
         self._parts: list[Tensor] = []
-        self._count = count
+        self._count, self._convert = count, convert
 
-    def add(self, x: Tensor) -> int:
-        """Take inputs [exemplars, …] in; returns where the first of them lies."""
-        self._parts.append(x)
+    def add(self, rows: Tensor) -> int:
+        """Take rows [exemplars, …] in; returns where the first of them lies."""
+        self._parts.append(rows)
         return sum(map(len, self._parts[:-1]))
 
     def inputs(self, index: list[int]) -> Tensor:
         """Inputs [len(index), …], without waiting for the device."""
+        return self._convert(self.rows(index))
+
+    def rows(self, index: list[int]) -> Tensor:
+        """Rows [len(index), …], without waiting for the device."""
         self._count(len(index))
         if len(self._parts) > 1:
             self._parts = [torch.cat(self._parts)]
@@ -59,12 +67,15 @@ class Row:
         return joined(args[0]) if function in (torch.cat, torch.stack) else NotImplemented
 
 
-def joined(rows: Sequence[Row]) -> Tensor:
-    """The inputs [rows, …], read by one index of each source that they lie in."""
+def joined(rows: Sequence[Row], *, converted: bool = True) -> Tensor:
+    """The inputs [rows, …], read by one index of each source that they lie in; or what they are before conversion."""
     places: dict[Source, list[int]] = {}
     for place, row in enumerate(rows):
         places.setdefault(row.source, []).append(place)
-    parts = [source.inputs([rows[place].index for place in found]) for source, found in places.items()]
+    parts = []
+    for source, found in places.items():
+        index = [rows[place].index for place in found]
+        parts.append(source.inputs(index) if converted else source.rows(index))
     if len(parts) == 1:
         return parts[0]
     order = torch.tensor([place for found in places.values() for place in found])

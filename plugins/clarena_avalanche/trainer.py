@@ -1,7 +1,7 @@
 """Avalanche's training loop, fed and metered by the host."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -124,13 +124,13 @@ def stage(experience: Experience, task_labels: bool) -> Stage:
     )
 
 
-def exemplars_of(experience: Experience) -> Pool:
-    """A place for exemplars, whose reads are metered in this experience."""
+def exemplars_of(experience: Experience, convert: Callable[[Tensor], Tensor] = lambda rows: rows) -> Pool:
+    """A place for exemplars, whose reads are metered in this experience; `convert` makes inputs of what is kept."""
 
     def count(read: int) -> None:
         experience.meter.replayed += read
 
-    return Pool(count)
+    return Pool(count, convert)
 
 
 class HostLoader:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal, Protocol
 
 import numpy as np
-import torch
 from clarena_data.arrays import channels_last
 from clarena_data.images import require_memory
 from filelock import FileLock
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from clarena import Data, DataError, data_root, held_out_rows
+from clarena import Data, DataError, data_root, held_out_rows, mapped
 
 Mode = Literal["L", "RGB"]
 HELD_OUT = 0.2
@@ -128,12 +127,12 @@ def cached(name: str, write: Callable[[Path], None]) -> Data:
     """
     folder = made_once(f"decoded/{name}", write)
     try:
-        # Mode "c": nothing that is written to a mapped array ever reaches its file.
-        arrays = {file.stem: np.load(file, mmap_mode="c") for file in folder.glob("*.npy")}
-        names = [tuple(map(str, arrays.pop(key, ()))) for key in ("class_names", "domain_names")]
-        tensors: dict[str, Any] = {key: torch.from_numpy(np.asarray(array)) for key, array in arrays.items()}
+        files = {file.stem: file for file in folder.glob("*.npy")}
+        lists = [files.pop(key, None) for key in ("class_names", "domain_names")]
+        names = [() if file is None else tuple(map(str, np.load(file))) for file in lists]
+        tensors: dict[str, Any] = {key: mapped(file) for key, file in files.items()}
         return Data(**tensors, class_names=names[0], domain_names=names[1])
-    except (OSError, ValueError, EOFError, TypeError) as error:
+    except (OSError, ValueError, EOFError, TypeError, DataError) as error:
         raise DataError(f"{folder} is damaged: {error}. Remove it, and it is made again.") from error
 
 

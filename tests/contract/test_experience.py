@@ -16,6 +16,7 @@ from tiny import CPU, SCENARIOS, walk
 
 from clarena import Batch, PluginError, cross_entropy
 from clarena.contract.experience import EXEMPLAR, Experience, OutputSpace
+from clarena.contract.rows import Rows
 from clarena.protocol.protocol import Protocol
 
 sizes = st.integers(1, 40)
@@ -32,7 +33,7 @@ def experience(samples=10, batch_size=4, epochs=3, eval_batch_size=512, scans=No
         classes=(0, 1, 2),
         outputs=3,
         space=space,
-        x=torch.arange(float(samples))[:, None],
+        rows=Rows.of(torch.arange(float(samples))[:, None]),
         y=torch.arange(samples) % 3,
         tasks=None,
         protocol=protocol,

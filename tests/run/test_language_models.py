@@ -123,7 +123,7 @@ def test_labels_per_token_are_of_the_domain_scenario() -> None:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (lambda d: {"y_train": d.y_train[:, :1]}, r"labels are int64 \[3, 1\], the inputs int32 \[3, 2\]"),
+        (lambda d: {"y_train": d.y_train[:, :1]}, r"labels of a sample are \[1\] of int64, its inputs \[2\] of int32"),
         (
             lambda d: {"y_test": torch.full_like(d.y_test, -100)},
             "test labels have a sequence without any label, first number 0",

@@ -1,16 +1,16 @@
 """Reading exemplars back from a buffer: drawn afresh at each step, or each dealt out once in every pass."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from clarena import Batch, Context, Experience, ReplayBuffer
+from clarena import Batch, Context, Experience, ReplayBuffer, each
 
 Draw = Literal["step", "pass"]
 
 
-def draw(buffer: ReplayBuffer, wanted: int, context: Context) -> dict[str, Tensor]:
+def draw(buffer: ReplayBuffer, wanted: int, context: Context) -> dict[str, Any]:
     """A draw of `wanted` exemplars without replacement, from the `buffer` stream of chance."""
     return buffer.sample(wanted, context.generator("buffer"))
 
@@ -20,15 +20,32 @@ def per_part(wanted: int, context: Context) -> int:
     return -(-wanted // context.protocol.accumulation)
 
 
-def joined(batch: Batch, exemplars: dict[str, Tensor], context: Context) -> Batch:
+def joined(batch: Batch, exemplars: dict[str, Any], context: Context) -> Batch:
     """The batch with exemplars behind it, each with the outputs in play for it."""
     task = exemplars.get("task")
-    return batch.join(exemplars["x"], exemplars["y"], task, context.space.exemplar_mask(task))
+    x = context.inputs(exemplars["rows"]) if "rows" in exemplars else exemplars["x"]
+    return batch.join(x, exemplars["y"], task, context.space.exemplar_mask(task))
 
 
-def fields(batch: Batch) -> dict[str, Tensor]:
-    """What a buffer stores of a batch: inputs, labels, and task labels where there are any."""
-    return {"x": batch.x, "y": batch.y} | ({} if batch.task is None else {"task": batch.task})
+def fields(batch: Batch) -> dict[str, Any]:
+    """What a buffer stores of a batch: rows, labels, and task labels where there are any."""
+    return {"rows": batch.rows, "y": batch.y} | ({} if batch.task is None else {"task": batch.task})
+
+
+def picked(exemplars: dict[str, Any], rows: Tensor | slice) -> dict[str, Any]:
+    """Those at some positions, or those that a mask is true of."""
+    return {name: each(lambda column: column[rows], columns) for name, columns in exemplars.items()}
+
+
+def together(parts: list[dict[str, Any]]) -> dict[str, Any]:
+    """Fields one part after another."""
+    return {name: each(lambda *columns: torch.cat(columns), *(part[name] for part in parts)) for name in parts[0]}
+
+
+def cut(x: Any, size: int = 1) -> list[Any]:
+    """Inputs or rows [n, …] in parts of `size` samples."""
+    parts = each(lambda column: column.split(size), x)
+    return [type(x)(*part) for part in zip(*parts)] if isinstance(x, tuple) else list(parts)
 
 
 def ring_key(context: Context) -> str:

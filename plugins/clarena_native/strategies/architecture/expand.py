@@ -36,9 +36,9 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from clarena import Batch, Context, Experience, ReplayBuffer, Strategy, evaluating
+from clarena import Batch, Context, Experience, Strategy, evaluating
 from clarena_native.strategies.architecture.expand_network import WideModel
-from clarena_native.strategies.exemplars import Dealer, fields, joined
+from clarena_native.strategies.exemplars import Dealer, cut, fields, joined, picked, together
 from clarena_native.strategies.replay.icarl import herd
 
 
@@ -80,7 +80,7 @@ class Expand(Strategy):
         self.context = context
         self.model = WideModel(context.backbone())
         context.grow(self.model)
-        self.buffer = ReplayBuffer(context.granted_buffer(self.buffer_size), "ring").to(context.device)
+        self.buffer = context.replay_buffer(self.buffer_size, "ring")
 
     def structure(self) -> dict[str, int]:
         """How many backbones there are."""
@@ -115,7 +115,7 @@ class Expand(Strategy):
         helped = bool(self.auxiliary and old and outputs > 1)
         trained = [p for p in self.model.parameters() if p.requires_grad]
         updater = self.context.updater([*trained, *auxiliary.parameters()] if helped else trained, passes=passes)
-        stored, dealer = self.buffer.everything(), Dealer(len(self.buffer), experience, self.context)
+        stored, dealer = self.buffer.everything(as_rows=True), Dealer(len(self.buffer), experience, self.context)
         self.train()
 
         def loss(part: Batch) -> Tensor:
@@ -136,22 +136,21 @@ class Expand(Strategy):
         rows = dealer.next()
         if not len(rows):
             return batch
-        return joined(batch, {name: column[rows] for name, column in stored.items()}, self.context)
+        return joined(batch, picked(stored, rows), self.context)
 
     @torch.no_grad()
     def _remember(self, experience: Experience) -> None:
         """Offer the samples of each class to the buffer, the best of herding last: a ring keeps the latest."""
         if not self.buffer.capacity:
             return
-        (everything,) = experience.scan(len(experience))
-        features = F.normalize(self._features(everything.x), dim=1)
+        scanned = [(fields(batch), F.normalize(self._features(batch.x), dim=1)) for batch in experience.scan()]
+        everything, features = together([kept for kept, _ in scanned]), torch.cat([phi for _, phi in scanned])
         ranked = []
         for label in experience.classes:
-            mine = (everything.y == label).nonzero().flatten()
+            mine = (everything["y"] == label).nonzero().flatten()
             ranked.append(mine[herd(features[mine], self.buffer.capacity)].flip(0))
         chosen = torch.cat(ranked)
-        offered = {name: column[chosen] for name, column in fields(everything).items()}
-        self.buffer.add(self.context.generator("buffer"), **offered)
+        self.buffer.add(self.context.generator("buffer"), **picked(everything, chosen))
 
     def _learn_classifier(self, experience: Experience, passes: int) -> None:
         stored, dealer = self.buffer.everything(), Dealer(len(self.buffer), experience, self.context)
@@ -178,7 +177,7 @@ class Expand(Strategy):
     def _features(self, x: Tensor) -> Tensor:
         """Φ_t [batch, features], in evaluation mode."""
         with evaluating(self.model):
-            return torch.cat([self.model.backbone(part) for part in x.split(self.context.protocol.eval_batch_size)])
+            return torch.cat([self.model.backbone(part) for part in cut(x, self.context.protocol.eval_batch_size)])
 
 
 def auxiliary_classes(new: list[int], outputs: int) -> Tensor:

@@ -40,7 +40,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.func import functional_call
 
-from clarena import Batch, Context, Experience, GradientStrategy, ReplayBuffer
+from clarena import Batch, Context, Experience, GradientStrategy
 from clarena_native.strategies.exemplars import draw, fields, joined
 from clarena_native.strategies.meta.mer import parts
 
@@ -97,7 +97,7 @@ class LaMAML(GradientStrategy):
 
     def setup(self, context: Context) -> None:
         super().setup(replace(context, learning_rate=self.learning_rate))
-        self.buffer = ReplayBuffer(context.granted_buffer(self.buffer_size)).to(context.device)
+        self.buffer = context.replay_buffer(self.buffer_size)
         # Flat, over the parameters in order: a head grows by new parameters at the end. A buffer, for no optimiser.
         self.register_buffer("alpha", torch.zeros(0, device=context.device))
 

@@ -30,7 +30,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from clarena import Batch, Context, GradientStrategy, ReplayBuffer
+from clarena import Batch, Context, GradientStrategy
+from clarena_native.strategies.exemplars import cut
 
 Part = tuple[Tensor, Tensor, Tensor | None]
 """Some samples of a batch, here one: x [samples, …], y [samples, …], mask [samples or 1, outputs] or None."""
@@ -72,14 +73,14 @@ class MER(GradientStrategy):
 
     def setup(self, context: Context) -> None:
         super().setup(replace(context, learning_rate=self.learning_rate))
-        self.buffer = ReplayBuffer(context.granted_buffer(self.buffer_size)).to(context.device)
+        self.buffer = context.replay_buffer(self.buffer_size)
 
     def step(self, batch: Batch) -> None:
         trained = [p for p in self.model.parameters() if p.requires_grad]
         tasks = [None] * len(batch) if batch.task is None else batch.task.split(1)
         rate = self.learning_rate * self.updater.factor
         losses = []
-        for sample, task in zip(parts(batch.x, batch.y, batch.mask), tasks):
+        for sample, row, task in zip(parts(batch.x, batch.y, batch.mask), cut(batch.rows), tasks):
             before = copies(trained, self.gamma)
             for _ in range(self.draws):
                 start = copies(trained, self.beta)
@@ -93,7 +94,7 @@ class MER(GradientStrategy):
                         losses.append(loss.detach())
                 follow(trained, start, self.beta)
             follow(trained, before, self.gamma)
-            fields = {"x": sample[0], "y": sample[1]} | ({} if task is None else {"task": task})
+            fields = {"rows": row, "y": sample[1]} | ({} if task is None else {"task": task})
             self.buffer.add(self.context.generator("buffer"), **fields)
         self.experience.meter.observe(torch.stack(losses).mean())
 
@@ -121,7 +122,7 @@ class MER(GradientStrategy):
 def parts(x: Tensor, y: Tensor, mask: Tensor | None, size: int = 1) -> list[Part]:
     """A batch [batch, …] cut into parts of `size` samples; a mask [1, outputs] is that of all of them."""
     masks = [mask] * len(y) if mask is None or len(mask) == 1 else mask.split(size)
-    return list(zip(x.split(size), y.split(size), masks))
+    return list(zip(cut(x, size), y.split(size), masks))
 
 
 def copies(parameters: list[nn.Parameter], share: float) -> list[Tensor]:

@@ -20,7 +20,7 @@ from typing import Annotated, Literal
 import torch
 from pydantic import Field
 
-from clarena import Batch, Context, Experience, GradientStrategy, ReplayBuffer, evaluating
+from clarena import Batch, Context, Experience, GradientStrategy, evaluating
 from clarena_native.strategies.exemplars import draw, fields
 from clarena_native.strategies.projection.gem import loss_gradient, trained, write_gradient
 from clarena_native.strategies.regularisation.quadratic import flat_gradient
@@ -60,7 +60,7 @@ class AGEM(GradientStrategy):
     def setup(self, context: Context) -> None:
         super().setup(replace(context, learning_rate=self.learning_rate))
         policy = self.policy if context.target.labels_are_classes else "reservoir"
-        self.buffer = ReplayBuffer(context.granted_buffer(self.buffer_size), policy).to(context.device)
+        self.buffer = context.replay_buffer(self.buffer_size, policy)
 
     def adjust_gradients(self, batch: Batch) -> None:
         if len(self.buffer) == 0:

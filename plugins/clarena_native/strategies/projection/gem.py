@@ -42,8 +42,8 @@ from pydantic import Field
 from scipy.optimize import nnls
 from torch import Tensor, nn
 
-from clarena import Batch, Context, Experience, GradientStrategy, Model, ReplayBuffer, Target, evaluating
-from clarena_native.strategies.exemplars import fields, ring_key
+from clarena import Batch, Context, Experience, GradientStrategy, Model, Target, evaluating
+from clarena_native.strategies.exemplars import fields, picked, ring_key, together
 from clarena_native.strategies.regularisation.quadratic import flat_gradient
 
 
@@ -88,16 +88,15 @@ class GEM(GradientStrategy):
 
     def setup(self, context: Context) -> None:
         super().setup(replace(context, learning_rate=self.learning_rate))
-        capacity = context.granted_buffer(self.buffer_size)
-        self.buffer = ReplayBuffer(capacity, "ring", key=ring_key(context)).to(context.device)
+        self.buffer = context.replay_buffer(self.buffer_size, "ring", ring_key(context))
         self._between_experiences()
 
     def before_experience(self, experience: Experience) -> None:
         stored = self.buffer.everything()
         for position in stored["experience"].unique() if stored else ():
-            rows = stored["experience"] == position
-            mask = self.context.space.exemplar_mask(stored["task"][rows][:1] if "task" in stored else None)
-            self.past.append((stored["x"][rows], stored["y"][rows], mask))
+            memory = picked(stored, stored["experience"] == position)
+            mask = self.context.space.exemplar_mask(memory["task"][:1] if "task" in memory else None)
+            self.past.append((memory["x"], memory["y"], mask))
 
     def adjust_gradients(self, batch: Batch) -> None:
         if not self.past:
@@ -128,7 +127,7 @@ class GEM(GradientStrategy):
     def after_experience(self, experience: Experience) -> None:
         if self.latest:
             last = min(self.quota, len(experience))  # the last pass has each sample once
-            kept = {name: torch.cat([part[name] for part in self.latest])[-last:] for name in self.latest[0]}
+            kept = picked(together(list(self.latest)), slice(-last, None))
             position = torch.full((last,), experience.position, device=kept["y"].device)
             self.buffer.add(self.context.generator("buffer"), experience=position, **kept)
         self._between_experiences()

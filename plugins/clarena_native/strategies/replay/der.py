@@ -21,7 +21,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from clarena import Batch, Context, GradientStrategy, ReplayBuffer
+from clarena import Batch, Context, GradientStrategy
 from clarena_native.strategies.exemplars import draw, fields, joined, per_part
 
 
@@ -58,7 +58,7 @@ class DER(GradientStrategy):
     def setup(self, context: Context) -> None:
         super().setup(context)
         used = self.alpha > 0 or self.beta > 0
-        self.buffer = ReplayBuffer(context.granted_buffer(self.buffer_size if used else 0)).to(context.device)
+        self.buffer = context.replay_buffer(self.buffer_size if used else 0)
 
     def replay(self, batch: Batch) -> Batch:
         """The stream, then the draw for α, then the draw for β."""

@@ -22,8 +22,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from clarena import Batch, Context, Experience, GradientStrategy, ReplayBuffer
-from clarena_native.strategies.exemplars import Dealer, draw, fields, joined, per_part, ring_key
+from clarena import Batch, Context, Experience, GradientStrategy
+from clarena_native.strategies.exemplars import Dealer, draw, fields, joined, per_part, picked, ring_key, together
 
 
 class ER(GradientStrategy):
@@ -66,17 +66,15 @@ class ER(GradientStrategy):
 
     def setup(self, context: Context) -> None:
         super().setup(context)
-        capacity = context.granted_buffer(self.buffer_size)
         if self.policy == "balanced_random":
-            buffer = ReplayBuffer(capacity, "ring", key=ring_key(context))
+            self.buffer = context.replay_buffer(self.buffer_size, "ring", ring_key(context))
         else:
-            buffer = ReplayBuffer(capacity, self.policy)
-        self.buffer = buffer.to(context.device)
+            self.buffer = context.replay_buffer(self.buffer_size, self.policy)
         self.dealer: Dealer | None = None
 
     def before_experience(self, experience: Experience) -> None:
         if self.draw == "pass" and len(self.buffer):
-            self.stored = self.buffer.everything()
+            self.stored = self.buffer.everything(as_rows=True)
             repeats = max(1, len(experience) // len(self.buffer))
             self.dealer = Dealer(repeats * len(self.buffer), experience, self.context)
 
@@ -90,7 +88,7 @@ class ER(GradientStrategy):
 
     def _deal(self, dealer: Dealer) -> dict[str, Tensor]:
         rows = dealer.next() % len(self.stored["y"])
-        return {name: column[rows] for name, column in self.stored.items()}
+        return picked(self.stored, rows)
 
     def loss(self, batch: Batch) -> Tensor:
         if self.loss_weights == "joined" or batch.fresh == len(batch):
@@ -110,8 +108,7 @@ class ER(GradientStrategy):
 
     def _choose(self, experience: Experience) -> None:
         """Offer everything in random order to a ring of experiences, which keeps the last of each: a random share."""
-        (everything,) = experience.scan(len(experience))
+        everything = together([fields(batch) for batch in experience.scan()])
         order = torch.randperm(len(experience), generator=self.context.generator("buffer")).to(self.context.device)
-        offered = {name: column.index_select(0, order) for name, column in fields(everything).items()}
-        position = torch.full_like(everything.index, experience.position)
-        self.buffer.add(self.context.generator("buffer"), **offered, experience=position)
+        position = torch.full_like(everything["y"], experience.position)
+        self.buffer.add(self.context.generator("buffer"), **picked(everything, order), experience=position)

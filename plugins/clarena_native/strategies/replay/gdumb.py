@@ -18,8 +18,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from clarena import Batch, Context, Experience, ReplayBuffer, Strategy
-from clarena_native.strategies.exemplars import fields
+from clarena import Batch, Context, Experience, Strategy
+from clarena_native.strategies.exemplars import fields, picked
 
 
 class GDumb(Strategy):
@@ -45,20 +45,20 @@ class GDumb(Strategy):
 
     def setup(self, context: Context) -> None:
         super().setup(context)
-        size, by_class = context.granted_buffer(self.buffer_size), context.target.labels_are_classes
-        self.buffer = ReplayBuffer(size, "greedy" if by_class else "reservoir").to(context.device)
+        by_class = context.target.labels_are_classes
+        self.buffer = context.replay_buffer(self.buffer_size, "greedy" if by_class else "reservoir")
 
     def learn(self, experience: Experience) -> None:
         self.context.grow(self.model)  # until a new model is trained, the last one answers
         for batch in experience.batches(1):
             self.buffer.add(self.context.generator("buffer"), **fields(batch))
         self.model = self.context.model()
-        self._train_from_scratch(experience, self.buffer.everything())
+        self._train_from_scratch(experience, self.buffer.everything(as_rows=True))
 
     def _train_from_scratch(self, experience: Experience, stored: dict[str, Tensor]) -> None:
         if not stored or not len(self.buffer):
             return
-        x, y, task = stored["x"], stored["y"], stored.get("task")
+        y = stored["y"]
         size = self.context.protocol.batch_size
         steps = self.epochs * -(-len(y) // size)
         updater = self.context.updater(self.model.parameters(), steps=steps, passes=self.epochs)
@@ -66,9 +66,10 @@ class GDumb(Strategy):
         for _ in range(self.epochs):
             order = torch.randperm(len(y), generator=self.context.generator()).to(y.device)
             for index in order.split(size):
-                tasks = None if task is None else task[index]
-                mask = self.context.space.exemplar_mask(tasks)
-                batch = Batch(x[index], y[index], tasks, index, mask, fresh=0)
+                exemplars = picked(stored, index)
+                task = exemplars.get("task")
+                x, mask = self.context.inputs(exemplars["rows"]), self.context.space.exemplar_mask(task)
+                batch = Batch(x, exemplars["y"], task, index, mask, fresh=0)
                 experience.meter.observe(updater.descend(batch, self._loss))
                 experience.meter.replayed += len(index)
 

@@ -39,7 +39,7 @@ class ICaRL(GradientStrategy):
     family = "replay"
     carries = "the model, the exemplars in their order, and the mean of each class"
 
-    exemplars: Tensor
+    exemplars: Tensor  # rows
     labels: Tensor
     tasks: Tensor
     means: Tensor
@@ -64,10 +64,14 @@ class ICaRL(GradientStrategy):
                 f"icarl.flip mirrors images [channels, height, width], but inputs have shape {context.input_shape}. "
                 "Leave it off."
             )
+        if isinstance(context.input_shape[0], tuple):
+            raise UsageError(
+                "icarl keeps exemplars as one tensor, and a sample here is several. Take another strategy."
+            )
         super().setup(context)
         self.granted = context.granted_buffer(self.buffer_size)
         empty = torch.zeros(0, dtype=torch.long, device=context.device)
-        self.register_buffer("exemplars", torch.zeros(0, *context.input_shape, device=context.device))
+        self.register_buffer("exemplars", torch.zeros(0, device=context.device))
         self.register_buffer("labels", empty)  # in the order of classes, and within a class of herding
         self.register_buffer("tasks", empty.clone())
         self.register_buffer("means", torch.zeros(0, self.model.backbone.features, device=context.device))
@@ -82,7 +86,8 @@ class ICaRL(GradientStrategy):
         with torch.no_grad(), evaluating(self.model):
             self.recorded = torch.cat([self.model(batch.x).sigmoid() for batch in experience.scan()])
             parts = self.exemplars.split(self.context.protocol.eval_batch_size) if len(self.labels) else ()
-            self.exemplar_targets = torch.cat([self.recorded[:0], *(self.model(part).sigmoid() for part in parts)])
+            targets = (self.model(self.context.inputs(part)).sigmoid() for part in parts)
+            self.exemplar_targets = torch.cat([self.recorded[:0], *targets])
 
     def replay(self, batch: Batch) -> Batch:
         self.dealt = self.dealer.next()
@@ -90,7 +95,8 @@ class ICaRL(GradientStrategy):
             return batch
         task = self.tasks[self.dealt] if batch.task is not None else None
         mask = self.context.space.exemplar_mask(task)
-        return batch.join(self.exemplars[self.dealt], self.labels[self.dealt], task, mask)
+        x = self.context.inputs(self.exemplars[self.dealt])
+        return batch.join(x, self.labels[self.dealt], task, mask)
 
     def loss(self, batch: Batch) -> Tensor:
         """Binary cross-entropy: old classes follow q, new ones the label."""
@@ -105,9 +111,8 @@ class ICaRL(GradientStrategy):
         del self.recorded, self.exemplar_targets, self.dealer, self.dealt, self.old, self.seen
         classes = sorted(self.context.space.seen)
         share = (self.granted() if callable(self.granted) else self.granted) // len(classes)
-        (everything,) = experience.scan(len(experience))
-        x, y = everything.x, everything.y
-        features = torch.cat([self.features(part) for part in x.split(self.context.protocol.eval_batch_size)])
+        scanned = [(batch.rows, batch.y, self.features(batch.x)) for batch in experience.scan()]
+        rows, y, features = (torch.cat(column) for column in zip(*scanned))
         kept: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
         for label in self.labels.unique().tolist():
             mine = (self.labels == label).nonzero().flatten()[:share]
@@ -115,14 +120,14 @@ class ICaRL(GradientStrategy):
         for label in experience.classes:
             mine = (y == label).nonzero().flatten()
             chosen = mine[herd(features[mine], share)]
-            kept[label] = x[chosen], y[chosen], y.new_full((len(chosen),), experience.task or 0)
+            kept[label] = rows[chosen], y[chosen], y.new_full((len(chosen),), experience.task or 0)
         parts = [kept[label] for label in classes if label in kept]
         self.exemplars, self.labels, self.tasks = (torch.cat(column) for column in zip(*parts))
         means = [self._mean(label) for label in range(self.model.outputs)] if share > 0 else []
         self.means = torch.stack(means) if means else self.means[:0]
 
     def _mean(self, label: int) -> Tensor:
-        mine = self.exemplars[self.labels == label]
+        mine = self.context.inputs(self.exemplars[self.labels == label])
         if not len(mine):
             return self.means.new_full(self.means.shape[1:], torch.inf)  # an output not seen yet
         return F.normalize(self.features(mine).mean(dim=0), dim=0)

@@ -129,7 +129,7 @@ def test_the_state_grows_with_the_classes():
     sizes = []
     for position in range(len(ours.realised.steps)):
         ours.step(position)
-        stored_x = ours.strategy.buffer.state_dict()["stored_x"]
+        stored_x = ours.strategy.buffer.state_dict()["stored_rows"]
         assert len(stored_x) == EACH * len(ours.realised.space.seen)
         sizes.append(state_bytes(ours.strategy.buffer))
     assert sizes == sorted(set(sizes))
