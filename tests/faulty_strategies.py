@@ -270,14 +270,15 @@ class OnlyScans(GradientStrategy):
 
 @caught_by("buffer_budget", "the protocol grants 7")
 class KeepsEverything(GradientStrategy):
-    """Keeps all inputs in its state."""
+    """Keeps all samples in its state."""
 
     def setup(self, context: Context) -> None:
         super().setup(context)
-        self.register_buffer("kept", torch.zeros(0, *context.input_shape))
+        self.register_buffer("kept", torch.zeros(0))
 
     def after_experience(self, experience: Experience) -> None:
-        self.kept = torch.cat([self.kept, *(batch.x for batch in experience.scan())])
+        kept = [self.kept] if len(self.kept) else []
+        self.kept = torch.cat([*kept, *(batch.rows for batch in experience.scan())])
 
 
 @caught_by("buffer_budget", "the protocol grants 0")
@@ -286,10 +287,10 @@ class AlwaysKeepsOne(GradientStrategy):
 
     def setup(self, context: Context) -> None:
         super().setup(context)
-        self.buffer = ReplayBuffer(max(1, context.buffer_size))
+        self.buffer = ReplayBuffer(max(1, context.buffer_size), inputs=context.inputs)
 
     def after_step(self, batch: Batch) -> None:
-        self.buffer.add(self.context.generator("buffer"), x=batch.stream().x)
+        self.buffer.add(self.context.generator("buffer"), rows=batch.stream().rows)
 
 
 @caught_by("rows", "converted for good")
@@ -311,10 +312,10 @@ class KeepsAsManyAsEver(GradientStrategy):
     def setup(self, context: Context) -> None:
         super().setup(context)
         granted = context.granted_buffer(None)
-        self.buffer = ReplayBuffer(granted if isinstance(granted, int) else 10)
+        self.buffer = ReplayBuffer(granted if isinstance(granted, int) else 10, inputs=context.inputs)
 
     def after_step(self, batch: Batch) -> None:
-        self.buffer.add(self.context.generator("buffer"), x=batch.stream().x)
+        self.buffer.add(self.context.generator("buffer"), rows=batch.stream().rows)
 
 
 @caught_by("runs", "parameter_groups()")

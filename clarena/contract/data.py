@@ -82,9 +82,9 @@ class Data:
                     raise DataError(
                         f"The {part} set has {len(column)} inputs but {labels} labels. Give one label per input."
                     )
+        (target or built_in(self.target)()).validate(self)
         if (form := form_of(self.x_train)) != (other := form_of(self.x_test)):
             raise DataError(f"Training inputs are {form}, test inputs are {other}. They must be alike.")
-        (target or built_in(self.target)()).validate(self)
         for kind, names in (("class", self.class_names), ("domain", self.domain_names)):
             _validate_names(kind, names)
         self._validate_domains()

@@ -29,7 +29,7 @@ from clarena.record.record import Cell
 from clarena.run.realisation import CellClasses, Realisation
 from clarena.toolbox.seeding import Seeds
 
-FORMAT = 1
+FORMAT = 2
 """Of the content; a file of a later one is left alone."""
 
 Content = Mapping[str, Any]

@@ -38,6 +38,7 @@ METERING = 3
 """Revision of how costs are measured; raised when the same run is measured otherwise, noted in its record.
 
 2: every process warms up before its first clock, so that a first run no longer pays for torch's start.
+3: exemplars are kept as rows, and weigh what these do.
 """
 
 Progress = Callable[[float], None]

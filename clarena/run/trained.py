@@ -251,7 +251,8 @@ def read_model(path: Path, device: torch.device) -> dict[str, Any]:
             "clarena evaluate … --keep model."
         ) from error
     if form != FORMAT:
-        raise StoreError(f"The model {path} is of format {form}, and this version reads {FORMAT}. Update CLArena.")
+        what = "Run it again with --keep model" if isinstance(form, int) and form < FORMAT else "Update CLArena"
+        raise StoreError(f"The model {path} is of format {form}, and this version reads {FORMAT}. {what}.")
     return content
 
 

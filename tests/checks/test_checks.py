@@ -156,7 +156,7 @@ def test_exemplars_are_counted_in_buffers_and_elsewhere() -> None:
         trial = Trial(Subject(ER, "class"))
         inputs = trial.step().x.flatten(1)
         assert exemplars(trial, inputs) == 7  # the buffer is full, and not counted twice
-        trial.strategy.register_buffer("alias", trial.strategy.buffer.stored_x)
+        trial.strategy.register_buffer("alias", trial.strategy.buffer.stored_rows)
         assert exemplars(trial, inputs) == 7  # the same storage
         trial.strategy.register_buffer("hidden", torch.cat([inputs[:2], torch.randn(3, 16)]).view(5, 1, 4, 4))
         assert exemplars(trial, inputs) == 9
@@ -195,7 +195,7 @@ def test_checks_wait_for_those_they_build_upon() -> None:
     assert later == {"not_applicable"}
     assert "ExpectsFullBatches" not in summary(broken, results)  # its name is
     text = summary(broken, results)
-    assert text.startswith("expectsfullbatches: 3 passed, 2 failed, 34 not applicable (")
+    assert text.startswith("expectsfullbatches: 3 passed, 2 failed, 36 not applicable (")
     assert text.count("failed: runs") == 1
     assert "failed: runs (class, task)" in text
 

@@ -115,7 +115,7 @@ def test_inputs_of_another_kind_are_refused(what: str) -> None:
 
 
 OTHERS = {
-    "types differ": ({"x_test": IMAGES[:, 0, 0, :4]}, "are float32, test inputs have shape .* are uint8.*alike"),
+    "types differ": ({"x_test": IMAGES[:, 0, 0, :4]}, "of float32, test inputs are .* of uint8.*alike"),
     "name of a class": ({"class_names": ("a", "b", 3)}, r"must be text, not int \(3\)"),
     "no UTF-8": ({"class_names": ("a", "b", "\udce9")}, "cannot be written as UTF-8"),
     "domains": ({"domain_train": Y.float(), "domain_names": ("x",)}, "domains must be whole numbers"),

@@ -252,7 +252,7 @@ def test_stage_2_is_a_classifier_on_the_balanced_memory() -> None:
                 error = (p - F.one_hot(stored["y"][rows], p.shape[1])) / 2.0 / len(rows)
                 weight, bias = weight - 0.01 * error.T @ phi[rows], bias - 0.01 * error.sum(0)
             self.expected = weight, bias
-            self.buffer.stored_x = self.buffer.stored_x.double()
+            self.buffer.stored_rows = self.buffer.stored_rows.double()
             super()._learn_classifier(experience, passes)
 
     ours = walk(Halfway(balanced=1, temperature=2.0), "class", optimizer="sgd", momentum=0.0, **NORM)

@@ -43,9 +43,19 @@ def ready(strategy, samples=8, backbone=Smooth, **options):
     strategy.double().train()
     batch = next(experience.batches())
     batch = replace(
-        batch, x=batch.x[:samples].double(), y=batch.y[:samples], index=batch.index[:samples], fresh=samples
+        batch,
+        x=batch.x[:samples].double(),
+        y=batch.y[:samples],
+        index=batch.index[:samples],
+        fresh=samples,
     )
+    batch._rows = lambda: batch.x
     return strategy, batch
+
+
+def empty(capacity):
+    """A buffer of rows that are inputs already."""
+    return ReplayBuffer(capacity, inputs=lambda rows: rows)
 
 
 def named(strategy):
@@ -116,7 +126,7 @@ class Recorded(MER):
 @pytest.mark.parametrize("place", ["first", "last", "random"])
 def test_mer_is_algorithm_1(place):
     mer, batch = ready(Recorded(draws=3, draw_size=4, beta=0.4, gamma=0.7, learning_rate=0.1, place=place))
-    mer.buffer = ReplayBuffer(12)  # in double precision, and empty
+    mer.buffer = empty(12)  # in double precision, and empty
     theta = named(mer)
     mer.drawn.clear()
     mer.step(batch)
@@ -144,7 +154,7 @@ def test_mer_draws_exemplars_once_and_puts_the_sample_in_its_place():
     places = {}
     for place in ("first", "last", "random"):
         mer, batch = ready(Recorded(draw_size=5, place=place))
-        mer.buffer = ReplayBuffer(12)
+        mer.buffer = empty(12)
         mer.drawn.clear()
         mer.step(batch)
         places[place] = set()
@@ -171,11 +181,15 @@ def test_mer_rewards_gradients_that_agree():
             mer, batch = ready(MER(draw_size=2, beta=1.0), samples=2)
             mer.place, mer.learning_rate = place, rate
             old, new = parts(batch.x, batch.y, None)
-            mer.buffer = ReplayBuffer(1)
-            mer.buffer.add(torch.Generator(), x=old[0], y=old[1])
+            mer.buffer = empty(1)
+            mer.buffer.add(torch.Generator(), rows=old[0], y=old[1])
             mask = mer.context.space.exemplar_mask()
             start = named(mer)
-            mer.step(replace(batch, x=new[0], y=new[1], index=batch.index[1:], mask=mask, fresh=1))
+            mer.step(
+                replace(
+                    batch, x=new[0], y=new[1], index=batch.index[1:], mask=mask, fresh=1, _rows=lambda new=new: new[0]
+                )
+            )
             ends.append(flat(mer.model.parameters()))
         first, second = grad(loss_of(mer, *old[:2], mask)), grad(loss_of(mer, *new[:2], mask))
         g1, g2 = first(start), second(start)
@@ -286,7 +300,7 @@ def test_first_order_gradients_are_those_with_inner_gradients_held_constant():
 
 
 def without_exemplars(maml):
-    maml.buffer = ReplayBuffer(0)
+    maml.buffer = empty(0)
     return maml
 
 
@@ -340,8 +354,8 @@ def test_c_maml_moves_weights_at_a_rate_of_its_own():
 
 def test_the_meta_loss_runs_over_batch_and_exemplars():
     maml, batch = ready(LaMAML())
-    maml.buffer = ReplayBuffer(5)
-    maml.buffer.add(torch.Generator(), x=batch.x[:5] + 1, y=batch.y[:5] - 1)
+    maml.buffer = empty(5)
+    maml.buffer.add(torch.Generator(), rows=batch.x[:5] + 1, y=batch.y[:5] - 1)
     joined = maml.replay(batch)
     assert len(joined) == 8 + 5
     maml.step(batch)
