@@ -30,7 +30,7 @@ from clarena.run.realisation import CellClasses, Realisation
 from clarena.toolbox.seeding import Seeds
 
 FORMAT = 2
-"""Of the content; a file of a later one is left alone."""
+"""Of the content; a file of another one is left alone. 2: says what the rows of buffers are."""
 
 Content = Mapping[str, Any]
 
