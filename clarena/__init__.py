@@ -19,6 +19,7 @@ from clarena.errors import (
 from clarena.hookspecs import hookimpl
 
 if TYPE_CHECKING:
+    from clarena.contract.augmentation import as_given
     from clarena.contract.backbone import Backbone, Head, Model
     from clarena.contract.benchmark import (
         Benchmark,
@@ -91,6 +92,7 @@ _LAZY = {
     "Track": "clarena.protocol.protocol",
     "TrainedModel": "clarena.run.trained",
     "Updater": "clarena.contract.updater",
+    "as_given": "clarena.contract.augmentation",
     "class_order": "clarena.contract.classes",
     "class_sizes": "clarena.contract.classes",
     "continue_run": "clarena.run.continuing",
@@ -156,6 +158,7 @@ __all__ = [
     "TrainedModel",
     "Updater",
     "UsageError",
+    "as_given",
     "class_order",
     "class_sizes",
     "continue_run",

@@ -242,4 +242,5 @@ def joined(parts: Sequence[Batch]) -> Batch:
         **{name: together(name) for name in ("x", "y", "task", "index", "scores")},
         mask=torch.cat(whole) if outputs else None,
         fresh=sum(part.fresh for part in parts),
+        views=parts[0].views,
     )

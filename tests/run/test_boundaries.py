@@ -12,7 +12,8 @@ from cli_command import clarena, smoke
 from tiny import walk
 
 from clarena import GradientStrategy, PluginError, Store, UsageError, evaluate
-from clarena.contract.experience import Experience, HiddenStream, Meter
+from clarena.contract.experience import Experience, HiddenStream
+from clarena.contract.meter import Meter
 from clarena.errors import ClarenaError
 from clarena.plugins.host import Host, PluginSources
 from clarena.run.planning import make_plan
