@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from clarena.contract.training import GradientStrategy
     from clarena.contract.updater import Updater
     from clarena.plugins.registry import family_member
-    from clarena.protocol.protocol import Protocol, Scenario, Track
+    from clarena.protocol.protocol import AugmentationKind, Protocol, Scenario, Track
     from clarena.record.metrics import Metric
     from clarena.record.predictions import Predictions
     from clarena.record.record import Record
@@ -58,6 +58,7 @@ if TYPE_CHECKING:
 __version__ = "0.2.0"
 
 _LAZY = {
+    "AugmentationKind": "clarena.protocol.protocol",
     "Backbone": "clarena.contract.backbone",
     "Batch": "clarena.contract.experience",
     "BatchNorm": "clarena.toolbox.modules",
@@ -118,6 +119,7 @@ _LAZY = {
 
 __all__ = [
     "IGNORED",
+    "AugmentationKind",
     "Backbone",
     "Batch",
     "BatchNorm",
