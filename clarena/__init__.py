@@ -19,6 +19,7 @@ from clarena.errors import (
 from clarena.hookspecs import hookimpl
 
 if TYPE_CHECKING:
+    from clarena.contract.augmentation import as_given
     from clarena.contract.backbone import Backbone, Head, Model
     from clarena.contract.benchmark import (
         Benchmark,
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from clarena.contract.training import GradientStrategy
     from clarena.contract.updater import Updater
     from clarena.plugins.registry import family_member
-    from clarena.protocol.protocol import Protocol, Scenario, Track
+    from clarena.protocol.protocol import AugmentationKind, Protocol, Scenario, Track
     from clarena.record.metrics import Metric
     from clarena.record.predictions import Predictions
     from clarena.record.record import Record
@@ -59,6 +60,7 @@ if TYPE_CHECKING:
 __version__ = "0.2.0"
 
 _LAZY = {
+    "AugmentationKind": "clarena.protocol.protocol",
     "Backbone": "clarena.contract.backbone",
     "Batch": "clarena.contract.experience",
     "BatchNorm": "clarena.toolbox.modules",
@@ -93,6 +95,7 @@ _LAZY = {
     "Track": "clarena.protocol.protocol",
     "TrainedModel": "clarena.run.trained",
     "Updater": "clarena.contract.updater",
+    "as_given": "clarena.contract.augmentation",
     "class_order": "clarena.contract.classes",
     "class_sizes": "clarena.contract.classes",
     "continue_run": "clarena.run.continuing",
@@ -120,6 +123,7 @@ _LAZY = {
 
 __all__ = [
     "IGNORED",
+    "AugmentationKind",
     "Backbone",
     "Batch",
     "BatchNorm",
@@ -160,6 +164,7 @@ __all__ = [
     "TrainedModel",
     "Updater",
     "UsageError",
+    "as_given",
     "class_order",
     "class_sizes",
     "continue_run",

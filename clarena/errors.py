@@ -28,6 +28,10 @@ class PluginError(ClarenaError):
     """A plugin broke the contract: it fails to load, or a strategy returned what the host cannot use."""
 
 
+class SpentError(PluginError):
+    """A strategy took more of what the protocol limits (looks at the data, views) than it grants."""
+
+
 class DataError(ClarenaError):
     """A data set is absent, damaged, empty, or holds what no benchmark can use."""
 

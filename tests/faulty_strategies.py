@@ -13,7 +13,18 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from clarena import Batch, Context, Experience, GradientStrategy, ReplayBuffer, Strategy, cross_entropy, evaluating
+from clarena import (
+    Batch,
+    Context,
+    Experience,
+    GradientStrategy,
+    ReplayBuffer,
+    Strategy,
+    as_given,
+    cross_entropy,
+    evaluating,
+)
+from clarena.contract.augmentation import augmented
 
 FAULTY: list[tuple[type[Strategy], str, str]] = []
 """(class, the check that catches it, words that its message must hold to be of help)"""
@@ -266,6 +277,33 @@ class OnlyScans(GradientStrategy):
             for batch in experience.scan(len(experience)):
                 self.step(batch)
         self.experience = None
+
+
+@caught_by("views", "Take augmented views from the batch")
+class MirrorsByItself(GradientStrategy):
+    """Takes a mirrored view of every batch, which nobody counts."""
+
+    def loss(self, batch: Batch) -> Tensor:
+        mirrored = self.model(batch.x.flip(-1))
+        return super().loss(batch) + 0.01 * (batch.scores - mirrored).square().mean()
+
+
+@caught_by("views", "Take augmented views from the batch")
+class CallsThePolicy(GradientStrategy):
+    """Calls the host's policy past the batch, which would have counted."""
+
+    def loss(self, batch: Batch) -> Tensor:
+        with as_given():
+            other = self.model(augmented(batch.x, "crop", self.context.generator()))
+        return super().loss(batch) + 0.01 * (batch.scores - other).square().mean()
+
+
+@caught_by("views", "clarena.as_given()")
+class AugmentsTwice(GradientStrategy):
+    """Takes a view and has it augmented once more."""
+
+    def loss(self, batch: Batch) -> Tensor:
+        return super().loss(batch) + 0.01 * (batch.scores - self.model(batch.view())).square().mean()
 
 
 @caught_by("buffer_budget", "the protocol grants 7")

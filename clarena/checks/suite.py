@@ -33,6 +33,7 @@ from clarena.checks.identity import (
 from clarena.checks.restart import Restart
 from clarena.checks.tiny import TARGET, Subject, TinyMlp
 from clarena.checks.trial import laboratory
+from clarena.checks.views import check_views
 from clarena.contract.backbone import Backbone
 from clarena.contract.strategy import Strategy
 from clarena.errors import UsageError
@@ -94,6 +95,7 @@ STREAM_CHECKS = _named(
     check_data_untouched,
     check_data_released,
     check_budget,
+    check_views,
     check_updates,
     check_buffer_budget,
     check_rows,

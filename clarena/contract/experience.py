@@ -2,17 +2,19 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from clarena.contract.meter import Meter
 from clarena.contract.rows import Rows
 from clarena.contract.target import Classes, Target
-from clarena.errors import PluginError
-from clarena.protocol.protocol import Protocol, Scenario
+from clarena.contract.views import Views
+from clarena.errors import PluginError, SpentError
+from clarena.protocol.protocol import AugmentationKind, Protocol, Scenario
 from clarena.toolbox import together
 from clarena.toolbox.together import part
 
@@ -32,6 +34,7 @@ class Batch:
         mask: outputs in play, bool [batch or 1, outputs]; None when all of them are.
         fresh: how many samples come from the stream; they are the first ones.
         scores: the step's own forward pass [batch, …, outputs], once it has been made.
+        views: what `view` draws from; a batch that a strategy makes by itself has none.
     """
 
     x: Tensor
@@ -41,6 +44,7 @@ class Batch:
     mask: Tensor | None
     fresh: int
     scores: Tensor | None = None
+    views: Views | None = field(default=None, repr=False)
     _rows: Callable[[], Any] | None = field(repr=False, default=None)  # of the stream's samples, when called
 
     def __len__(self) -> int:
@@ -57,6 +61,27 @@ class Batch:
             raise PluginError("it asks for the rows of exemplars. Those of the stream are batch.stream().rows.")
         return self._rows()
 
+    def view(self, policy: AugmentationKind | None = None) -> Tensor:
+        """The inputs in augmented views that are newly drawn and counted [batch, …]; each call draws others.
+
+        They are what a network is to see: pass them on under `clarena.as_given()`.
+
+        Args:
+            policy: of the strategy, where the protocol grants one (`context.granted_policy`); None: the protocol's.
+                Where that is none, views are the inputs as they are.
+
+        Raises:
+            UsageError: for a policy that is not granted.
+            SpentError: when the protocol's `views` are spent.
+            PluginError: when the batch was not handed out by the host.
+        """
+        if self.views is None:
+            raise PluginError(
+                "A view was asked of a batch that a strategy has made by itself, where nobody would count it. Take "
+                "exemplars by batch.join, or hand the views of a batch that was given on: Batch(…, views=batch.views)."
+            )
+        return self.views.take(self.x, policy)
+
     def stream(self) -> "Batch":
         """The samples of the stream alone."""
         return self._part(slice(0, self.fresh), self.fresh)
@@ -72,6 +97,8 @@ class Batch:
         else:
             outputs = next(m.shape[1] for m in (self.mask, mask) if m is not None)
             joined = torch.cat([_full_mask(self.mask, len(self), outputs, y), _full_mask(mask, len(y), outputs, y)])
+        if self.views is not None:
+            self.views.samples += len(y)
         return Batch(
             x=together.joined([self.x, x]),
             y=torch.cat([self.y, y]),
@@ -79,6 +106,7 @@ class Batch:
             index=torch.cat([self.index, self.index.new_full((len(y),), EXEMPLAR)]),
             mask=joined,
             fresh=self.fresh,
+            views=self.views,
             _rows=self._rows,
         )
 
@@ -92,6 +120,7 @@ class Batch:
             mask=self.mask if self.mask is None or len(self.mask) == 1 else self.mask[rows],
             fresh=fresh,
             scores=None if self.scores is None else self.scores[rows],
+            views=self.views,
             _rows=None if whole is None or not fresh else lambda: part(whole(), rows),
         )
 
@@ -181,51 +210,6 @@ class OutputSpace:
 
 
 @dataclass
-class Meter:
-    """What learning one experience has cost, counted by the host.
-
-    Attributes:
-        steps: batches handed out.
-        samples: samples of the stream handed out in them; `passes` is this divided by the experience's size.
-        replayed: exemplars trained on besides.
-        scanned: samples read outside training (importance, herding, targets).
-        accesses: samples read through `dataset()` by a strategy's own loader.
-        loss_sum, loss_steps: of the loss that the training loop reports, kept on the device.
-    """
-
-    steps: int = 0
-    samples: int = 0
-    replayed: int = 0
-    scanned: int = 0
-    accesses: int = 0
-    loss_sum: Tensor | None = None
-    loss_steps: int = 0
-
-    def observe(self, loss: Tensor) -> None:
-        """Add a step's loss without waiting for the device; NaN and infinity stay visible in the sum."""
-        loss = loss.detach()
-        self.loss_sum = loss.clone() if self.loss_sum is None else self.loss_sum.add_(loss)
-        self.loss_steps += 1
-
-    def copy(self) -> "Meter":
-        """The meter as it is now."""
-        return replace(self, loss_sum=None if self.loss_sum is None else self.loss_sum.clone())
-
-    def since(self, earlier: "Meter") -> "Meter":
-        """What was spent after `earlier`, a copy of this meter."""
-        spent = {f.name: getattr(self, f.name) - getattr(earlier, f.name) for f in fields(self) if f.name != "loss_sum"}
-        if not spent["loss_steps"]:
-            return Meter(**spent)
-        assert self.loss_sum is not None
-        return Meter(**spent, loss_sum=self.loss_sum - (0 if earlier.loss_sum is None else earlier.loss_sum))
-
-    @property
-    def mean_loss(self) -> float | None:
-        """The mean of the observed losses (this waits for the device), or None."""
-        return None if self.loss_sum is None else float(self.loss_sum) / self.loss_steps
-
-
-@dataclass
 class Experience:
     """One step of the stream: the data available at once, and the only source of training batches.
 
@@ -248,6 +232,7 @@ class Experience:
     tasks: Tensor | None = field(repr=False)
     protocol: Protocol = field(repr=False)
     generator: torch.Generator = field(repr=False)
+    view_generator: torch.Generator = field(repr=False)
     on_step: Callable[[int], None] = field(repr=False, default=lambda step: None)
     meter: Meter = field(repr=False, default_factory=Meter)
     labels: Tensor | None = field(repr=False, default=None)
@@ -303,7 +288,7 @@ class Experience:
     def scan(self, batch_size: int | None = None) -> Iterator[Batch]:
         """Every sample once, in order, without augmentation or chance: for importance, herding, targets.
 
-        Raises `PluginError` when the protocol's `scans` are spent.
+        Raises `SpentError` when the protocol's `scans` are spent.
         """
         size = batch_size or self.protocol.eval_batch_size
         for place, index, x, rows in self._read(torch.arange(len(self)), size):
@@ -318,10 +303,10 @@ class Experience:
         return (self.meter.scanned + beyond) / len(self)
 
     def _look(self) -> None:
-        """Raise `PluginError` where there were more looks than the protocol allows."""
+        """Raise `SpentError` where there were more looks than the protocol allows."""
         allowed = self.protocol.scans
         if allowed is not None and self.looks > allowed:
-            raise PluginError(
+            raise SpentError(
                 f"it looks at the data of experience {self.position + 1} outside training more often than the "
                 f"{allowed} times of protocol.scans. Have it scan less, or open another track: "
                 f"--set protocol.scans={math.ceil(self.looks)}, or none for any number."
@@ -343,7 +328,8 @@ class Experience:
             self.space.reveal(self.labels[place])
         task = None if self.tasks is None else self.tasks.index_select(0, index)
         mask = self.space.mask(None if task is None else task[:1] if self.task is not None else task)
-        return Batch(x, y, task, index, mask, fresh=len(index), _rows=rows)
+        views = Views(self.protocol, self.view_generator, self.meter, len(index))
+        return Batch(x, y, task, index, mask, fresh=len(index), views=views, _rows=rows)
 
 
 UNTOLD = "whose boundaries are hidden"

@@ -17,8 +17,9 @@ from clarena.contract.backbone import Backbone, Model
 from clarena.contract.experience import Experience, OutputSpace
 from clarena.contract.target import Target
 from clarena.contract.updater import Factors, Updater
+from clarena.contract.views import granted_policy
 from clarena.errors import UsageError
-from clarena.protocol.protocol import Protocol, Scenario
+from clarena.protocol.protocol import AugmentationKind, Protocol, Scenario
 from clarena.toolbox.buffer import Capacity, Policy, ReplayBuffer
 from clarena.toolbox.modules import Frozen, evaluating
 from clarena.toolbox.schedule import Budget
@@ -178,6 +179,16 @@ class Context:
                 f"Ask for at most {self.buffer_size}, or open another track: --set protocol.buffer_size={wanted}."
             )
         return self.buffer_size if wanted is None else wanted
+
+    def granted_policy(self, wanted: AugmentationKind | None) -> AugmentationKind | None:
+        """The policy of a strategy's views (`Batch.view`): its own, where the protocol grants one, or the protocol's.
+
+        Ask in `setup`, so that what is not granted is refused before anything runs.
+
+        Raises:
+            UsageError: for a policy that is not granted, or that these inputs cannot have.
+        """
+        return granted_policy(self.protocol, wanted, self.input_shape)
 
 
 @dataclass(frozen=True)

@@ -244,4 +244,5 @@ def joined(parts: Sequence[Batch]) -> Batch:
         mask=torch.cat(whole) if outputs else None,
         fresh=sum(part.fresh for part in parts),
         _rows=lambda: together.joined([part.stream().rows for part in parts]),
+        views=parts[0].views,
     )

@@ -27,8 +27,9 @@ Scenario = Literal["class", "domain", "task"]
 
 SCENARIOS: tuple[Scenario, ...] = ("class", "domain", "task")
 
-AugmentationKind = Literal["crop", "flip", "crop-flip"]
-"""Which views of a training image there are: cropped out of its padded self, mirrored, or both."""
+AugmentationKind = Literal["crop", "flip", "crop-flip", "contrastive"]
+"""Which views of a training image there are: cropped out of its padded self, mirrored, or both; or those of contrastive
+learning: enlarged parts, mirrored, in other colours."""
 
 REVISION = 1
 """Raised whenever a change of the host moves results; golden trajectories in the tests force it."""
@@ -116,6 +117,13 @@ class Protocol(FrozenModel):
     augmentation: Annotated[
         AugmentationKind | None,
         Field(description="The views in which a backbone sees its training images; none: as they are."),
+    ] = None
+    own_views: Annotated[
+        bool, Field(description="Whether a strategy may take views by a policy of its own besides the protocol's.")
+    ] = False
+    views: Annotated[
+        int | None,
+        Field(ge=0, description="Views that a strategy may take of each sample of a step; none: any number."),
     ] = None
     precision: Annotated[
         Literal["float32", "tf32", "bf16"],

@@ -146,7 +146,8 @@ class Cost(FrozenModel):
         peak_memory_bytes: of the device's allocator on CUDA, of the process elsewhere, since the run began.
         state_bytes: of everything carried on to the next experience, each storage once.
         parameters: of the strategy, trainable or not.
-        passes: over the experience's data; with steps, replayed, scanned and accessed samples as the host counted.
+        passes: over the experience's data; with steps, and samples replayed, scanned and accessed, as the host counted.
+        viewed: views that batches gave; none are not written, so that older records stay as they are.
         mean_loss: over the steps.
     """
 
@@ -161,7 +162,15 @@ class Cost(FrozenModel):
     replayed: int
     scanned: int
     accesses: int
+    viewed: int = 0
     mean_loss: Number
+
+    @model_serializer(mode="wrap")
+    def _only_what_was_taken(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        content: dict[str, Any] = handler(self)
+        if not self.viewed:
+            del content["viewed"]
+        return content
 
 
 class CurvePoint(FrozenModel):

@@ -36,7 +36,7 @@ from clarena.run.environment import working_directory
 from clarena.run.keeping import lacks_model
 from clarena.run.kept import kept_transforms
 from clarena.run.realisation import CellClasses, Realisation
-from clarena.run.rehearsal import check_backbone, check_buffers, check_scans
+from clarena.run.rehearsal import check_allowances, check_backbone, check_buffers
 from clarena.run.updates import check_precision, check_updates
 from clarena.run.worker import Work
 from clarena.toolbox.seeding import forked
@@ -215,7 +215,7 @@ def _try_out(parts: CellClasses, info: StrategyInfo, track: Track, seed: int, *,
         except Exception:
             return
         admit(track, parts, info, seed)
-        check_scans(track, parts, info, seed)
+        check_allowances(track, parts, info, seed)
         if not realised.target.labels_are_classes:
             _rehearse(parts, info, track, seed)
 

@@ -223,6 +223,7 @@ class Realisation:
             tasks=torch.cat(tasks).to(self.device) if with_task else None,
             protocol=self.protocol,
             generator=self.seeds.apart("data", positions[-1]) if self.hidden else self.seeds.torch("data"),
+            view_generator=self.seeds.torch("views"),
         )
         if not self.hidden:
             self.budget.begin(experience.meter, self.protocol.epochs, len(y), self.protocol.batch_size)

@@ -1,4 +1,4 @@
-"""What is tried before anything runs: a backbone's answer, exemplars for replay, and looks outside training."""
+"""What is tried before anything runs: a backbone's answer, exemplars for replay, looks outside training and views."""
 
 import warnings
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ import torch
 
 from clarena.contract.strategy import Strategy
 from clarena.contract.target import Target
-from clarena.errors import ClarenaError, ClarenaWarning, PluginError, UsageError
+from clarena.errors import ClarenaError, ClarenaWarning, PluginError, SpentError, UsageError
 from clarena.plugins.composite import Composite
 from clarena.protocol.protocol import Protocol, Track
 from clarena.record.record import StrategyInfo
@@ -16,7 +16,7 @@ from clarena.run.realisation import CellClasses, Realisation
 from clarena.toolbox.together import count, form_of, part
 
 FEW = 4
-"""Samples of an experience on which looks are counted."""
+"""Samples of an experience on which looks and views are counted."""
 
 
 def check_backbone(realised: Realisation) -> None:
@@ -94,15 +94,16 @@ def check_buffers(cls: type[Strategy], hyperparameters: Mapping[str, Any], proto
         warnings.warn(message, ClarenaWarning, stacklevel=2)
 
 
-def check_scans(track: Track, parts: CellClasses, info: StrategyInfo, seed: int) -> None:
-    """Where looks outside training are limited, have the strategy learn the beginning of two experiences.
+def check_allowances(track: Track, parts: CellClasses, info: StrategyInfo, seed: int) -> None:
+    """Where looks outside training or views are limited, have the strategy learn the beginning of two experiences.
 
-    A pass over the data is a pass, however few they are, so what it would do in its run it does here.
+    A pass over the data is a pass, however few they are, and a view of each sample one view; so what it would do in its
+    run it does here.
 
     Raises:
-        UsageError: where it looks at the data more often than the protocol allows.
+        UsageError: where it takes more of either than the protocol allows.
     """
-    if track.protocol.scans is None:
+    if track.protocol.scans is None and track.protocol.views is None:
         return
     still = {"schedule": "constant", "milestones": (), "warmup": 0}
     short = track.protocol.model_copy(update={"epochs": 1, "limit": FEW} | still)
@@ -110,10 +111,16 @@ def check_scans(track: Track, parts: CellClasses, info: StrategyInfo, seed: int)
     strategy = realised.set_up(parts.strategy(**info.hyperparameters), info.learning_rate)
     for positions in realised.steps[:2]:
         realised.begin(positions)
-        experience = realised.experience(positions)
         try:
-            strategy.learn(experience)
+            strategy.learn(realised.experience(positions))
         except Exception as error:
-            if experience.looks > track.protocol.scans:
-                raise UsageError(f"{info.name} cannot learn on this track, as it is set: {error}") from error
+            if spent := _spent(error):
+                raise UsageError(f"{info.name} cannot learn on this track, as it is set: {spent}") from error
             return  # a faulty one fails in a run of its own, and so does what cannot learn so little
+
+
+def _spent(error: BaseException | None) -> SpentError | None:
+    """The error that says what was spent, where a strategy may have raised another in its place."""
+    while error is not None and not isinstance(error, SpentError):
+        error = error.__cause__ or error.__context__
+    return error

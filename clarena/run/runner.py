@@ -15,7 +15,8 @@ from typing import Any, cast
 import numpy as np
 import torch
 
-from clarena.contract.experience import Experience, Meter
+from clarena.contract.experience import Experience
+from clarena.contract.meter import Meter
 from clarena.contract.strategy import Strategy
 from clarena.errors import ClarenaError, ClarenaWarning, DivergedError, StoreError
 from clarena.record.predictions import Predictions
@@ -230,6 +231,7 @@ class Run:
                 replayed=meter.replayed,
                 scanned=meter.scanned,
                 accesses=meter.accesses,
+                viewed=meter.viewed,
                 mean_loss=loss,
             )
         )

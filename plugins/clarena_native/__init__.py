@@ -67,6 +67,10 @@ STRATEGIES = {
         "replay.icarl:ICaRL",
         "iCaRL: herded exemplars, distillation by sigmoids, and the nearest mean of exemplars as classifier",
     ),
+    "scr": (
+        "replay.scr:SCR",
+        "Supervised contrastive replay: views of a class are drawn together, and the nearest mean of exemplars decides",
+    ),
     "pnn": (
         "architecture.pnn:PNN",
         "Progressive neural networks: each task gets a new column, which reads the features of older, frozen ones",

@@ -28,7 +28,7 @@ HOST = Host.discover(PluginSources(third_party=False))
 NATIVE = [HOST.strategies.load(entry.name) for entry in HOST.strategies if entry.plugin == "native"]
 APART = {"den", "pnn"}
 """They build a network of their own from the layers of a backbone."""
-STORING = {"er", "der", "der++", "gem", "agem", "icarl", "gdumb", "mer", "la-maml", "c-maml", "expand"}
+STORING = {"er", "der", "der++", "gem", "agem", "icarl", "gdumb", "mer", "la-maml", "c-maml", "expand", "scr"}
 KINDS = ("crop", "flip", "crop-flip")
 
 
@@ -253,7 +253,7 @@ def test_inputs_that_are_no_images_refuse_before_anything_runs(tmp_path):
 
 
 def test_an_unknown_kind_is_refused_and_none_is_none(tmp_path):
-    with pytest.raises(UsageError, match=r"protocol.augmentation is not valid: .*'crop', 'flip' or 'crop-flip'"):
+    with pytest.raises(UsageError, match=r"protocol.augmentation is not valid: .*'flip', 'crop-flip' or 'contrastive'"):
         plan(tmp_path, "blur")
     plain = plan(tmp_path, "none").records[0].cell.track.protocol
     assert plain.augmentation is None

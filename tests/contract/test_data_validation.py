@@ -44,7 +44,7 @@ def test_a_label_for_each_token_passes_where_that_is_the_target(y: torch.Tensor)
 
 OF_TOKENS = {
     "per number": (VECTORS, torch.zeros(12, 4, dtype=torch.int64), "inputs that are tokens"),
-    "other length": (TOKENS, TAGS[:, :4], r"int64 \[12, 4\], the inputs int32 \[12, 5\]"),
+    "other length": (TOKENS, TAGS[:, :4], r"\[4\] of int64, its inputs \[5\] of int32"),
     "one a sample": (TOKENS, Y, "inputs that are tokens"),
     "float": (TOKENS, TAGS.float(), r"y.long\(\)"),
     "none in a sequence": (TOKENS, TAGS.index_fill(0, torch.tensor([3]), -100), "without any label, first number 3"),

@@ -38,6 +38,7 @@ def experience(samples=10, batch_size=4, epochs=3, eval_batch_size=512, scans=No
         tasks=None,
         protocol=protocol,
         generator=torch.Generator().manual_seed(7),
+        view_generator=torch.Generator().manual_seed(8),
     )
 
 

@@ -5,9 +5,21 @@ import torch
 from tiny import walk
 from waits import Waits, waits_of
 
+from clarena import GradientStrategy, as_given
 from clarena.plugins.host import Host
 
 HIDDEN = {"boundaries": "hidden", "optimizer_state": "kept"}
+
+
+class TwoViews(GradientStrategy):
+    """Learns from a view of its own besides."""
+
+    name = "two-views"
+
+    def loss(self, batch):
+        with as_given():
+            scores = self.model(batch.view())
+        return super().loss(batch) + (scores - batch.scores).square().mean()
 
 
 def test_what_waits_is_counted_and_what_does_not_is_not():
@@ -37,6 +49,12 @@ def test_nor_do_steps_that_are_scheduled_clipped_and_made_in_parts(name):
     strategy = Host.discover().strategy(name)
     plain, ours = (walk(strategy, "task", **changes) for changes in ({"epochs": 4}, protocol))
     assert waits_of(ours) == waits_of(plain)
+
+
+@pytest.mark.parametrize("kind", ["crop-flip", "contrastive"])
+def test_nor_do_views(kind):
+    once, thrice = (waits_of(walk(TwoViews, augmentation=kind, epochs=epochs)) for epochs in (1, 3))
+    assert thrice == once
 
 
 @pytest.mark.parametrize("name", ["finetune", "er", "der"])

@@ -29,7 +29,7 @@ DEFAULTS = {
     "tested_on": "test", "validation_fraction": 0.2, "tuning_experiences": 3, "boundaries": "known",
     "augmentation": None, "exemplars_per_class": None, "scans": None,
     "schedule": "constant", "milestones": (), "gamma": 0.1, "warmup": 0, "clip_norm": None,
-    "accumulation": 1,
+    "accumulation": 1, "own_views": False, "views": None,
 }  # fmt: skip
 """Of revision 1. A field at its default takes no part in a digest, so a default may never change unnoticed; a field
 that is added joins this list, with what was done before it existed."""
@@ -115,6 +115,9 @@ CHANGES = [
     {"eval_batch_size": 511},
     {"eval_every": 1},
     {"augmentation": "crop-flip"},
+    {"augmentation": "contrastive"},
+    {"own_views": True},
+    {"views": 1},
     {"precision": "tf32"},
     {"precision": "bf16"},
     {"limit": 7},
@@ -219,6 +222,8 @@ def test_every_field_has_a_sentence():
         ({"exemplars_per_class": 0}, "protocol.exemplars_per_class is not valid"),
         ({"exemplars_per_class": 20, "buffer_size": 2000}, "exemplars_per_class=20 for each class: set one of them"),
         ({"scans": -1}, "protocol.scans is not valid: Input should be greater than or equal to 0"),
+        ({"views": -1}, "protocol.views is not valid: Input should be greater than or equal to 0"),
+        ({"own_views": "perhaps"}, "protocol.own_views is not valid: Input should be a valid boolean"),
         ({"validation_fraction": 0}, "protocol.validation_fraction is not valid"),
         ({"validation_fraction": 1}, "protocol.validation_fraction is not valid"),
         ({"tuning_experiences": 0}, "protocol.tuning_experiences is not valid"),

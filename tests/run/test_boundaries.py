@@ -12,7 +12,8 @@ from cli_command import clarena, smoke
 from tiny import walk
 
 from clarena import GradientStrategy, PluginError, Store, UsageError, evaluate
-from clarena.contract.experience import Experience, HiddenStream, Meter
+from clarena.contract.experience import Experience, HiddenStream
+from clarena.contract.meter import Meter
 from clarena.errors import ClarenaError
 from clarena.plugins.host import Host, PluginSources
 from clarena.run.planning import make_plan
@@ -144,8 +145,12 @@ class Spy(GradientStrategy):
             meter.loss_steps - len(self.notes),
             meter.samples - sum(map(len, self.indices)),
         )
-        assert set(vars(batch)) == {"x", "y", "task", "index", "mask", "fresh", "scores"}
-        self.notes.append((context.seeds.experience, outputs, counted, batch.task, id(self.experience), self.training))
+        assert set(vars(batch)) == {"x", "y", "task", "index", "mask", "fresh", "scores", "views"}
+        assert set(vars(batch.views)) == {"protocol", "generator", "meter", "samples", "taken"}
+        views = id(batch.views.protocol), id(batch.views.generator), batch.views.meter is meter, batch.views.taken
+        seen = context.seeds.experience, outputs, counted, batch.task, id(self.experience), self.training, views
+        assert batch.views.samples == len(batch)
+        self.notes.append(seen)
         super().step(batch)
 
 

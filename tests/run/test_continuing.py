@@ -46,7 +46,7 @@ def went_on(run: Any, new: Path, folder: Path, **options: Any) -> Record:
         return continue_run(run, new, store=folder / "runs", track=False, **options)
 
 
-CASES = [(name, "class") for name in ("finetune", "er", "ewc", "si", "agem", "icarl", "ewc+lwf")]
+CASES = [(name, "class") for name in ("finetune", "er", "ewc", "si", "agem", "icarl", "scr", "ewc+lwf")]
 CASES += [("er", "task"), ("pnn", "task")]
 
 

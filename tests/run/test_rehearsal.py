@@ -58,7 +58,7 @@ def test_a_backbone_that_does_not_say_how_many(tmp_path):
     assert run(tmp_path, backbone=network(lambda x: x)).records[0].status == "finished"
 
 
-@pytest.mark.parametrize("name", ["gdumb", "icarl", "mer", "der", "er", "gem", "agem", "la-maml"])
+@pytest.mark.parametrize("name", ["gdumb", "icarl", "mer", "der", "er", "gem", "agem", "la-maml", "scr"])
 def test_replay_that_is_granted_nothing(name, tmp_path):
     """By the protocol; a strategy that needs no exemplars does not mind."""
     with pytest.raises(UsageError, match=rf"{name} keeps exemplars, and is granted none") as caught:
@@ -84,6 +84,7 @@ def test_its_declared_way_to_be_switched_off_is_said(tmp_path):
     [
         ("finetune", 0),
         ("er", 0),
+        ("scr", 0),
         ("si", 0),
         ("gdumb", 0),
         ("agem", 1),

@@ -21,6 +21,7 @@ CELLS = {
     "ewc": {"settings": {"ewc": {"mode": "online"}}},
     "er": {},
     "er-augmented": {"settings": {"protocol": KEPT | {"augmentation": "crop-flip"}}},
+    "scr-viewed": {"settings": {"protocol": KEPT | {"augmentation": "contrastive"}}},
     "er-task": {"scenario": "task", "settings": {"er": {"buffer_size": 20, "policy": "class_balanced"}}},
 }
 
@@ -38,7 +39,7 @@ MOMENTS = {
 CASES = [(cell, moment) for cell in ("ewc", "er") for moment in MOMENTS]
 CASES += [
     (cell, "in the middle of the second experience")
-    for cell in ("finetune", "finetune-task", "er-task", "er-augmented")
+    for cell in ("finetune", "finetune-task", "er-task", "er-augmented", "scr-viewed")
 ]
 
 

@@ -13,7 +13,7 @@ from clarena import UsageError
 from clarena.record.store import Store
 
 CASES: list[tuple[list[str], dict[str, Any]]] = [
-    (["finetune", "er", "icarl", "joint"], {}),
+    (["finetune", "er", "icarl", "scr", "joint"], {}),
     (["er", "pnn"], {"scenario": "task"}),
     (["er"], {"settings": {"stream": {"blur": 0.3}}}),
     (["er"], {"scenario": "domain"}),

@@ -14,7 +14,7 @@ from torch import nn
 from torch.func import functional_call, grad
 
 from clarena import Backbone, GradientStrategy, ReplayBuffer, cross_entropy
-from clarena.contract.experience import Meter
+from clarena.contract.meter import Meter
 
 
 class Smooth(Backbone):

@@ -14,7 +14,7 @@ from clarena_native.strategies.regularisation.quadratic import flat_gradient
 from tiny import SCENARIOS, same, walk
 
 from clarena import ReplayBuffer, UsageError, cross_entropy
-from clarena.contract.experience import Meter
+from clarena.contract.meter import Meter
 
 
 def second_experience(scenario="class", **options):

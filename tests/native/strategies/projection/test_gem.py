@@ -17,7 +17,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from clarena import UsageError, cross_entropy
-from clarena.contract.experience import Meter
+from clarena.contract.meter import Meter
 
 
 def projected(g, rows, eps=0.0, **options):

@@ -13,6 +13,7 @@ from clarena_native.strategies.replay.der import DER, DERPlusPlus
 from clarena_native.strategies.replay.er import ER
 from clarena_native.strategies.replay.gdumb import GDumb
 from clarena_native.strategies.replay.icarl import ICaRL
+from clarena_native.strategies.replay.scr import SCR
 from tiny import SCENARIOS, same, walk
 
 from clarena import Context, GradientStrategy, ReplayBuffer, UsageError
@@ -34,6 +35,7 @@ KEEPERS = {
     "mer": MER,
     "la-maml": LaMAML,
     "expand": Expand,
+    "scr": SCR,
 }
 EXACT = ("er class_balanced", "er ring", "er balanced_random", "agem", "gem", "icarl", "gdumb", "expand")
 """Those whose buffer is divided by class, where no class has fewer samples than its exemplars."""
