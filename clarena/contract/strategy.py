@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from clarena.contract.augmentation import Augmentation
 from clarena.contract.backbone import Backbone, Model
-from clarena.contract.experience import Experience, OutputSpace
+from clarena.contract.experience import Experience
+from clarena.contract.outputs import OutputSpace
 from clarena.contract.target import Target
 from clarena.contract.updater import Factors, Updater
 from clarena.contract.views import granted_policy

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from clarena.contract.benchmark import Split, Stream, limited
 from clarena.contract.data import Data
-from clarena.contract.experience import OutputSpace
+from clarena.contract.outputs import OutputSpace
 from clarena.contract.samples import RowForm, Samples, held_out_rows
 from clarena.contract.strategy import Strategy
 from clarena.errors import DataError, UsageError

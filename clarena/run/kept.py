@@ -16,7 +16,7 @@ from torch import Tensor
 
 from clarena.contract.benchmark import Benchmark, Transform
 from clarena.contract.data import INPUTS
-from clarena.contract.experience import OutputSpace
+from clarena.contract.outputs import OutputSpace
 from clarena.contract.rows import Conversion
 from clarena.contract.samples import RowForm
 from clarena.contract.strategy import Context, Strategy

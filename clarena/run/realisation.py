@@ -10,7 +10,8 @@ import torch
 from clarena.contract.augmentation import require_backbone, require_images
 from clarena.contract.backbone import Backbone, require_model
 from clarena.contract.benchmark import Benchmark, Split, limited, with_validation
-from clarena.contract.experience import Experience, HiddenStream, OutputSpace
+from clarena.contract.experience import Experience, HiddenStream
+from clarena.contract.outputs import OutputSpace
 from clarena.contract.rows import Conversion, Part, Rows, conversion
 from clarena.contract.strategy import Context, Strategy
 from clarena.contract.target import Target, built_in

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from clarena.contract.benchmark import Stream
 from clarena.contract.data import Data
-from clarena.contract.experience import OutputSpace
+from clarena.contract.outputs import OutputSpace
 from clarena.contract.rows import Conversion, Part, Rows
 from clarena.contract.strategy import Strategy
 from clarena.contract.target import Target

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from tiny import CPU, SCENARIOS, walk
 
 from clarena import Batch, PluginError, cross_entropy
-from clarena.contract.experience import EXEMPLAR, Experience, OutputSpace
+from clarena.contract.experience import EXEMPLAR, Experience
+from clarena.contract.outputs import OutputSpace
 from clarena.contract.rows import Rows
 from clarena.protocol.protocol import Protocol
 

@@ -22,7 +22,7 @@ from tiny import CPU, same
 from clarena import DataError, PluginError, Target, UsageError
 from clarena.checks.declared import Broken
 from clarena.checks.tiny import TinyStream
-from clarena.contract.experience import OutputSpace
+from clarena.contract.outputs import OutputSpace
 from clarena.contract.target import Classes, Text, Tokens
 from clarena.protocol.protocol import NamedPart, Protocol, Track
 from clarena.run.data import load

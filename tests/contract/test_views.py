@@ -19,7 +19,8 @@ from torch import nn
 from clarena import Batch, Experience, GradientStrategy, PluginError, UsageError, as_given, evaluate
 from clarena.checks.tiny import TinyMlp
 from clarena.contract.augmentation import Augmentation, augmented, contrastive
-from clarena.contract.experience import HiddenStream, OutputSpace
+from clarena.contract.experience import HiddenStream
+from clarena.contract.outputs import OutputSpace
 from clarena.contract.rows import Rows
 from clarena.contract.views import granted_policy
 from clarena.errors import SpentError
@@ -229,7 +230,7 @@ def test_as_many_views_as_the_protocol_allows_of_each_sample_of_a_step(allowed, 
         cuts = [slice(start, start + parts) for start in range(0, len(batch), parts)]
         for _ in range(allowed):
             for cut in cuts:
-                batch._rows(cut, 0).view()
+                batch._part(cut, 0).view()
         with pytest.raises(
             SpentError, match=rf"protocol\.views={allowed} of each.*--set protocol\.views={allowed + 1}"
         ):
