@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from clarena.contract.classes import ClassOrder, ClassSizes, class_order, class_sizes
     from clarena.contract.data import Data
     from clarena.contract.experience import Batch, Experience
-    from clarena.contract.samples import RowForm, Samples, held_out_rows, npz_arrays
+    from clarena.contract.samples import RowForm, Samples, held_out_rows, in_order, npz_arrays
     from clarena.contract.strategy import Context, Strategy
     from clarena.contract.target import Target
     from clarena.contract.training import GradientStrategy
@@ -103,6 +103,7 @@ _LAZY = {
     "file_stamps": "clarena.toolbox.files",
     "fisher_diagonal": "clarena.toolbox.gradients",
     "held_out_rows": "clarena.contract.samples",
+    "in_order": "clarena.contract.samples",
     "load_model": "clarena.run.trained",
     "npz_arrays": "clarena.contract.samples",
     "output_norm_sensitivity": "clarena.toolbox.gradients",
@@ -169,6 +170,7 @@ __all__ = [
     "fisher_diagonal",
     "held_out_rows",
     "hookimpl",
+    "in_order",
     "load_model",
     "npz_arrays",
     "output_norm_sensitivity",

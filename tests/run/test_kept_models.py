@@ -247,7 +247,7 @@ def test_a_model_that_answers_with_no_classes_gives_scores(tmp_path):
         with pytest.raises(UsageError, match=r"answers for counts, and not with classes"):
             ask(x)
     np.savez(tmp_path / "new.npz", x=x, y=[0, 1])
-    with pytest.raises(UsageError, match=r"only one with a class for each sample can go on"):
+    with pytest.raises(DataError, match=r"Labels are \[\] of int64; this model takes \[3\] of int32"):
         continue_run(results.records[0], tmp_path / "new.npz", store=tmp_path / "runs", plugins=plugins, track=False)
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     assert Tracker(Store(tmp_path / "runs"), uri).log(results.records[0]) == "logged"
