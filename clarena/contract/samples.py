@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from clarena.errors import DataError
-from clarena.toolbox.files import require_file
+from clarena.toolbox.files import readable_name, require_file
+from clarena.toolbox.pictures import Pictures, picture_files
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,56 @@ def read_npz(path: Path, form: RowForm) -> Samples:
     if labels is not None and len(labels) != len(x):
         raise DataError(f"{path} has {len(x)} inputs and {len(labels)} labels. Give one label per input.")
     return Samples(form.rows(x), numbers, None, parts, notes, labels)
+
+
+def read_pictures(
+    path: Path, form: RowForm, *, resize: bool = True, white: float | None = None, top: int = 255
+) -> Samples:
+    """The images of a folder, or one alone, as rows of a benchmark that stores images as uint8.
+
+    They lie in a folder for each class, also within `train` and `test`, or loose.
+
+    Args:
+        resize: bring them to the size of the rows; otherwise they have to have it.
+        white: the value of white in images of more than 8 bits; see `Pictures.decoded`.
+        top: what rows have for white.
+
+    Raises:
+        DataError: for no images, ones that cannot be decoded, or of another size; for rows that are no images.
+    """
+    found = picture_files(path)
+    files = [file for file, _, _ in found]
+    height, width, channels, first = _layout(form, path)
+    here = Pictures.of(files, (height, width) if resize else None)
+    if (here.height, here.width) != (height, width):
+        raise DataError(f"The images in {path} are {here.height}×{here.width}; this model takes {height}×{width}.")
+    notes = here.notes(path.name, white)
+    if here.channels > channels:
+        notes = (*notes, f"{path.name}: colours are left out: this model takes grey images.")
+    pixels = here.with_channels(channels).decoded(files, white)
+    if top != 255:
+        pixels = np.round(pixels * (top / 255)).astype(np.uint8)
+    rows = (np.moveaxis(pixels, -1, 1) if first else pixels).reshape(len(pixels), *form.shape)
+    labels, parts = [label for _, label, _ in found], [part for _, _, part in found]
+    return Samples(
+        form.rows(rows),
+        tuple(readable_name(file.relative_to(path).as_posix() if path.is_dir() else file.name) for file in files),
+        tuple(map(readable_name, labels)) if all(labels) else None,
+        tuple(parts) if all(parts) else None,
+        notes,
+    )
+
+
+def _layout(form: RowForm, path: Path) -> tuple[int, int, int, bool]:
+    """Height, width, channels, and whether these stand first, of rows that are images."""
+    shape = form.shape
+    if form.dtype == torch.uint8 and len(shape) == 2:
+        return *shape, 1, False
+    if form.dtype == torch.uint8 and len(shape) == 3 and shape[-1] in (1, 3):
+        return *shape, False
+    if form.dtype == torch.uint8 and len(shape) == 3 and shape[0] in (1, 3):
+        return *shape[1:], shape[0], True
+    raise DataError(f"{path} holds images, and this model takes {form}: give an .npz with x as it is stored.")
 
 
 def held_out_rows(count: int, share: float) -> NDArray[np.bool_]:

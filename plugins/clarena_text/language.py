@@ -7,7 +7,6 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
 import torch
-from clarena_data.names import readable_name
 from clarena_native.benchmarks.families import Order
 from numpy.typing import NDArray
 from pydantic import Field
@@ -25,6 +24,7 @@ from clarena import (
     UsageError,
     family_member,
     fetch,
+    readable_name,
     require_file,
     split_by_domain,
     user_path,
