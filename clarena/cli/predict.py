@@ -122,7 +122,7 @@ class Table:
 
     def _classes(self) -> "Iterator[list[Any]]":
         names, labels = self.model.class_names, self.samples.labels
-        yield ["sample", *["label"] * bool(labels), "prediction", "probability", *(f"p({name})" for name in names)]
+        yield ["sample", *["label"] * bool(labels), *self.model.columns]
         for row, chances in self._parts(self.model.probabilities):
             best = int(chances.argmax())
             known = [] if labels is None else [labels[row]]
@@ -133,7 +133,7 @@ class Table:
     def _tokens(self) -> "Iterator[list[Any]]":
         """A line for each token that has a label, or where labels are not known, for each."""
         names, y = self.model.class_names, self.samples.y
-        yield ["sample", "token", *["label"] * (y is not None), "prediction", "probability"]
+        yield ["sample", "token", *["label"] * (y is not None), *self.model.columns[:2]]
         for row, chances in self._parts(self.model.probabilities):
             for token, each in enumerate(chances):
                 if y is not None and y[row, token] < 0:

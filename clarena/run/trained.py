@@ -27,7 +27,7 @@ from clarena.run.finding import find_run
 from clarena.run.kept import FORMAT, Content, classes_of, form_of, strategy_of, transforms_of
 from clarena.run.planning import part_identity
 from clarena.run.realisation import CellClasses
-from clarena.toolbox.saved import unpacked
+from clarena.toolbox.saved import answer_columns, answered, unpacked
 from clarena.toolbox.seeding import Seeds, forked
 
 
@@ -43,6 +43,7 @@ class TrainedModel:
         class_names: what the columns of `scores` and `probabilities` stand for: the classes that have been seen.
         form: how the rows that it takes are stored.
         predictions: digest of the predictions of the run.
+        columns: of a table of predictions, as `clarena predict` and MLflow have it.
         content, parts: what was kept, and the classes behind the names in it.
         benchmark_options: what the benchmark is made with.
         transforms: what each experience sees its inputs through; one, where all do alike.
@@ -60,9 +61,9 @@ class TrainedModel:
             self._seed = Seeds(cell.seed).torch("evaluation").initial_seed()
             self.strategy = strategy_of(content, cell, parts, device)
         self._asked: list[list[int]] = outputs["asked"]
-        domain = track.scenario == "domain"
-        self._columns = list(range(len(outputs["names"]))) if domain else list(outputs["seen"])
+        self._columns = answered(content)
         self.class_names: tuple[str, ...] = tuple(outputs["names"][column] for column in self._columns)
+        self.columns: list[str] = answer_columns(self.class_names)
 
     def __repr__(self) -> str:
         return f"TrainedModel({self.cell.label} on {self.cell.track.label}, {len(self.class_names)} classes)"
