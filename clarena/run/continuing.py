@@ -16,6 +16,7 @@ from clarena.protocol.frozen import Continuation
 from clarena.record.predictions import Predictions
 from clarena.record.reader import read_file, read_predictions
 from clarena.record.record import Cell, Record
+from clarena.record.scoring import scoring
 from clarena.record.store import MODEL, PREDICTIONS, RECORD, Store, read_folder
 from clarena.record.writing import state_sha256
 from clarena.run.arrived import Arrived, NextExperience, Past, arrived, require_fit
@@ -251,6 +252,12 @@ def _require_able(model: TrainedModel, task: int | None) -> None:
         raise UsageError(
             "This run learned in one call, with hidden boundaries: there is no next experience. A second call would "
             "tell the strategy of a boundary, and what came of it would not be what a longer stream comes to."
+        )
+    half = scoring(model.content["target"])
+    if half is not None and half.by_output and track.scenario == "class":
+        raise UsageError(
+            f"A score of {half.name} is over all test samples, by output, and what was answered before was asked of "
+            "fewer than there would be."
         )
     if len(model.transforms) > 1:
         raise UsageError(
