@@ -60,10 +60,15 @@ class RowForm:
         rows: Tensor = x.detach().cpu().to(self.dtype)
         if not self.dtype.is_floating_point and not torch.equal(rows, x.cpu()):
             raise DataError(f"{what} run from {int(x.min())} to {int(x.max())}, which {self.dtype} cannot hold.")
-        if rows.is_floating_point() and not bool(torch.isfinite(rows).all()):
-            bad = int((~torch.isfinite(rows.flatten(1))).any(1).nonzero()[0])
-            raise DataError(f"{what} hold NaN or infinity, first in sample {bad}. Clean the data.")
+        require_finite(rows, f"{what} hold")
         return rows
+
+
+def require_finite(x: Tensor, whatever_holds: str) -> None:
+    """Raise `DataError` where numbers [n, …] are not finite: `The training set holds` NaN or infinity."""
+    if x.is_floating_point() and not bool(torch.isfinite(x).all()):
+        bad = int((~torch.isfinite(x.reshape(len(x), -1))).any(1).nonzero()[0])
+        raise DataError(f"{whatever_holds} NaN or infinity, first in sample {bad}. Clean the data.")
 
 
 @dataclass(frozen=True, eq=False)
