@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from clarena.contract.samples import Samples
-from clarena.errors import ClarenaError, DataError, DivergedError, StoreError, UsageError
+from clarena.errors import ClarenaError, DataError, DivergedError, PluginError, StoreError, UsageError
 from clarena.plugins.host import Host, PluginSources
 from clarena.plugins.identity import code_identity
 from clarena.plugins.parameters import parse
@@ -229,13 +229,12 @@ def open_model(
     require_same_code(read_aliases(path.parents[2]).newest(cell) if len(path.parents) > 2 else cell, parts, host)
     try:
         return TrainedModel(content, cell, parts, on)
-    except ClarenaError:
-        raise
     except Exception as error:  # whatever a strategy raises that does not take the state
-        raise StoreError(
-            f"The model {path} cannot be used with what is installed now: {type(error).__name__}: "
-            f"{' '.join(str(error).split())[:300]}"
-        ) from error
+        if isinstance(error, ClarenaError) and not isinstance(error, PluginError):
+            raise
+        kind = "" if isinstance(error, PluginError) else f"{type(error).__name__}: "
+        said = f"{kind}{' '.join(str(error).split())[:300]}"
+        raise StoreError(f"The model {path} cannot be used with what is installed now: {said}") from error
 
 
 def read_model(path: Path, device: torch.device) -> dict[str, Any]:
