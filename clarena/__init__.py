@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from clarena.contract.classes import ClassOrder, ClassSizes, class_order, class_sizes
     from clarena.contract.data import Data
     from clarena.contract.experience import Batch, Experience
-    from clarena.contract.samples import RowForm, Samples, held_out_rows, npz_arrays
+    from clarena.contract.samples import RowForm, Samples, held_out_rows, in_order, npz_arrays, read_pictures
     from clarena.contract.strategy import Context, Strategy
     from clarena.contract.target import Target
     from clarena.contract.training import GradientStrategy
@@ -51,10 +51,11 @@ if TYPE_CHECKING:
     from clarena.toolbox.buffer import ReplayBuffer
     from clarena.toolbox.categorical import IGNORED, cross_entropy
     from clarena.toolbox.downloads import data_root, fetch, user_path
-    from clarena.toolbox.files import file_stamps, require_file
+    from clarena.toolbox.files import file_stamps, readable_name, require_file
     from clarena.toolbox.gradients import fisher_diagonal, output_norm_sensitivity
     from clarena.toolbox.mapped import mapped
     from clarena.toolbox.modules import BatchNorm, Freezable, Frozen, evaluating
+    from clarena.toolbox.pictures import IMAGES, Pictures, is_picture, require_memory
     from clarena.toolbox.together import each
 
 __version__ = "0.2.0"
@@ -75,8 +76,10 @@ _LAZY = {
     "GradientStrategy": "clarena.contract.training",
     "Head": "clarena.contract.backbone",
     "IGNORED": "clarena.toolbox.categorical",
+    "IMAGES": "clarena.toolbox.pictures",
     "Metric": "clarena.record.metrics",
     "Model": "clarena.contract.backbone",
+    "Pictures": "clarena.toolbox.pictures",
     "Predictions": "clarena.record.predictions",
     "Protocol": "clarena.protocol.protocol",
     "Record": "clarena.record.record",
@@ -109,20 +112,26 @@ _LAZY = {
     "file_stamps": "clarena.toolbox.files",
     "fisher_diagonal": "clarena.toolbox.gradients",
     "held_out_rows": "clarena.contract.samples",
+    "in_order": "clarena.contract.samples",
+    "is_picture": "clarena.toolbox.pictures",
     "load_model": "clarena.run.trained",
     "mapped": "clarena.toolbox.mapped",
     "npz_arrays": "clarena.contract.samples",
     "output_norm_sensitivity": "clarena.toolbox.gradients",
+    "read_pictures": "clarena.contract.samples",
+    "readable_name": "clarena.toolbox.files",
     "require_file": "clarena.toolbox.files",
+    "require_memory": "clarena.toolbox.pictures",
     "same_classes": "clarena.contract.benchmark",
+    "split_by_class": "clarena.contract.benchmark",
     "split_by_domain": "clarena.contract.benchmark",
     "split_by_groups": "clarena.contract.benchmark",
-    "split_by_class": "clarena.contract.benchmark",
     "user_path": "clarena.toolbox.downloads",
 }
 
 __all__ = [
     "IGNORED",
+    "IMAGES",
     "AugmentationKind",
     "Backbone",
     "Batch",
@@ -143,6 +152,7 @@ __all__ = [
     "Head",
     "Metric",
     "Model",
+    "Pictures",
     "PluginError",
     "Predictions",
     "Protocol",
@@ -179,11 +189,16 @@ __all__ = [
     "fisher_diagonal",
     "held_out_rows",
     "hookimpl",
+    "in_order",
+    "is_picture",
     "load_model",
     "mapped",
     "npz_arrays",
     "output_norm_sensitivity",
+    "read_pictures",
+    "readable_name",
     "require_file",
+    "require_memory",
     "same_classes",
     "split_by_class",
     "split_by_domain",

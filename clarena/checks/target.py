@@ -14,6 +14,12 @@ from clarena.toolbox.categorical import FisherKind
 DRAWS = 3000
 """Labels drawn for each sample, whose directions are averaged."""
 
+HESSIANS = 200
+"""Labels drawn for each sample, at which the loss is differentiated twice."""
+
+STEP = 1e-4
+"""Of the central differences of its gradient, which are then right to about eight digits."""
+
 SIGMAS = 6.0
 """Standard errors that an average over them may be off."""
 
@@ -26,7 +32,8 @@ def check_target(target: type[Target], y: Tensor, outputs: int) -> None:
 
     Args:
         target: the class.
-        y: some labels [n, …], three samples or more. Where outputs can be left out of play, none shows the last one.
+        y: some labels [n, …], three samples or more, each of a few positions at most. Where outputs can be left out of
+            play, none shows the last one.
         outputs: how many there are.
 
     Raises:
@@ -37,9 +44,10 @@ def check_target(target: type[Target], y: Tensor, outputs: int) -> None:
     scores, old = torch.randn(2, len(y), *asked.positions(y), outputs, generator=chance, dtype=torch.float64)
     _check_loss(asked, scores, y)
     _check_divergence(asked, scores, old, y)
-    fisher = torch.stack([_fisher(asked, scores[i : i + 1], y[i : i + 1]) for i in range(len(y))])
-    _check_drawn(asked, scores, y, fisher)
-    _check_curvature(asked, scores, y, fisher)
+    expected = [_expected_curvature(asked, scores[i : i + 1], y[i : i + 1]) for i in range(len(y))]
+    _check_exact(asked, scores, y, expected)
+    _check_drawn(asked, scores, y, torch.stack([fisher for fisher, _ in expected]))
+    _check_curvature(asked, scores, y, expected)
     _check_what_does_not_count(asked, scores, old, y)
     _check_answers(asked, scores, y, outputs)
 
@@ -78,14 +86,36 @@ def _directions(asked: Target, scores: Tensor, y: Tensor, kind: FisherKind, chan
     return [direction.flatten() for direction in found]
 
 
-def _fisher(asked: Target, scores: Tensor, y: Tensor) -> Tensor:
-    """The Fisher information at the scores of one sample: Σ v vᵀ, or its average where there is no closed form."""
-    chance = torch.Generator().manual_seed(1)
-    try:
-        found = _directions(asked, scores, y, "exact", chance)
-        return torch.stack([v.outer(v) for v in found]).sum(0)
-    except UsageError:  # no closed form: the curvature of the divergence stands for it
-        return _curvature(asked, scores, y) * _size(asked, y)
+def _expected_curvature(asked: Target, scores: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """The Fisher information of one sample as E_y[∂² −ln p / ∂s²], and how far chance and differences may have it off.
+
+    The loss alone says it, at labels that are drawn: neither directions nor divergence take part.
+    """
+    counted = asked.counted(y)
+    labels = asked.draw(scores.repeat_interleave(HESSIANS, 0), torch.Generator().manual_seed(1))
+    if counted is not None:
+        given = y.repeat_interleave(HESSIANS, 0)
+        labels = labels.where(counted.repeat_interleave(HESSIANS, 0), given)
+
+    def gradient(at: Tensor) -> Tensor:
+        leaf = at.repeat_interleave(HESSIANS, 0).requires_grad_()
+        return torch.autograd.grad(asked.loss(leaf, labels, None, "sum"), leaf)[0].reshape(HESSIANS, -1)
+
+    units = torch.eye(scores.numel(), dtype=scores.dtype).reshape(-1, *scores.shape)
+    rows = [(gradient(scores + STEP * unit) - gradient(scores - STEP * unit)) / (2 * STEP) for unit in units]
+    hessians = torch.stack(rows, 1)  # [draws, numbers, numbers]
+    mean = hessians.mean(0)
+    return mean, SIGMAS * hessians.std(0) / HESSIANS**0.5 + 1e-6 * max(1.0, float(mean.abs().max()))
+
+
+def _check_exact(asked: Target, scores: Tensor, y: Tensor, expected: list[tuple[Tensor, Tensor]]) -> None:
+    """The exact directions, where there is a closed form, are those of the loss."""
+    for i, (fisher, allowed) in enumerate(expected):
+        try:
+            found = _directions(asked, scores[i : i + 1], y[i : i + 1], "exact", torch.Generator())
+        except UsageError:  # no closed form
+            return
+        _near("The sum of v vᵀ over exact directions", torch.stack([v.outer(v) for v in found]).sum(0), fisher, allowed)
 
 
 def _check_drawn(asked: Target, scores: Tensor, y: Tensor, fisher: Tensor) -> None:
@@ -114,11 +144,19 @@ def _curvature(asked: Target, scores: Tensor, y: Tensor) -> Tensor:
     return hessian
 
 
-def _check_curvature(asked: Target, scores: Tensor, y: Tensor, fisher: Tensor) -> None:
-    for i, information in enumerate(fisher):
+def _check_curvature(asked: Target, scores: Tensor, y: Tensor, expected: list[tuple[Tensor, Tensor]]) -> None:
+    for i, (fisher, allowed) in enumerate(expected):
         one, label = scores[i : i + 1], y[i : i + 1]
-        curvature = _curvature(asked, one, label) * _size(asked, label)
-        _same("The curvature of divergence", curvature, information, "the Fisher information")
+        _near("The curvature of divergence", _curvature(asked, one, label) * _size(asked, label), fisher, allowed)
+
+
+def _near(what: str, found: Tensor, fisher: Tensor, allowed: Tensor) -> None:
+    error = (found - fisher).detach().abs()
+    require(
+        bool((error <= allowed).all()),
+        f"{what} is not the Fisher information, which is the mean curvature of the loss over labels that are drawn: "
+        f"it is off by {float(error.max()):.2g}.",
+    )
 
 
 def _check_what_does_not_count(asked: Target, scores: Tensor, old: Tensor, y: Tensor) -> None:

@@ -13,11 +13,13 @@ from clarena.cli import app
 from clarena.cli.options import (
     AsJson,
     Device,
+    ExperienceTimeout,
     NoPlugins,
     NoTracking,
     PluginDirs,
     PluginFiles,
     StorePath,
+    Timeout,
     TrackingUri,
     plugin_sources,
 )
@@ -37,7 +39,7 @@ def continue_(
             "--with",
             metavar="DATA",
             help="New samples with labels, in the form of those the model was trained on: a table, an .npz with x and "
-            "y, or a folder of images.",
+            "y, a folder of images, or a text.",
         ),
     ],
     task: Annotated[
@@ -51,6 +53,8 @@ def continue_(
         typer.Option(metavar="NAME", help="Where the test data of the run lie, if that is not known: split:PATH."),
     ] = None,
     device: Device = "cpu",
+    timeout: Timeout = None,
+    experience_timeout: ExperienceTimeout = None,
     store: StorePath = Path("runs"),
     tracking_uri: TrackingUri = None,
     no_tracking: NoTracking = False,
@@ -83,6 +87,8 @@ def continue_(
             test_share=test_share,
             benchmark=benchmark,
             device=device,
+            timeout=timeout,
+            experience_timeout=experience_timeout,
             tracking_uri=tracking_uri,
             track=not no_tracking,
             plugins=plugin_sources(plugin, plugins_dir, no_plugins),
@@ -96,20 +102,25 @@ def continue_(
 
 def _report(record: "Record", store: Path, as_json: bool) -> None:
     """What has become of it, by experience."""
+    from clarena.record.catalogue import ACCURACY
     from clarena.record.store import Store
 
     folder = os.path.relpath(Store(store).folder(record.cell))
-    last = record.accuracy_matrix[-1] if record.status == "finished" else []
+    last = record.matrix[-1].tolist() if record.status == "finished" else []
     if as_json:
-        accuracies = [None if math.isnan(value) else value for value in last]
+        scores = [None if math.isnan(value) else value for value in last]
+        named = "accuracy" if record.score == ACCURACY else "score"
         came = record.cell.track.continues
         data = {"cell": record.cell.id, "parent": came and came.cell, "status": record.status, "reason": record.reason}
-        typer.echo(to_json(data | {"final_accuracy_by_experience": accuracies, "folder": folder}))
+        result = {"score": record.score, f"final_{named}_by_experience": scores, "folder": folder}
+        typer.echo(to_json(data | result))
         return
     typer.echo(f"{record.cell.label} on {record.cell.track.label}: {record.status.replace('_', ' ')}", nl=False)
     typer.echo(f": {record.reason}" if record.reason else "")
-    for number, (info, accuracy) in enumerate(zip(record.experiences, last), 1):
-        told = "not tested again" if math.isnan(accuracy) else f"{100 * accuracy:5.1f} %"
+    if record.score != ACCURACY and last:
+        typer.echo(f"  {record.score} by experience:")
+    for number, (info, score) in enumerate(zip(record.experiences, last), 1):
+        told = "not tested again" if math.isnan(score) else f"{100 * score:5.1f} %"
         classes = ", ".join(info.classes[:5]) + (", …" if len(info.classes) > 5 else "")
         typer.echo(f"  experience {number:>3}  {told:<16}  {classes}")
     typer.echo(f"Record: {folder}   (clarena predict {record.cell.id[:12]} DATA --store {os.path.relpath(store)})")

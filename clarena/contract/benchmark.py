@@ -17,7 +17,7 @@ from torch import Tensor
 
 from clarena.contract.classes import ClassOrder, class_order, class_sizes
 from clarena.contract.data import Data
-from clarena.contract.samples import RowForm, Samples, read_npz
+from clarena.contract.samples import RowForm, Samples, read_npz, read_pictures
 from clarena.contract.target import Target, built_in
 from clarena.errors import DataError, UsageError
 from clarena.protocol.protocol import Scenario
@@ -206,12 +206,14 @@ class Benchmark(ABC):
         vocabulary: how many tokens there are, where inputs are tokens (int64 [n, time]); None where they are numbers.
         added: options that came after the benchmark, whose default is what was done before: a track names them only
             where they are set to something else, so that its digest is what it was. Those of its bases count too.
+        pictures: what rows have for white, where they are images as uint8: files of images can be read as new samples.
     """
 
     name: ClassVar[str]
     scenarios: ClassVar[tuple[Scenario, ...]]
     revision: ClassVar[int] = 1
     added: ClassVar[frozenset[str]] = frozenset()
+    pictures: ClassVar[int | None] = None
     vocabulary: int | None = None
 
     @classmethod
@@ -243,12 +245,14 @@ class Benchmark(ABC):
         """New samples of a file or folder, encoded as `data` encodes its own; for a model that was trained on those.
 
         Nothing is measured on the new samples: what is, such as names of columns, comes with `form`. The default reads
-        an `.npz` of rows as they are stored.
+        an `.npz` of rows as they are stored and, where there are `pictures`, a folder of images or one alone.
 
         Raises:
             DataError: where the path holds no such samples.
         """
-        return read_npz(path, form)
+        if self.pictures is None or path.suffix.lower() == ".npz":
+            return read_npz(path, form)
+        return read_pictures(path, form, top=self.pictures)
 
 
 def split_by_class(

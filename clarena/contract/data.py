@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from clarena.contract.samples import require_finite
 from clarena.contract.target import Target, built_in
 from clarena.errors import DataError
 from clarena.toolbox.together import columns, count, form_of, kinds
@@ -141,9 +142,7 @@ def _validate_inputs(part: str, x: Tensor) -> None:
         )
     if not x.numel():
         raise DataError(f"The {part} set is empty. Give at least one sample of each class.")
-    if x.is_floating_point() and not bool(torch.isfinite(x).all()):
-        bad = int((~torch.isfinite(x.flatten(1))).any(1).nonzero()[0])
-        raise DataError(f"The {part} set holds NaN or infinity, first in sample {bad}. Clean the data.")
+    require_finite(x, f"The {part} set holds")
 
 
 def _validate_names(kind: str, names: tuple[str, ...]) -> None:

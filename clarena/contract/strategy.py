@@ -137,7 +137,8 @@ class Context:
             factors: groups of parameters whose rate differs, each with its factor.
         """
         clock = self.budget.clock(steps, passes)
-        return Updater(params, self._optimizer, self.protocol, self.learning_rate, clock, factors)
+        counted = self.target.counted
+        return Updater(params, self._optimizer, self.protocol, self.learning_rate, clock, factors, counted)
 
     def optimizer(self, params: Iterable[nn.Parameter], learning_rate: float | None = None) -> torch.optim.Optimizer:
         """The optimiser of `updater(params)`, for plugins of before there was one: call that instead."""

@@ -24,6 +24,7 @@ from clarena.toolbox.categorical import (
     FisherKind,
     categorical_directions,
     cross_entropy,
+    drawn_labels,
     outputs_in_play,
     soft_cross_entropy,
 )
@@ -211,6 +212,9 @@ class Categorical(Target):
         self, scores: Tensor, y: Tensor | None, mask: Tensor | None, kind: FisherKind, generator: torch.Generator
     ) -> Iterable[Tensor]:
         return categorical_directions(scores, y, mask, kind, generator)
+
+    def draw(self, scores: Tensor, generator: torch.Generator) -> Tensor:
+        return drawn_labels(scores.softmax(-1), generator)
 
     def answers(self, scores: Tensor, y: Tensor, columns: Tensor) -> dict[str, Tensor]:
         """The output with the highest score, `predicted` int64 [batch, …]."""

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from clarena.contract.experience import Batch, Experience
 from clarena.contract.strategy import Context, Strategy
-from clarena.contract.updater import Factors, Updater, joined, total
+from clarena.contract.updater import Factors, Updater, joined, shared, total
 
 
 class GradientStrategy(Strategy):
@@ -76,7 +76,7 @@ class GradientStrategy(Strategy):
             extra = self.distil(part)
             if extra is not None:
                 loss = loss + extra
-            loss = loss if share == 1 else loss * share
+            loss = shared(loss, share)
             loss.backward()
             parts.append(part)
             losses.append(loss.detach())

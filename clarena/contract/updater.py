@@ -38,14 +38,15 @@ class Updater:
         learning_rate: float,
         clock: Clock | None,
         factors: Factors = (),
+        counted: Callable[[Tensor], Tensor | None] = lambda y: None,
     ) -> None:
-        """`make`: the optimiser of groups and a rate."""
+        """`make`: the optimiser of groups and a rate; `counted`: which positions of labels count, as targets say."""
         if clock is None and scheduled(protocol):
             raise PluginError(
                 "An updater with a schedule was asked for where nothing is being learned, so nobody knows for how long "
                 "it is. Make it in learn, once per experience, or say for how long: context.updater(params, steps=…)."
             )
-        self.protocol, self.learning_rate = protocol, learning_rate
+        self.protocol, self.learning_rate, self._counted = protocol, learning_rate, counted
         groups = self._grouped(params, factors)
         self.optimizer = make(groups, learning_rate)
         self._rules = Rules(protocol, clock or Clock(1, 1))
@@ -75,11 +76,12 @@ class Updater:
             return 1.0
         return self._rules.rate(self.learning_rate) / self.learning_rate
 
-    def parts(self, batch: Batch) -> Iterator[tuple[Batch, float]]:
+    def parts(self, batch: Batch) -> Iterator[tuple[Batch, float | Tensor]]:
         """The parts of a step, each with its share of the batch; the batch as it is where the protocol has one part.
 
-        The gradient of the step is the sum of the parts' gradients, each times its share. A batch of fewer samples
-        than parts has one part for each.
+        The gradient of the step is the sum of the parts' gradients, each times its share: of the samples or, where
+        only some positions of these count, of the positions that do (then a scalar on the device, for which nothing
+        waits). A batch of fewer samples than parts has one part for each.
         """
         if self._rules.scheduled:
             self._rules.follow(self.optimizer)
@@ -88,9 +90,10 @@ class Updater:
         if count <= 1:
             yield batch, 1.0
             return
-        ends = [n * part // count for part in range(count + 1)]
+        ends, counted = [n * part // count for part in range(count + 1)], self._counted(batch.y)
         for start, end in pairwise(ends):
-            yield batch._part(slice(start, end), min(max(batch.fresh - start, 0), end - start)), (end - start) / n
+            share = (end - start) / n if counted is None else counted[start:end].sum() / counted.sum()
+            yield batch._part(slice(start, end), min(max(batch.fresh - start, 0), end - start)), share
 
     def descend(
         self, batch: Batch, loss: Callable[[Batch], Tensor], penalty: Callable[[], Tensor] | None = None
@@ -110,8 +113,8 @@ class Updater:
         for part, share in self.parts(batch):
             value = loss(part)
             whole = value if penalty is None else value + penalty()
-            (whole if share == 1 else whole * share).backward()
-            losses.append(value.detach() if share == 1 else value.detach() * share)
+            shared(whole, share).backward()
+            losses.append(shared(value.detach(), share))
         self.step()
         return total(losses)
 
@@ -219,6 +222,11 @@ def _same(group: Mapping[str, Any], settings: Mapping[str, Any]) -> bool:
         if there is not value and (type(there) is not type(value) or there != value):
             return False
     return True
+
+
+def shared(loss: Tensor, share: float | Tensor) -> Tensor:
+    """A part's loss times its share; that of the only part as it is, to the bit."""
+    return loss if isinstance(share, float) and share == 1 else loss * share
 
 
 def total(losses: Sequence[Tensor]) -> Tensor:

@@ -1,9 +1,9 @@
 """What has newly arrived, as the next experience of a run that is over: its labels, its division, its test samples."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -13,17 +13,20 @@ from torch import Tensor
 from clarena.contract.benchmark import Split, Stream, limited
 from clarena.contract.data import Data
 from clarena.contract.outputs import OutputSpace
-from clarena.contract.samples import RowForm, Samples, held_out_rows
+from clarena.contract.samples import Samples, held_out_rows, in_order
 from clarena.contract.strategy import Strategy
+from clarena.contract.target import Classes, Target
 from clarena.errors import DataError, UsageError
 from clarena.protocol.protocol import Protocol, Scenario
-from clarena.record.predictions import Predictions
+from clarena.record.predictions import Arrays, Predictions
 from clarena.record.record import Cell, ExperienceInfo
 from clarena.run.realisation import CellClasses, Realisation
 from clarena.run.testset import Answers, TestSet, unasked
 from clarena.run.trained import TrainedModel
 from clarena.toolbox.schedule import Budget
 from clarena.toolbox.seeding import Seeds
+
+CLASSES = Classes()
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +35,7 @@ class Arrived:
 
     Attributes:
         names: of all outputs: known classes keep theirs, new ones come after them.
-        x, y: training rows and their outputs; `x_test`, `y_test` those that are held out.
+        x, y: training rows and their labels; `x_test`, `y_test` those that are held out.
     """
 
     names: tuple[str, ...]
@@ -41,42 +44,65 @@ class Arrived:
     x_test: Tensor
     y_test: Tensor
 
-    def data(self, form: RowForm) -> Data:
+    def data(self, model: TrainedModel) -> Data:
         """The same as the data of a benchmark."""
-        return Data(self.x, self.y, self.x_test, self.y_test, self.names, encoding=form.encoding)
+        content = model.content
+        known = {"target": content["target"], "class_bytes": tuple(content["outputs"].get("bytes", ()))}
+        return Data(self.x, self.y, self.x_test, self.y_test, self.names, encoding=model.form.encoding, **known)
 
 
-def arrived(samples: Samples, what: str, names: Sequence[str], test_share: float, protocol: Protocol) -> Arrived:
+def arrived(
+    samples: Samples,
+    what: str,
+    names: Sequence[str],
+    test_share: float,
+    protocol: Protocol,
+    target: Target = CLASSES,
+) -> Arrived:
     """New samples, divided as they say, or with a share of each class held out, the same every time.
 
     Args:
         what: what messages call them.
         names: of the outputs that exist.
+        target: what is asked of an input. Where labels are no classes, no output is ever added, and a share of all
+            samples is held out, evenly as they come.
 
     Raises:
-        DataError: without labels, without a training sample of a class, or without any test sample.
+        DataError: without labels, or with other ones than the target's; without a training sample of a class, or
+            without any test sample.
     """
-    if samples.labels is None:
+    if samples.labels is None and samples.y is None:
         raise DataError(f"{what} has no labels: there is nothing to learn from it. To predict them: clarena predict.")
-    new = set(samples.labels) - set(names)
-    whole = all(name.removeprefix("-").isdecimal() for name in new)
-    known = (*names, *sorted(new, key=int if whole else None))
-    number = {name: output for output, name in reversed([*enumerate(known)])}
-    y = np.array([number[label] for label in samples.labels], dtype=np.int64)
-    testing = np.array([part == "test" for part in samples.parts or [""] * len(y)], dtype=bool)
+    if samples.labels is not None:
+        known, y = _numbered(samples.labels, names)
+        groups = [y == output for output in y.unique()]
+    else:
+        known, y = tuple(names), cast(Tensor, samples.y)
+        groups = [torch.ones(len(y), dtype=torch.bool)] * bool(len(y))
+        if groups:
+            target.check(y, len(names), f"The labels in {what}")
+    testing = torch.tensor([part == "test" for part in samples.parts or [""] * len(y)], dtype=torch.bool)
     if not testing.any():
-        for output in np.unique(y):
-            mine = np.flatnonzero(y == output)
-            testing[mine] = held_out_rows(len(mine), test_share)
-    untrained = sorted({known[output] for output in y} - {known[output] for output in y[~testing]})
-    if untrained or not testing.any():
-        lacks = f"no training sample of the class {untrained[0]!r}" if untrained else "too few samples to hold any out"
+        for mine in groups:
+            testing[mine] = torch.from_numpy(held_out_rows(int(mine.sum()), test_share))
+    untrained = [known[int(y[mine][0])] for mine in groups if samples.labels is not None and testing[mine].all()]
+    if untrained or not testing.any() or testing.all():
+        lacks = "too few samples to hold any out"
+        if untrained:
+            lacks = f"no training sample of the class {min(untrained)!r}"
         raise DataError(f"{what} has {lacks}. Give it more, divide it by a column split, or set another --test-share.")
     rows = torch.arange(len(y))
-    train, test = rows[torch.from_numpy(~testing)], rows[torch.from_numpy(testing)]
-    labels = torch.from_numpy(y)
-    split = limited(Stream((Split(train, labels[train], test, labels[test]),), known), protocol.limit).splits[0]
+    train, test = rows[~testing], rows[testing]
+    stream = Stream((Split(train, y[train], test, y[test]),), known)
+    split = limited(stream, protocol.limit, target.labels_are_classes).splits[0]
     return Arrived(known, samples.x[split.train], split.y_train, samples.x[split.test], split.y_test)
+
+
+def _numbered(labels: Sequence[str], names: Sequence[str]) -> tuple[tuple[str, ...], Tensor]:
+    """The names of all classes, those that are new after those that are known; and of each label its output."""
+    known = (*names, *in_order(set(labels) - set(names)))
+    number = {name: output for output, name in reversed([*enumerate(known)])}
+    return known, torch.tensor([number[label] for label in labels], dtype=torch.int64)
 
 
 class NextExperience(Realisation):
@@ -88,14 +114,15 @@ class NextExperience(Realisation):
         content = model.content
         self.track, self.parts, self.device, self.protocol = cell.track, parts, device, cell.track.protocol
         self.benchmark = parts.benchmark(**model.benchmark_options)
-        self.data = new.data(model.form)
+        self.data = new.data(model)
         self.target = parts.targets(self.data.target)()
         self.seeds = Seeds(cell.seed)
-        none = torch.zeros(0, dtype=torch.int64)
+        none, no_labels = torch.zeros(0, dtype=torch.int64), new.y[:0]
         before = tuple(
-            Split(none, torch.tensor(task), none, none, model.transforms[0], group=tuple(asked))
-            for task, asked in zip(content["outputs"]["tasks"], content["outputs"]["asked"])
+            Split(none, no_labels, none, no_labels, model.transforms[0], group=tuple(asked))
+            for asked in content["outputs"]["asked"]
         )
+        self._tasks = [frozenset(task) for task in content["outputs"]["tasks"]]
         rows, tested = torch.arange(len(new.y)), torch.arange(len(new.y_test))
         split = Split(rows, new.y, tested, new.y_test, model.transforms[0])
         self.stream = Stream((*before, split), new.names)
@@ -107,6 +134,10 @@ class NextExperience(Realisation):
         self._past = past
         mine = {"position": len(before), "x": new.x_test, "y": new.y_test}
         self.carried: Mapping[str, Any] = {"root": past.root.model_dump_json(), "tests": [*past.tests, mine]}
+
+    def _shown(self, position: int) -> frozenset[int]:
+        """What the training labels of an experience have shown, which are there for the new one alone."""
+        return self._tasks[position] if position < len(self._tasks) else super()._shown(position)
 
     @cached_property
     def test(self) -> Any:
@@ -127,12 +158,12 @@ def _column(realised: NextExperience, position: int, x: Tensor, y: Tensor) -> Te
     """The test samples of one experience."""
     none = torch.zeros(0, dtype=torch.int64)
     splits = tuple(
-        Split(none, split.y_train, *((torch.arange(len(y)), y) if place == position else (none, none)),
-              split.transform, group=split.tested)
+        Split(none, y[:0], *((torch.arange(len(y)), y) if place == position else (none, y[:0])),
+              split.transform, group=split.group or tuple(sorted(realised._shown(place))))
         for place, split in enumerate(realised.stream.splits)
     )  # fmt: skip
     names = realised.stream.output_names
-    data = Data(x[:0], none, x, y, names)
+    data = replace(realised.data, x_train=x[:0], y_train=y[:0], x_test=x, y_test=y)
     target = realised.target
     generator = realised.seeds.apart("evaluation", position)
     scenario: Scenario = realised.track.scenario
@@ -157,7 +188,7 @@ class Past:
         test: its test samples, where they are at hand; `missing` says why they are not.
         tests: those of the experiences that came after it, as models carry them.
         experiences: what each has held.
-        labels, experience: of all its test samples, int [N].
+        truth, experience: of all its test samples, by name, [N, …], and int [N].
     """
 
     root: Cell
@@ -165,7 +196,7 @@ class Past:
     missing: str
     tests: Sequence[Mapping[str, Any]]
     experiences: Sequence[ExperienceInfo]
-    labels: NDArray[np.int64]
+    truth: Arrays
     experience: NDArray[np.int64]
 
 
@@ -181,9 +212,9 @@ class Tested:
         for test in (past.test, *columns):
             if test is not None:
                 test.outputs = outputs  # as many as there are now
-        self.truth = {"labels": np.concatenate([past.labels, columns[-1].labels])}
+        self.truth = {name: np.concatenate([known, columns[-1].truth[name]]) for name, known in past.truth.items()}
         self.experience = np.concatenate([past.experience, columns[-1].experience])
-        self._size = len(self.experience) - sum(len(test.labels) for test in columns)
+        self._size = len(self.experience) - sum(len(test.experience) for test in columns)
         self.classes = columns[-1].classes
 
     def answers(self, strategy: Strategy, space: OutputSpace) -> Answers:

@@ -2,7 +2,7 @@
 
 import hashlib
 import warnings
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,23 +10,26 @@ import numpy as np
 import torch
 
 from clarena.contract.strategy import NEEDS, Strategy
-from clarena.errors import ClarenaError, ClarenaWarning, UsageError
+from clarena.errors import ClarenaError, ClarenaWarning, DataError, UsageError
 from clarena.plugins.host import Host, PluginSources
 from clarena.protocol.frozen import Continuation
 from clarena.record.predictions import Predictions
 from clarena.record.reader import read_file, read_predictions
 from clarena.record.record import Cell, Record
+from clarena.record.scoring import scoring
 from clarena.record.store import MODEL, PREDICTIONS, RECORD, Store, read_folder
 from clarena.record.writing import state_sha256
 from clarena.run.arrived import Arrived, NextExperience, Past, arrived, require_fit
 from clarena.run.data import load
+from clarena.run.deadline import Limits, Tell
 from clarena.run.devices import device_named
+from clarena.run.executors import Event, apart, execute
 from clarena.run.finding import find_run
-from clarena.run.keeping import keep_beside, lacks_model
 from clarena.run.realisation import CellClasses, Realisation
 from clarena.run.runner import Progress, Run, State
 from clarena.run.testset import TestSet, unasked
 from clarena.run.trained import TrainedModel, model_of
+from clarena.run.worker import Work
 from clarena.toolbox.seeding import forked
 
 
@@ -39,6 +42,8 @@ def continue_run(
     test_share: float = 0.2,
     benchmark: str | None = None,
     device: str = "cpu",
+    timeout: float | None = None,
+    experience_timeout: float | None = None,
     tracking_uri: str | None = None,
     track: bool = True,
     plugins: PluginSources | None = None,
@@ -53,13 +58,14 @@ def continue_run(
     Args:
         run: as `load_model` takes it.
         new: a file or folder of samples with labels, such as the model was trained on. Classes that are known go on
-            under their outputs, others are added. Where nothing says what is for testing, a share is held out.
+            under their outputs, others are added; of a target without classes outputs stay what they are. Where nothing
+            says what is for testing, a share is held out.
         store: where the run is, and where the new record goes.
         task: the task label of the new data, in the task scenario: that of the next task.
-        test_share: of each class.
+        test_share: of each class or, where labels are no classes, of all samples.
         benchmark: where the test data of the run lie, if its benchmark's name does not say: `split:PATH`.
         device: `cpu`, `cuda`, `cuda:N`.
-        tracking_uri, track: as `evaluate` takes them.
+        timeout, experience_timeout, tracking_uri, track: as `evaluate` takes them.
         plugins: where to look for plugins besides the installed ones.
         progress: told of the share that is done.
         command: what the record says ran it.
@@ -67,38 +73,29 @@ def continue_run(
     Raises:
         UsageError: for a run that cannot go on, or not with these data.
         DataError: for data that the model cannot take.
-        StoreError: for a state of another version, or a store that cannot be written.
+        StoreError: for a state of another version.
+        ClarenaError: for a store that cannot be written, or a process that ended.
     """
-    host, place, on = Host.discover(plugins), Store(store), device_named(device)
-    parent, folder = find_run(run, place)
-    model = model_of(parent, folder, host, device=device)
-    what = Path(new).name
-    _require_able(model, task)
-    if not 0 < test_share < 1:
-        raise UsageError(f"test_share = {test_share} is not valid: give a share between 0 and 1.")
-    samples = model.read(new)
-    for note in samples.notes:
+    place, limits = Store(store), Limits(timeout, experience_timeout)
+    device_named(device)
+    asked = Question(str(find_run(run, place)[1]), str(new), task, test_share, benchmark)
+    found = Found(asked, Host.discover(plugins), "cpu")
+    for note in found.notes:
         warnings.warn(note, ClarenaWarning, stacklevel=2)
-    names = model.content["outputs"]["names"]
-    fresh = arrived(samples, what, names, test_share, parent.cell.track.protocol)
-    require_fit(fresh, names, parent.cell.track.scenario, parent.cell.track.protocol, what)
-    cell = _cell(parent, folder, model, fresh, what)
+    work = GoOn(
+        cell=found.cell,
+        sources=plugins or PluginSources(),
+        parts={},
+        device=device,
+        store=str(store),
+        command=command,
+        retry=True,
+        limits=limits,
+        keep=True,
+        asked=asked,
+    )
     place.prepare()
-    with place.locked(cell) as mine:
-        if not mine:
-            raise UsageError("Another process is learning this just now.")
-        record = place.find(cell)
-        if record is None or record.status != "finished" or lacks_model(place, record):
-            past = _past(parent, folder, model, host, benchmark, on)
-            if past.test is None:
-                warnings.warn(f"Earlier experiences are not tested again: {past.missing}", ClarenaWarning, stacklevel=2)
-
-            def run_in(there: Store) -> Record:
-                options = {"command": command, "progress": progress}
-                return GoingOn(cell, model, fresh, past, folder, on, there, **options).execute()
-
-            finished = record is not None and record.status == "finished"
-            record = keep_beside(place, record, run_in) if record and finished else run_in(place)
+    record = _carried_out(work if apart(work) else replace(work, found=found), progress)
     if track:
         from clarena.tracking import Tracker
 
@@ -109,25 +106,106 @@ def continue_run(
     return record
 
 
+def _carried_out(work: "GoOn", progress: Progress) -> Record:
+    """The record of the run, in this process or, where its time is limited or it is on CUDA, in one of its own."""
+    said: list[Record | str] = []
+
+    def listen(event: Event) -> None:
+        if event.kind == "progress":
+            progress(event.share)
+        elif event.kind == "warning":
+            warnings.warn(event.message, ClarenaWarning, stacklevel=2)
+        elif event.kind in ("done", "error"):
+            said.append(event.record or event.message)
+
+    execute([work], 1, listen)
+    if isinstance(said[0], str):
+        raise ClarenaError(said[0])
+    return said[0]
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is to be learned by whom; the arguments of `continue_run`, and `folder`, where the run is."""
+
+    folder: str
+    new: str
+    task: int | None
+    test_share: float
+    benchmark: str | None
+
+
+class Found:
+    """All that a run takes which goes on from another, read and checked.
+
+    Attributes:
+        cell: of the new record.
+        model, new, past: what is gone on from, what has arrived, and what is known of the run before.
+        notes: what a person should know of the data, a sentence each.
+    """
+
+    def __init__(self, asked: Question, host: Host, device: str) -> None:
+        """Raises `ClarenaError` as `continue_run`."""
+        self.parent, what = Path(asked.folder), Path(asked.new).name
+        record, predictions = _read(self.parent)
+        self.model = model = model_of(record, self.parent, host, device=device)
+        _require_able(model, asked.task)
+        if not 0 < asked.test_share < 1:
+            raise UsageError(f"test_share = {asked.test_share} is not valid: give a share between 0 and 1.")
+        samples, names = model.read(asked.new), model.content["outputs"]["names"]
+        track, target = record.cell.track, model.parts.targets(model.content["target"])()
+        self.new = arrived(samples, what, names, asked.test_share, track.protocol, target)
+        require_fit(self.new, names, track.scenario, track.protocol, what)
+        self.cell = _cell(record, self.parent, model, self.new, what)
+        self.past = _past(record, predictions, model, host, asked.benchmark, device_named(device))
+        missing = [f"Earlier experiences are not tested again: {self.past.missing}"] * (self.past.test is None)
+        self.notes = [*samples.notes, *missing]
+
+
+@dataclass(frozen=True)
+class GoOn(Work):
+    """A run that goes on from another, and all that a process needs to know to run it.
+
+    Attributes:
+        asked: what is learned by whom.
+        found: what that has come to, where the run is in this process; another reads it again.
+    """
+
+    asked: Question = Question("", "", None, 0.2, None)
+    found: Found | None = None
+
+    def made(self, store: Store, progress: Progress, tell: Tell) -> "GoingOn":
+        found = self.found or Found(self.asked, Host.discover(self.sources), self.device)
+        if found.cell.id != self.cell.id:
+            raise DataError(f"{self.asked.new} has changed since it was looked at. Start again.")
+        return GoingOn(found, device_named(self.device), store, **self.told(progress, tell))
+
+
 class GoingOn(Run):
     """A run that begins where another ended."""
 
-    def __init__(
-        self,
-        cell: Cell,
-        model: TrainedModel,
-        new: Arrived,
-        past: Past,
-        parent: Path,
-        device: torch.device,
-        store: Store,
-        **options: Any,
-    ) -> None:
-        super().__init__(cell, model.parts, device, store, keep=True, **options)
-        self._model, self._new, self._past, self._parent = model, new, past, parent
+    def __init__(self, found: Found, device: torch.device, store: Store, **options: Any) -> None:
+        super().__init__(found.cell, found.model.parts, device, store, **options)
+        self._found = found
 
     def _realise(self) -> Realisation:
-        return NextExperience(self.cell, self.parts, self._model, self._new, self._past, self.device)
+        found = self._found
+        realised = NextExperience(self.cell, self.parts, found.model, found.new, found.past, self.device)
+        self.state = self._beginning(len(realised.test.experience))
+        return realised
+
+    def _beginning(self, samples: int) -> State:
+        """What the run that is gone on from has produced, with as many test samples as there are now."""
+        record, predictions = _read(self._found.parent)
+        answers, new = predictions.answers, samples - len(predictions.experience)
+        blank = unasked({name: array[0] for name, array in answers.items()}, new)
+        rows = [
+            {name: np.concatenate([array[row], blank[name]]) for name, array in answers.items()}
+            for row in range(len(record.experiences) + 1)
+        ]
+        nothing = [float("nan")]  # is known on what has newly arrived
+        curve = [point.model_copy(update={"accuracy": [*point.accuracy, *nothing]}) for point in record.curve]
+        return State(rows=rows, costs=list(record.costs), curve=curve)
 
     def _restored(self, realised: Realisation) -> Strategy | None:
         """The strategy as the model has it, or further on, where this run was itself cut short."""
@@ -137,17 +215,7 @@ class GoingOn(Run):
         strategy = self._set_up(realised)
         for positions in realised.steps[:-1]:
             realised.begin(positions)
-        strategy.load_state_dict(self._model.content["strategy"])
-        record, predictions = _read(self._parent)
-        answers, new = predictions.answers, len(realised.test.experience) - len(predictions.experience)
-        blank = unasked({name: array[0] for name, array in answers.items()}, new)
-        rows = [
-            {name: np.concatenate([array[row], blank[name]]) for name, array in answers.items()}
-            for row in range(len(record.experiences) + 1)
-        ]
-        nothing = [float("nan")]  # is known on what has newly arrived
-        curve = [point.model_copy(update={"accuracy": [*point.accuracy, *nothing]}) for point in record.curve]
-        self.state = State(rows=rows, costs=list(record.costs), curve=curve)
+        strategy.load_state_dict(self._found.model.content["strategy"])
         return strategy
 
 
@@ -165,8 +233,8 @@ def _cell(parent: Record, folder: Path, model: TrainedModel, new: Arrived, what:
         state=state_sha256(folder / MODEL),
         data=what,
     )
-    data = new.data(model.form)
-    data.validate()
+    data = new.data(model)
+    data.validate(model.parts.targets(data.target)())
     benchmark = track.benchmark.model_copy(update={"fingerprint": data.fingerprint()})
     track = track.model_copy(update={"benchmark": benchmark, "continues": came})
     strategy = Store(folder.absolute().parents[1]).aliases().newest(parent.cell).strategy  # today's name of its code
@@ -181,10 +249,15 @@ def _require_able(model: TrainedModel, task: int | None) -> None:
         if need in needs:
             raise UsageError(f"{name} cannot go on: it {NEEDS[need]}.")
     if track.protocol.boundaries == "hidden":
-        raise UsageError("This run learned in one call, with hidden boundaries: there is no next experience.")
-    if model.content["target"] != "classes":
         raise UsageError(
-            f"This model answers for {model.content['target']}, and only one with a class for each sample can go on."
+            "This run learned in one call, with hidden boundaries: there is no next experience. A second call would "
+            "tell the strategy of a boundary, and what came of it would not be what a longer stream comes to."
+        )
+    half = scoring(model.content["target"])
+    if half is not None and half.by_output and track.scenario == "class":
+        raise UsageError(
+            f"A score of {half.name} is over all test samples, by output, and what was answered before was asked of "
+            "fewer than there would be."
         )
     if len(model.transforms) > 1:
         raise UsageError(
@@ -203,10 +276,14 @@ def _require_able(model: TrainedModel, task: int | None) -> None:
 
 
 def _past(
-    parent: Record, folder: Path, model: TrainedModel, host: Host, benchmark: str | None, device: torch.device
+    parent: Record,
+    predictions: Predictions,
+    model: TrainedModel,
+    host: Host,
+    benchmark: str | None,
+    device: torch.device,
 ) -> Past:
     """What is known of the run that is gone on from, its test data with it where they are at hand."""
-    _, predictions = _read(folder)
     content = model.content
     root = Cell.model_validate_json(content["root"]) if "root" in content else parent.cell
     missing, test = "", None
@@ -215,21 +292,24 @@ def _past(
         if benchmark is None and made_of and not made_of["facts"]:  # of a family whose argument is a path
             raise UsageError(f"{root.track.benchmark.name} does not say where its data lie.")
         test = _root_test(root, model.parts, host, benchmark, device)
-        labels = predictions.truth["labels"]
-        if not np.array_equal(test.labels, labels[: len(test.labels)]):
-            raise UsageError("the test samples are others than those of the record.")
+        for name, known in predictions.truth.items():
+            mine = test.truth[name].astype(known.dtype)
+            if not np.array_equal(mine, known[: len(mine)], equal_nan=known.dtype.kind == "f"):
+                raise UsageError("the test samples are others than those of the record.")
     except ClarenaError as error:
         if benchmark is not None:
             raise
         test = None
-        missing = f"{str(error).partition(chr(10))[0]} Say where: --benchmark split:PATH, or the like."
+        family, colon, _ = root.track.benchmark.name.partition(":")
+        where = f"--benchmark {family if colon else 'split'}:PATH, or the like."
+        missing = f"{str(error).partition(chr(10))[0]} Say where: {where}"
     return Past(
         root,
         test,
         missing,
         content.get("tests", []),
         parent.experiences,
-        predictions.truth["labels"],
+        predictions.truth,
         predictions.experience,
     )
 

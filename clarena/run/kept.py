@@ -68,6 +68,7 @@ def content_of(cell: Cell, realised: Realisation, strategy: Strategy, prediction
             "seen": sorted(space.seen),
             "tasks": [sorted(task) for task in space.tasks],
             "asked": [sorted(classes) for classes in realised.test.classes],
+            "bytes": list(data.class_bytes),
         },
         "rows": {
             "shape": tuple(data.x_train.shape[1:]),
@@ -75,11 +76,20 @@ def content_of(cell: Cell, realised: Realisation, strategy: Strategy, prediction
             "encoding": dict(data.encoding),
             "as_stored": realised.conversion.as_stored,
             "example": data.x_test[realised.stream.splits[-1].test[:1]],
+            **_labels(realised),
         },
         "benchmark": _made_of(type(realised.benchmark)),
         "transforms": kept_transforms(realised),
         **realised.carried,
     }
+
+
+def _labels(realised: Realisation) -> dict[str, Any]:
+    """The form of labels that are no classes; elsewhere classes are known by their names."""
+    if realised.target.labels_are_classes:
+        return {}
+    y = realised.data.y_train
+    return {"labels": {"shape": tuple(y.shape[1:]), "dtype": str(y.dtype).removeprefix("torch.")}}
 
 
 def kept_transforms(realised: Realisation) -> list[Any]:
@@ -177,8 +187,13 @@ def _remade(value: Any, benchmark: type[Benchmark]) -> Any:
 def form_of(content: Content) -> RowForm:
     """How the rows that the model takes are stored."""
     rows = content["rows"]
-    dtype = next(dtype for dtype in INPUTS if str(dtype) == f"torch.{rows['dtype']}")
-    return RowForm(tuple(rows["shape"]), dtype, rows["encoding"])
+    labels = RowForm(*_stored(rows["labels"]), {}) if "labels" in rows else None
+    return RowForm(*_stored(rows), rows["encoding"], labels)
+
+
+def _stored(form: Mapping[str, Any]) -> tuple[tuple[int, ...], torch.dtype]:
+    dtype = next(dtype for dtype in INPUTS if str(dtype) == f"torch.{form['dtype']}")
+    return tuple(form["shape"]), dtype
 
 
 def strategy_of(

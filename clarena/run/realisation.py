@@ -120,6 +120,7 @@ class Realisation:
             self.protocol,
             self._evaluation,
             self.device,
+            by_output=self._by_output,
         )
 
     def set_up(self, strategy: Strategy, learning_rate: float | None = None) -> Strategy:
@@ -248,9 +249,15 @@ class Realisation:
         return found
 
     @property
+    def _by_output(self) -> bool:
+        """Whether a cell of the matrix is scored by outputs."""
+        found = scoring(self.data.target)
+        return found is not None and found.by_output and self.track.scenario == "class"
+
+    @property
     def groups(self) -> Groups | None:
         """The outputs of each experience, where a cell of the matrix is scored by outputs and not by samples."""
-        if not self.scoring.by_output or self.track.scenario != "class":
+        if not self._by_output:
             return None
         return [sorted(self._shown(position)) for position in range(len(self.stream.splits))]
 

@@ -42,7 +42,7 @@ def check_backbone(realised: Realisation) -> None:
             f"{type(error).__name__}: {error}\n"
             "Build it from input_shape, or choose another: clarena list."
         ) from error
-    wanted = "[batch, time, features]" if realised.positions else "[batch, features]"
+    wanted = f"[{', '.join(['batch', *map(str, realised.positions), 'features'])}]"
     if not isinstance(features, torch.Tensor):
         what = "nothing (does it end in return?)" if features is None else f"a {type(features).__name__}"
         raise PluginError(f"The backbone {name} returns {what} from forward. Return one tensor: features {wanted}.")
@@ -54,10 +54,11 @@ def check_backbone(realised: Realisation) -> None:
         raise PluginError(f"The backbone {name} does not say how many features it has: set self.features, a number.")
     fits = (count(x), *realised.positions, said)
     if tuple(features.shape) != fits:
+        flat = "Flatten all but the batch, and set self.features to what is left."
+        each = f"A sample of {realised.target.name} is asked at each of its positions. Choose another: clarena list."
         raise PluginError(
             f"The backbone {name} turns {fits[0]} inputs {shape} into features {list(features.shape)}, and by its "
-            f"self.features = {said} they should be {list(fits)}. Flatten all but the batch, and set self.features to "
-            "what is left."
+            f"self.features = {said} they should be {list(fits)}. {each if realised.positions else flat}"
         )
 
 

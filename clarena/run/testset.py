@@ -49,7 +49,10 @@ class TestSet:
         protocol: Protocol,
         generator: torch.Generator,
         device: torch.device,
+        by_output: bool = False,
     ) -> None:
+        """`by_output`: whether a cell is scored over all samples, by its outputs: then all are asked in each row."""
+        self.by_output = by_output
         self.scenario, self.protocol, self.device, self.outputs = scenario, protocol, device, stream.outputs
         self.target = target
         parts = [Part(data.x_test, split.test, split.transform) for split in stream.splits]
@@ -83,8 +86,9 @@ class TestSet:
     def answers(self, strategy: Strategy, space: OutputSpace) -> Answers:
         """What the host keeps of the strategy's scores, as the target says.
 
-        Undefined are classes not yet seen (class scenario), and tasks whose outputs do not exist yet. Scores are
-        looked at a batch at a time, and none are kept.
+        Undefined are classes not yet seen (class scenario), and tasks whose outputs do not exist yet. Where cells are
+        by output, every sample is asked as soon as there is any output. Scores are looked at a batch at a time, and
+        none are kept.
 
         Raises:
             DivergedError: when scores in play are not finite.
@@ -107,7 +111,8 @@ class TestSet:
         if self.scenario == "domain":
             return [(None, everything, space.in_play())]
         if self.scenario == "class":
-            known = [j for j in everything if self.classes[j] <= space.seen]
+            ask_all = self.by_output and bool(space.seen)
+            known = [j for j in everything if ask_all or self.classes[j] <= space.seen]
             return [(None, known, space.in_play())] if known else []
         exists = everything[: len(space.tasks)] if space.full is None else everything
         return [(j, [j], sorted(self.classes[j])) for j in exists]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from clarena.contract.rows import Conversion
 from clarena.contract.samples import Samples
-from clarena.errors import ClarenaError, DataError, DivergedError, StoreError, UsageError
+from clarena.errors import ClarenaError, DataError, DivergedError, PluginError, StoreError, UsageError
 from clarena.plugins.host import Host, PluginSources
 from clarena.plugins.identity import code_identity
 from clarena.plugins.parameters import parse
@@ -28,7 +28,7 @@ from clarena.run.finding import find_run
 from clarena.run.kept import FORMAT, Content, classes_of, form_of, strategy_of, transforms_of
 from clarena.run.planning import part_identity
 from clarena.run.realisation import CellClasses
-from clarena.toolbox.saved import unpacked
+from clarena.toolbox.saved import answer_columns, answered, unpacked
 from clarena.toolbox.seeding import Seeds, forked
 
 
@@ -45,6 +45,7 @@ class TrainedModel:
         form: how the rows that it takes are stored.
         predictions: digest of the predictions of the run.
         conversion: how what is stored becomes a row, and a row an input.
+        columns: of a table of predictions, as `clarena predict` and MLflow have it.
         content, parts: what was kept, and the classes behind the names in it.
         benchmark_options: what the benchmark is made with.
         transforms: what each experience sees its inputs through; one, where all do alike.
@@ -63,9 +64,9 @@ class TrainedModel:
             self._seed = Seeds(cell.seed).torch("evaluation").initial_seed()
             self.strategy = strategy_of(content, cell, parts, self.conversion, device)
         self._asked: list[list[int]] = outputs["asked"]
-        domain = track.scenario == "domain"
-        self._columns = list(range(len(outputs["names"]))) if domain else list(outputs["seen"])
+        self._columns = answered(content)
         self.class_names: tuple[str, ...] = tuple(outputs["names"][column] for column in self._columns)
+        self.columns: list[str] = answer_columns(self.class_names)
 
     def __repr__(self) -> str:
         return f"TrainedModel({self.cell.label} on {self.cell.track.label}, {len(self.class_names)} classes)"
@@ -231,13 +232,12 @@ def open_model(
     require_same_code(read_aliases(path.parents[2]).newest(cell) if len(path.parents) > 2 else cell, parts, host)
     try:
         return TrainedModel(content, cell, parts, on)
-    except ClarenaError:
-        raise
     except Exception as error:  # whatever a strategy raises that does not take the state
-        raise StoreError(
-            f"The model {path} cannot be used with what is installed now: {type(error).__name__}: "
-            f"{' '.join(str(error).split())[:300]}"
-        ) from error
+        if isinstance(error, ClarenaError) and not isinstance(error, PluginError):
+            raise
+        kind = "" if isinstance(error, PluginError) else f"{type(error).__name__}: "
+        said = f"{kind}{' '.join(str(error).split())[:300]}"
+        raise StoreError(f"The model {path} cannot be used with what is installed now: {said}") from error
 
 
 def read_model(path: Path, device: torch.device) -> dict[str, Any]:

@@ -59,6 +59,21 @@ class Work:
     keep: bool = False
     late: tuple[str, float] | None = None
 
+    def made(self, store: Store, progress: Progress, tell: Tell) -> Run:
+        """The run itself, whose record goes to `store`; raises `ClarenaError` as `run_work`."""
+        parts = look_up(self)
+        require_unchanged(parts.benchmark, self.cell.track.benchmark, parts.targets)
+        return Run(self.cell, parts, device_named(self.device), store, **self.told(progress, tell))
+
+    def told(self, progress: Progress, tell: Tell) -> dict[str, Any]:
+        """What a run is told besides what it is a run of."""
+        return {
+            "command": self.command,
+            "progress": seldom(progress),
+            "deadline": Deadline(self.limits, tell),
+            "keep": self.keep,
+        }
+
 
 def run_work(work: Work, progress: Progress, tell: Tell = lambda seconds, reason: None) -> Record | str:
     """Run a cell unless its record is there already; `BUSY` where another process is running it.
@@ -70,18 +85,7 @@ def run_work(work: Work, progress: Progress, tell: Tell = lambda seconds, reason
     store = Store(work.store)
 
     def run_in(place: Store) -> Run:
-        parts = look_up(work)
-        require_unchanged(parts.benchmark, work.cell.track.benchmark, parts.targets)
-        return Run(
-            work.cell,
-            parts,
-            device_named(work.device),
-            place,
-            command=work.command,
-            progress=seldom(progress),
-            deadline=Deadline(work.limits, tell),
-            keep=work.keep,
-        )
+        return work.made(place, progress, tell)
 
     with store.locked(work.cell) as mine:
         if not mine:

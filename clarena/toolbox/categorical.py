@@ -100,11 +100,15 @@ def _exact(scores: Tensor, mask: Tensor | None) -> Iterator[Tensor]:
 def _sampled(scores: Tensor, y: Tensor | None, mask: Tensor | None, generator: torch.Generator) -> Iterator[Tensor]:
     """One label for each position, by inverse transform."""
     p = _probabilities(scores, outputs_in_play(scores, mask))
+    direction = _log_gradient(p, drawn_labels(p, generator))
+    yield direction if scores.dim() == 2 else direction * _counted(y)
+
+
+def drawn_labels(p: Tensor, generator: torch.Generator) -> Tensor:
+    """A label for each distribution p [n, …, outputs], int64 [n, …] on its device; `generator` is on the CPU."""
     cumulative = p.double().cpu().cumsum(-1)  # on the CPU: CUDA has no deterministic cumulative sum
     u = torch.rand(p.shape[:-1], generator=generator, dtype=torch.float64)
-    label = (cumulative <= u[..., None] * cumulative[..., -1:]).sum(-1).to(p.device)
-    direction = _log_gradient(p, label)
-    yield direction if scores.dim() == 2 else direction * _counted(y)
+    return (cumulative <= u[..., None] * cumulative[..., -1:]).sum(-1).to(p.device)
 
 
 def _empirical(scores: Tensor, y: Tensor | None, mask: Tensor | None) -> Iterator[Tensor]:

@@ -35,6 +35,11 @@ def require_file(path: Path) -> Path:
     return path
 
 
+def readable_name(name: str) -> str:
+    r"""A name whose every character is valid UTF-8: what is none of it is written as \udc80 and the like."""
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
 def _stamps(path: Path, depth: int) -> Iterator[Stamp]:
     try:
         facts = path.stat()

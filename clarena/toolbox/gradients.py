@@ -87,16 +87,24 @@ def fisher_diagonal(
     return _mean(model, batches, directions, power=2)
 
 
-def output_norm_sensitivity(model: nn.Module, batches: Batches) -> list[Tensor]:
-    """MAS's importance: the mean over samples of |∂ ‖scores in play‖² / ∂θ|; labels play no part.
+def output_norm_sensitivity(
+    model: nn.Module, batches: Batches, counted: Callable[[Tensor], Tensor | None] = lambda y: None
+) -> list[Tensor]:
+    """MAS's importance: the mean over samples of |∂ ‖scores in play‖² / ∂θ|; what labels are plays no part.
 
-    Arguments, result and errors are those of `fisher_diagonal`; every position of a sequence counts.
+    Arguments, result and errors are those of `fisher_diagonal`.
+
+    Args:
+        counted: which positions of labels y count, bool [n, …], such as `target.counted`; None: all. Others have no
+            part in the norm: there a sequence has ended.
 
     Source: Aljundi et al., ECCV 2018, eq. 2-3.
     """
 
     def directions(scores: Tensor, y: Tensor | None, mask: Tensor | None) -> Iterator[Tensor]:
-        yield 2 * scores.where(outputs_in_play(scores, mask), 0)
+        part = None if y is None else counted(y)
+        in_play = outputs_in_play(scores, mask)
+        yield 2 * scores.where(in_play if part is None else in_play & part[..., None], 0)
 
     return _mean(model, batches, directions, power=1)
 

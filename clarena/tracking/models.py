@@ -64,6 +64,19 @@ def _save(path: Path, content: Mapping[str, Any], folder: Path) -> None:
         input_example=(_example(content), _parameters(content)) if _parameters(content) else _example(content),
         pip_requirements=_requirements(),
     )
+    _make_movable(folder)
+
+
+def _make_movable(folder: Path) -> None:
+    """Have the model's files named by where they lie in its folder, not by where they were when it was saved."""
+    from mlflow.models import Model
+
+    saved = Model.load(str(folder))
+    flavor = saved.flavors["python_function"]
+    for artifact in flavor["artifacts"].values():
+        artifact["uri"] = artifact["path"]
+    flavor["model_code_path"] = Path(flavor["model_code_path"]).name
+    saved.save(str(folder / "MLmodel"))
 
 
 def _example(content: Mapping[str, Any]) -> Any:
@@ -86,17 +99,17 @@ def _signature(content: Mapping[str, Any]) -> Any:
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema, TensorSpec
 
+    from clarena.toolbox.saved import answer_columns, answered
+
     row, columns = content["rows"]["example"].numpy(), content["rows"]["encoding"].get("columns")
     inputs = [ColSpec("double", name) for name in columns] if columns else None
-    outputs, names = content["outputs"], content["outputs"]["names"]
-    domain = content["scenario"] == "domain"
-    seen = names if domain else [names[label] for label in outputs["seen"]]
-    answers = [ColSpec("string", "prediction"), ColSpec("double", "probability")]
+    answers = answer_columns([content["outputs"]["names"][output] for output in answered(content)])
     named = _parameters(content)
+    kinds = ["string", *["double"] * (len(answers) - 1)]
     per_token = content["context"]["tokens"][1:] == [True]
     return ModelSignature(
         inputs=Schema(inputs or [TensorSpec(np.dtype(row.dtype), (-1, *row.shape[1:]))]),
-        outputs=None if per_token else Schema([*answers, *(ColSpec("double", f"p({name})") for name in seen)]),
+        outputs=None if per_token else Schema([ColSpec(kind, name) for kind, name in zip(kinds, answers)]),
         params=ParamSchema([ParamSpec(name, DataType.long, -1) for name in named]) if named else None,
     )
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from clarena.protocol.protocol import Track
-from clarena.record.metrics import METRICS
+from clarena.record.catalogue import ACCURACY_METRICS
 from clarena_leaderboard.across import across
 from clarena_leaderboard.changes import Manifest, changes, manifest
 from clarena_leaderboard.collect import Found
@@ -15,7 +15,7 @@ from clarena_leaderboard.config import BoardConfig
 from clarena_leaderboard.contents import Board, Entry, Submitted, Table
 from clarena_leaderboard.ranking import bound, rank
 from clarena_leaderboard.rows import Candidate, candidates, entries, score_of, scored, unique_slugs
-from clarena_leaderboard.season_runs import METRIC, caution, measured, of_season, with_bounds
+from clarena_leaderboard.season_runs import caution, measured, of_season, with_bounds
 from clarena_leaderboard.sources import Collection, RunSource
 
 
@@ -54,12 +54,13 @@ def make_tables(
 ) -> tuple[tuple[Table, ...], list[str]]:
     """The tables of what was read, and what is wrong with it; the same runs give the same, in whatever order.
 
-    Tuning runs make no table: they saw no test data, and there are many.
+    Tuning runs make no table: they saw no test data, and there are many. Nor does a run that goes on from another: its
+    track has no second row, and is never ranked.
     """
     tracks: dict[str, Track] = {}
     groups: dict[str, list[Found]] = {}
     for found in collection.found:
-        if found.track.protocol.tested_on == "validation":
+        if found.track.protocol.tested_on == "validation" or found.track.continues is not None:
             continue
         tracks[found.run.track] = found.track
         groups.setdefault(found.run.track, []).append(found)
@@ -75,9 +76,10 @@ def make_tables(
     for digest, track in tracks.items():
         own = [row for row in rows[digest] if row.id not in submissions or not submissions[row.id].badge]
         seeds, rule = required_seeds(own or rows[digest], digest, track, config)
-        made = entries(rows[digest], track, seeds, config.sort_key, row_slugs, submissions)
-        made = [_with_hidden(entry, submissions[entry.id]) if entry.id in submissions else entry for entry in made]
-        table = _table(made, track, digest, table_slugs[digest], labels[digest], seeds, rule, config.sort_key)
+        sort_key = config.sort_key or track.headline
+        made = entries(rows[digest], track, seeds, sort_key, row_slugs, submissions)
+        made = [_with_hidden(e, submissions[e.id], track.headline) if e.id in submissions else e for e in made]
+        table = _table(made, track, digest, table_slugs[digest], labels[digest], seeds, rule, sort_key)
         target, score, unit = score_of(rows[digest])
         table = replace(table, target=target, score=score, unit=unit)
         tables.append(replace(table, hidden=tuple(_hidden_tables(table, submissions))))
@@ -95,7 +97,7 @@ def _table(
     rule: str,
     sort_key: str,
 ) -> Table:
-    better = 1 if METRICS[sort_key].higher_is_better else -1
+    better = 1 if ACCURACY_METRICS[sort_key].higher_is_better else -1
 
     def order(entry: Entry) -> tuple[bool, float, str, str]:
         interval = entry.intervals[sort_key]
@@ -117,13 +119,13 @@ def _table(
     )
 
 
-def _with_hidden(entry: Entry, told: Submitted) -> Entry:
+def _with_hidden(entry: Entry, told: Submitted, metric: str) -> Entry:
     """A row with what it does on the hidden seeds of the latest season, beside its own."""
     if not told.seasons:
         return entry
     latest = told.seasons[-1]
-    interval = measured(run.metrics[METRIC] for run in latest.runs if run.status == "finished")
-    return replace(entry, hidden=interval, caution="" if entry.info.reference else caution(entry, latest))
+    interval = measured(run.metrics[metric] for run in latest.runs if run.status == "finished")
+    return replace(entry, hidden=interval, caution="" if entry.info.reference else caution(entry, latest, metric))
 
 
 def _hidden_tables(table: Table, submissions: Mapping[str, Submitted]) -> Iterator[Table]:

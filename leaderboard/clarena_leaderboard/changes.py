@@ -7,8 +7,7 @@ from pydantic import ValidationError
 
 from clarena.errors import StoreError
 from clarena.protocol.frozen import FrozenModel
-from clarena.record.catalogue import named
-from clarena.record.metrics import METRICS
+from clarena.record.catalogue import ACCURACY_METRICS, named
 from clarena_leaderboard.contents import Board, Change, Entry, Table
 from clarena_leaderboard.rows import say_seeds
 
@@ -170,7 +169,7 @@ def _differences(old: KnownRow, new: KnownRow, before: Manifest, now: Manifest) 
 
 
 def _words(metric: str) -> str:
-    return METRICS[metric].title.lower() if metric in METRICS else metric.replace("_", " ")
+    return ACCURACY_METRICS[metric].title.lower() if metric in ACCURACY_METRICS else metric.replace("_", " ")
 
 
 def _shown(value: float | None) -> str:

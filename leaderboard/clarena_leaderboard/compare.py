@@ -114,8 +114,7 @@ class Duel:
     @property
     def verdict(self) -> str:
         """In one sentence, what may be said."""
-        from clarena.record.catalogue import titled
-        from clarena.record.metrics import METRICS
+        from clarena.record.catalogue import ACCURACY_METRICS, titled
         from clarena.record.statistics import SIGNIFICANT, smallest_p
 
         if self.claim == "too few seeds":
@@ -124,7 +123,7 @@ class Duel:
         if self.claim == "not told apart":
             return f"{self.a.label} and {self.b.label} cannot be told apart: p is above {SIGNIFICANT}."
         first, second = (self.a, self.b) if self.claim == "better" else (self.b, self.a)
-        title = titled(METRICS[self.metric].title.lower(), self.table.score)
+        title = titled(ACCURACY_METRICS[self.metric].title.lower(), self.table.score)
         return f"{first.label} is better than {second.label} in {title}."
 
 
@@ -177,7 +176,7 @@ def duel(table: "Table", a: "Entry", b: "Entry") -> Duel:
     """Compare two rows on the seeds of the table that both finished; raises `UsageError` where there is none."""
     import numpy as np
 
-    from clarena.record.metrics import METRICS
+    from clarena.record.catalogue import ACCURACY_METRICS
     from clarena.record.statistics import paired_sign_flip, student_t_interval
     from clarena_leaderboard.ranking import claimed, values_of
 
@@ -189,7 +188,7 @@ def duel(table: "Table", a: "Entry", b: "Entry") -> Duel:
         raise UsageError(f"{a.label} and {b.label} share no finished seed on {table.label}: nothing can be paired.")
     first, second = values_of(a, seeds, metric), values_of(b, seeds, metric)
     test = paired_sign_flip(first, second)
-    better = 1 if METRICS[metric].higher_is_better else -1
+    better = 1 if ACCURACY_METRICS[metric].higher_is_better else -1
     claim = claimed(test, test.p_value, 1, better)
     return Duel(table, a, b, seeds, metric, student_t_interval(first - second), test, claim, _on_the_board(a, b))
 
@@ -203,7 +202,7 @@ def _on_the_board(a: "Entry", b: "Entry") -> "Comparison | None":
 def _value(entry: "Entry", seed: int, metric: str) -> float:
     """The value of one seed; NaN where it did not finish."""
     finished = (run for run in entry.runs if run.seed == seed and run.status == "finished")
-    return next((run.metrics[metric] for run in finished), float("nan"))
+    return next((run.metrics.get(metric, float("nan")) for run in finished), float("nan"))
 
 
 def _print(duel: Duel) -> None:
@@ -213,8 +212,8 @@ def _print(duel: Duel) -> None:
     from rich.text import Text
 
     from clarena.cli.text import page, put
-    from clarena.record.catalogue import titled
-    from clarena.record.metrics import METRICS
+    from clarena.protocol.presets import FINAL
+    from clarena.record.catalogue import ACCURACY_METRICS, titled
     from clarena.record.recomputation import NOT_RECOMPUTED
     from clarena.record.summary import NOTHING, percent
     from clarena_leaderboard.rows import say_seeds
@@ -223,8 +222,8 @@ def _print(duel: Duel) -> None:
     console.print(Text.assemble("\n", (duel.table.label, "bold"), f"  ({duel.table.digest[:12]})"))
     grid = Grid(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     grid.add_column("row", overflow="fold", min_width=12)
-    metrics = dict.fromkeys((duel.metric, "final_average_accuracy", "forgetting"))
-    titles = [titled(f"{METRICS[name].title.lower()} %", duel.table.score) for name in metrics]
+    metrics = dict.fromkeys((duel.metric, duel.table.headline, FINAL, "forgetting"))
+    titles = [titled(f"{ACCURACY_METRICS[name].title.lower()} %", duel.table.score) for name in metrics]
     for title in (*titles, "n", "tier"):
         grid.add_column(title, justify="right")
     for entry in (duel.a, duel.b):

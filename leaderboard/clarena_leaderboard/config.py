@@ -9,6 +9,7 @@ from pydantic import Field, ValidationError, field_validator
 from clarena.errors import UsageError, unknown_name
 from clarena.protocol.frozen import FrozenModel
 from clarena.record.metrics import METRICS
+from clarena.record.pooled import POOLED_METRICS
 
 Seeds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
 
@@ -30,7 +31,7 @@ class BoardConfig(FrozenModel):
         title: what the board is called.
         seeds: those that a ranked row must have finished where its track says nothing else; a number is so many,
             from 0 on.
-        sort_key: the metric that orders ranked rows; its direction is that of the metric.
+        sort_key: the metric that orders ranked rows, in its direction; None: the headline of each track.
         tracks: decisions for single tracks, by a beginning of the digest or by label.
         primary: tracks (likewise) that are shown first, in this order; where any are named, only these count across
             tracks.
@@ -38,15 +39,16 @@ class BoardConfig(FrozenModel):
 
     title: str = "CLArena"
     seeds: Seeds | Annotated[int, Field(ge=1)] | None = None
-    sort_key: str = "final_average_accuracy"
+    sort_key: str | None = None
     tracks: dict[str, TrackConfig] = {}
     primary: tuple[str, ...] = ()
 
     @field_validator("sort_key")
     @classmethod
-    def _known(cls, name: str) -> str:
-        if name not in METRICS:
-            raise unknown_name("metric", name, METRICS)
+    def _known(cls, name: str | None) -> str | None:
+        known = [*METRICS, *POOLED_METRICS]
+        if name is not None and name not in known:
+            raise unknown_name("metric", name, known)
         return name
 
     def required(self, digest: str, label: str) -> tuple[int, ...] | None:

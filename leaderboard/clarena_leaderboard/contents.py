@@ -167,7 +167,7 @@ class Entry:
         family: kind of method, such as `replay` or `regularisation`.
         tier: 1 for the best row and all that cannot be told apart from it, and so on; None where unranked.
         against_best, against_finetune: paired comparisons; None for the row itself, or where there is no such row.
-        hidden: final average accuracy on the hidden seeds of the latest season; None where it was not verified.
+        hidden: the headline of its track on the hidden seeds of the latest season; None where it was not verified.
         caution: in words, that it does significantly worse on hidden seeds than on its own; empty where it does not.
         log: what the ledger tells of it, where it was submitted.
         metering: the newest revision of metering in its table.
@@ -230,7 +230,8 @@ class Table:
     Attributes:
         slug: name of its page, unique on the board.
         seeds: those a ranked row must have finished; `seeds_rule` says where they come from.
-        sort_key: the metric that orders ranked rows, best first; its direction is that of the metric.
+        sort_key: the metric that orders ranked rows, best first; its direction is that of the metric. It is the
+            headline of the track, unless the board decides otherwise.
         references, ranked, apart: entries, each in the order shown.
         score, unit: what its numbers are of, and what that counts; `target` is what was asked. Rows of another score
             stand apart.
@@ -253,6 +254,11 @@ class Table:
     target: str = "classes"
     hidden: tuple["Table", ...] = ()
     season: str = ""
+
+    @property
+    def headline(self) -> str:
+        """The metric that stands first, with its bounds and in all charts: that of the track."""
+        return self.track.headline
 
     @property
     def entries(self) -> tuple[Entry, ...]:

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clarena.protocol.protocol import Track
-from clarena.record.metrics import METRICS
+from clarena.record.catalogue import ACCURACY_METRICS
 from clarena.record.statistics import SIGNIFICANT, SignFlip, holm, paired_sign_flip, smallest_p
 from clarena_leaderboard.contents import Claim, Comparison, Entry
 
@@ -25,7 +25,7 @@ def rank(ranked: Sequence[Entry], finetune: Entry | None, seeds: Sequence[int], 
         ranked: entries that have finished all seeds.
         finetune: the lower bound, complete as well, if there is one.
     """
-    better = 1 if METRICS[sort_key].higher_is_better else -1
+    better = 1 if ACCURACY_METRICS[sort_key].higher_is_better else -1
     values = {entry.id: values_of(entry, seeds, sort_key) for entry in ranked}
     # Means that are equal but for rounding are equal, and equal means are ordered by label.
     order = sorted(ranked, key=lambda e: (-better * round(float(values[e.id].mean()), 12), e.label, e.id))

@@ -158,9 +158,10 @@ def why_apart(row: Candidate, track: Track, seeds: Sequence[int], sort_key: str,
     flaws = [f"seed {seed}: {flaw}" for seed in sorted(row.runs) for flaw in row.runs[seed].flaws]
     if flaws:
         reasons.append(flaws[0] + (f" (and {len(flaws) - 1} more)" if len(flaws) > 1 else ""))
-    undefined = [seed for seed in seeds if seed in row.finished and not math.isfinite(row.runs[seed].metrics[sort_key])]
+    values = {seed: row.runs[seed].metrics.get(sort_key, math.nan) for seed in row.finished}
+    undefined = [seed for seed in seeds if seed in values and not math.isfinite(values[seed])]
     if undefined and not flaws and not row.info.reference:  # a bound is not ranked: joint has no forgetting
-        title = titled(METRICS[sort_key].title.lower(), score)
+        title = titled(ACCURACY_METRICS[sort_key].title.lower(), score)
         reasons.append(f"{title} is undefined for {say_seeds(undefined)}")
     return "; ".join(reasons)
 

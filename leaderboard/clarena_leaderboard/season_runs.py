@@ -11,7 +11,6 @@ from clarena.record.statistics import Interval, student_t_interval
 from clarena_leaderboard.contents import Entry, SeasonRuns, Submitted
 from clarena_leaderboard.rows import Candidate
 
-METRIC = "final_average_accuracy"
 BOUNDS = ("finetune", "joint")
 """References that a verifier runs on the hidden seeds; without them a row's numbers there have no scale."""
 
@@ -66,10 +65,10 @@ def measured(runs: Iterable[float]) -> Interval | None:
     return student_t_interval(values) if values else None
 
 
-def caution(entry: Entry, told: SeasonRuns) -> str:
+def caution(entry: Entry, told: SeasonRuns, metric: str) -> str:
     """That a row does significantly worse on hidden seeds than on its own, in words; else nothing."""
     own, hidden = (
-        [run.metrics[METRIC] for run in runs if run.status == "finished" and np.isfinite(run.metrics[METRIC])]
+        [value for run in runs if run.status == "finished" and np.isfinite(value := run.metrics.get(metric, np.nan))]
         for runs in (entry.runs, told.runs)
     )
     p = falls_by_chance(own, hidden)

@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
-from clarena import Benchmark, Data, DataError, RowForm, Samples, UsageError, npz_arrays, require_file
+from clarena import Benchmark, Data, DataError, RowForm, Samples, UsageError, npz_arrays, readable_name, require_file
 
-from .names import readable_name
 from .numbers import Standardise, Standardised
 from .texts import require_repeated
 
@@ -30,6 +29,7 @@ class Pixels(Benchmark):
         channels_last: whether images are stored as [height, width, channels].
     """
 
+    pictures = 255
     channels_last: ClassVar[bool] = False
 
     def __init__(
@@ -156,7 +156,9 @@ class Arrays(Pixels, Standardised):
         return x if (self.mean, self.std) == AS_STORED else normalised(x.clone(), self.mean, self.std)
 
     def read_new(self, path: Path, form: RowForm) -> Samples:
-        """New samples of an `.npz`, in the layout that the data had in their file."""
+        """New samples of an `.npz`, in the layout that the data had in their file; or files of images."""
+        if path.suffix.lower() != ".npz":
+            return super().read_new(path, form)
         x, labels, parts, notes = npz_arrays(path)
         _require_numbers(f"x in {path}", x)
         tensor, note = _tensor(f"x in {path}", x)

@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from clarena import Benchmark, Data, DataError, RowForm, Samples, Scenario, Stream
+from clarena import Benchmark, Data, DataError, RowForm, Samples, Scenario, Stream, in_order
 
 from .tables import (
     ROW_NUMBERS,
@@ -139,9 +139,7 @@ def read_numbers(table: Table, test_share: float, what: str) -> tuple[Data, list
             f"{table.path} has no column {' or '.join(TEXT_COLUMNS)} with texts, and none of numbers; it has: "
             f"{', '.join(table.columns)}. {' '.join(notes)}".rstrip()
         )
-    names = sorted(set(labels))
-    if all(name.removeprefix("-").isdecimal() for name in names):
-        names.sort(key=int)
+    names = in_order(set(labels))
     y, out = dealt(labels, parts_of(table), names, test_share, what)
     x = torch.from_numpy(np.stack([numbers.astype(np.float32) for numbers in columns.values()], axis=1))
     notes, encoding = [*table.notes, *notes], {"columns": list(columns)}

@@ -23,14 +23,15 @@ from clarena import (
     Stream,
     UsageError,
     family_member,
+    read_pictures,
+    readable_name,
     require_file,
     split_by_domain,
     user_path,
 )
 
 from .arrays import Arrays, Pixels, read_arrays
-from .images import read_images, read_new_images
-from .names import readable_name
+from .images import read_images
 from .numbers import Standardise, Standardised, read_new_numbers, read_numbers, require_columns
 from .tables import SUFFIXES, is_folder_of_datasets, read_table, text_columns
 from .texts import Words, encode, text_rows
@@ -110,8 +111,10 @@ class ImagesOwn(Pixels, Own):
         return read_images(path, self.size, self.test_share, self.white)
 
     def read_new(self, path: Path, form: RowForm) -> Samples:
-        """New images of a folder: in folders by class, or all together."""
-        return read_new_images(path, self.size, self.white, form)
+        """New images of a folder, in folders by class or all together, or one alone; or an `.npz` of their pixels."""
+        if path.suffix.lower() == ".npz":
+            return super().read_new(path, form)
+        return read_pictures(path, form, resize=self.size is not None, white=self.white)
 
 
 class TextsOwn(Words, Own):

@@ -19,9 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from clarena import DataError, Samples, file_stamps, require_file
-
-from .names import readable_name
+from clarena import DataError, Samples, file_stamps, readable_name, require_file
 
 TEXT_COLUMNS = ("text", "sentence", "utterance", "review", "x")
 LABEL_COLUMNS = ("label", "class", "category", "intent", "y")
@@ -95,12 +93,17 @@ def _read(path: Path, stamps: object) -> Table:
 
         table = read_file(require_file(path))
     else:
-        try:
-            content = require_file(path).read_text(encoding="utf-8-sig")
-        except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"{path} cannot be read as UTF-8 text: {error}. Save it as UTF-8.") from error
+        content = utf8(path)
         table = _json_lines(path, content) if suffix in JSON_LINES else _delimited(path, content)
     return _divided(table)
+
+
+def utf8(path: Path) -> str:
+    """The text of a file; raises `DataError` where there is none, or it is not UTF-8."""
+    try:
+        return require_file(path).read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read as UTF-8 text: {error}. Save it as UTF-8.") from error
 
 
 def table_of(path: Path, rows: Sequence[tuple[int, dict[str, Any]]]) -> Table:

@@ -10,9 +10,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from clarena import Benchmark, Data, DataError, RowForm, Samples, held_out_rows
+from clarena import Benchmark, Data, DataError, RowForm, Samples, held_out_rows, require_memory
 
-from .images import require_memory
 from .tables import (
     TEXT_COLUMNS,
     Table,
@@ -24,6 +23,7 @@ from .tables import (
     parts_of,
     samples_of,
     text_columns,
+    utf8,
 )
 
 WORD = re.compile(r"\w+|[^\w\s]")
@@ -72,11 +72,23 @@ class Words(Benchmark):
         return tokenise(texts, self.words, self.length)
 
     def read_new(self, path: Path, form: RowForm) -> Samples:
-        """New texts of a table, with labels or without."""
+        """New texts of a table, with labels or without; or of a `.txt`, one in each line."""
+        if path.suffix.lower() == ".txt":
+            lines = text_lines(path)
+            names = tuple(f"line {number}" for number in lines)
+            return Samples(form.rows(self.tokens(list(lines.values()))), names)
         table = new_table(path)
         texts, taken = new_texts(table)
         labels, used = labels_if_any(table)
         return samples_of(table, form.rows(self.tokens(texts)), labels, ignored(table, [*taken, *used]))
+
+
+def text_lines(path: Path) -> dict[int, str]:
+    """The lines of a file that hold anything, by number from 1; raises `DataError` where none does."""
+    found = {number: line for number, line in enumerate(utf8(path).splitlines(), 1) if line.strip()}
+    if not found:
+        raise DataError(f"{path} is empty. Give it a text in each line.")
+    return found
 
 
 def tokenise(texts: Sequence[str], words: int, length: int) -> Tensor:

@@ -7,7 +7,6 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
 import torch
-from clarena_data.names import readable_name
 from clarena_native.benchmarks.families import Order
 from numpy.typing import NDArray
 from pydantic import Field
@@ -18,11 +17,14 @@ from clarena import (
     Benchmark,
     Data,
     DataError,
+    RowForm,
+    Samples,
     Scenario,
     Stream,
     UsageError,
     family_member,
     fetch,
+    readable_name,
     require_file,
     split_by_domain,
     user_path,
@@ -45,11 +47,15 @@ class Text(NamedTuple):
 
 
 class Tokens(NamedTuple):
-    """A vocabulary: the name of each token, its length in bytes, and how a text becomes token numbers [n]."""
+    """A vocabulary: the name of each token, its length in bytes, and how a text becomes token numbers [n].
+
+    `learned` is what was learned of it, from which it can be had again; empty for one that is fixed.
+    """
 
     names: tuple[str, ...]
     sizes: tuple[int, ...]
     encode: Callable[[str], NDArray[np.int64]]
+    learned: str = ""
 
 
 class Language(Benchmark):
@@ -114,6 +120,7 @@ class Language(Benchmark):
             domain_names=tuple(text.name for text in texts),
             class_bytes=tokens.sizes,
             target="text",
+            encoding={"tokenizer": tokens.learned},
         )
 
     def stream(self, data: Data, scenario: Scenario, generator: np.random.Generator) -> Stream:
@@ -123,6 +130,27 @@ class Language(Benchmark):
     def inputs(self, x: Tensor) -> Tensor:
         """Tokens int64 [n, context]."""
         return x.long()
+
+    def read_new(self, path: Path, form: RowForm) -> Samples:
+        """New text of a UTF-8 file, in the tokens of training, its end held out and both parts cut as there."""
+        name, learned = readable_name(path.name), form.encoding.get("tokenizer", "")
+        tokens = known_subwords(learned) if learned else single_bytes()
+        whole = self.held_out(name, read_text(path))
+        parts = {"train": cut(whole.train, self.train_bytes), "test": cut(whole.test, self.test_bytes)}
+        numbers = {part: tokens.encode(text) for part, text in parts.items()}
+        found = {part: sequences(tokens, self.context) for part, tokens in numbers.items() if len(tokens) > 1}
+        if not found:
+            raise DataError(f"{path} is too short: a token and the one after it are the least that can be learned.")
+        x, y = _joined(list(found.values()))
+        left = len((whole.train + whole.test).encode()) - len("".join(parts.values()).encode())
+        note = f"{name}: {left} bytes are left out, beyond benchmark.train_bytes and benchmark.test_bytes."
+        return Samples(
+            form.rows(x),
+            tuple(f"{part} {row + 1}" for part, (rows, _) in found.items() for row in range(len(rows))),
+            parts=tuple(part for part, (rows, _) in found.items() for _ in rows),
+            notes=(note,) if left else (),
+            y=y,
+        )
 
     def held_out(self, name: str, text: str) -> Text:
         """A domain of a text that has no test text of its own: a share at its end."""
@@ -168,22 +196,34 @@ def learned_subwords(text: str, size: int) -> Tokens:
 
     Source: Sennrich et al. 2016 (byte-pair encoding), on bytes as in Radford et al. 2019 (GPT-2).
     """
+    tokenizers = _tokenizers()
+    pieces = tokenizers.pre_tokenizers.ByteLevel
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
+    tokenizer.pre_tokenizer = pieces(add_prefix_space=False)
+    trainer = tokenizers.trainers.BpeTrainer(vocab_size=size, initial_alphabet=pieces.alphabet(), show_progress=False)
+    tokenizer.train_from_iterator([text], trainer)
+    return known_subwords(tokenizer.to_str())
+
+
+def known_subwords(learned: str) -> Tokens:
+    """The pieces of words that `learned_subwords` has learned; raises `UsageError` when the library is missing."""
+    tokenizer = _tokenizers().Tokenizer.from_str(learned)
+    numbered = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
+    names = tuple(name for name, _ in numbered)
+    # In a name, each byte is one character of the alphabet.
+    sizes = tuple(map(len, names))
+    return Tokens(names, sizes, lambda text: np.array(tokenizer.encode(text).ids, dtype=np.int64), learned)
+
+
+def _tokenizers() -> Any:
     try:
-        from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+        import tokenizers
     except ModuleNotFoundError as error:
         raise UsageError(
             "Subwords need tokenizers, which is not installed: pip install 'clarena-bench[text]'\n"
             "Bytes need nothing: --set benchmark.tokens=bytes."
         ) from error
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=size, initial_alphabet=alphabet, show_progress=False)
-    tokenizer.train_from_iterator([text], trainer)
-    numbered = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
-    names = tuple(name for name, _ in numbered)
-    # In a name, each byte is one character of the alphabet.
-    return Tokens(names, tuple(map(len, names)), lambda text: np.array(tokenizer.encode(text).ids, dtype=np.int64))
+    return tokenizers
 
 
 def _joined(parts: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:

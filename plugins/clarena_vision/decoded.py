@@ -12,13 +12,12 @@ from typing import Any, BinaryIO, Literal, Protocol
 
 import numpy as np
 from clarena_data.arrays import channels_last
-from clarena_data.images import require_memory
 from filelock import FileLock
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from clarena import Data, DataError, data_root, held_out_rows, mapped
+from clarena import Data, DataError, data_root, held_out_rows, mapped, require_memory
 
 Mode = Literal["L", "RGB"]
 HELD_OUT = 0.2

@@ -16,6 +16,7 @@ class Images(Benchmark):
         statistics: mean and standard deviation of each channel that pixels in 0 … 1 are normalised by.
     """
 
+    pictures = 255
     statistics: ClassVar[tuple[tuple[float, ...], tuple[float, ...]]] = ((0.5,), (0.5,))
 
     def __init__(

@@ -237,10 +237,29 @@ class Padded(Tokens):
         return super().divergence(scores, old, None, mask, temperature)
 
 
+class Sharper(Tokens):
+    """Its divergence is twice what it should be, and no closed form of its directions says so."""
+
+    def divergence(self, scores, old, counted=None, mask=None, temperature=1.0):
+        return 2 * super().divergence(scores, old, counted, mask, temperature)
+
+
+class Softer(Tokens):
+    """It draws labels from a softer softmax than its loss is of."""
+
+    def directions(self, scores, y, mask, kind, generator):
+        return Target.directions(self, scores, y, mask, kind, generator)
+
+    def draw(self, scores, generator):
+        return super().draw(scores / 3, generator)
+
+
 FAULTS = {
-    Doubled: "The mean of g gᵀ|The mean of sampled directions",
+    Doubled: "The mean of g gᵀ|The mean of sampled directions|The sum of v vᵀ over exact directions",
+    Sharper: "The curvature of divergence is not the Fisher information",
+    Softer: "The mean of sampled directions|The mean of g gᵀ",
     Summed: "loss, averaged, is not a part in 3 of the sum",
-    WithoutRoot: "The mean of g gᵀ, g sampled, is off by .* Do directions belong to another likelihood",
+    WithoutRoot: "The sum of v vᵀ over exact directions is not the Fisher information",
     Squares: "The curvature of divergence is not the Fisher information",
     Lopsided: "The gradient of divergence at equal scores is not 0",
     Deaf: "loss with other scores at the last output, which is out of play, is not what it was",

@@ -28,6 +28,7 @@ from exact import DoubleStream, begin
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny import SCENARIOS, same, walk
+from tiny_language import language_walk
 from torch import nn
 from torch.nn import functional as F
 from torch.optim import lr_scheduler
@@ -262,6 +263,19 @@ def test_gradients_of_parts_add_up_to_that_of_the_batch(strategy, scenario, part
     assert states[0].keys() == states[1].keys()
     for name, value in states[0].items():
         torch.testing.assert_close(states[1][name], value, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("parts", [2, 3])
+@pytest.mark.parametrize("strategy", [Finetune, LwF])
+def test_parts_of_tokens_weigh_as_many_as_count(strategy, parts, double, tmp_path):
+    """The last sequence of a text is shorter: its part is a smaller share of the mean over all tokens."""
+    settings = {"optimizer": "sgd", "learning_rate": 0.1, "batch_size": 6, "epochs": 3}
+    walks = [language_walk(strategy, tmp_path, accumulation=n, **settings) for n in (1, parts)]
+    counts = [(split.y_train != -100).sum(1) for split in walks[0].realised.stream.splits]
+    assert all(int(count.min()) < int(count.max()) for count in counts)
+    whole, cut = ([p.detach() for p in one.finish().strategy.parameters()] for one in walks)
+    for left, right in zip(whole, cut, strict=True):
+        torch.testing.assert_close(left, right, rtol=1e-8, atol=1e-10)
 
 
 @pytest.mark.parametrize("strategy", [GDumb, DEN])

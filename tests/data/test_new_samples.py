@@ -13,7 +13,7 @@ from PIL import Image
 from sklearn.utils import murmurhash3_32
 from trained_models import evaluated
 
-from clarena import DataError, TrainedModel
+from clarena import DataError, RowForm, TrainedModel, read_pictures
 
 RNG = np.random.default_rng(0)
 NAMES = ("ant", "bee", "cat", "dog")
@@ -110,6 +110,15 @@ def test_texts_are_hashed_as_in_training(tmp_path):
     assert samples.x.tolist() == [[*expected, 0, 0]]
     assert samples.notes == ("new.csv: ignored columns: when.",)
     assert model.predict(samples.x)[0] in NAMES
+    (tmp_path / "new.txt").write_text("bee cat\n\n  \ndog\n")
+    lines = model.read(tmp_path / "new.txt")
+    assert (lines.names, lines.labels) == (("line 1", "line 4"), None)
+    assert torch.equal(lines.x[:1], samples.x)
+    (tmp_path / "none.txt").write_text("\n\n")
+    (tmp_path / "odd.txt").write_bytes(b"\xff\xfe")
+    for name, message in (("none.txt", "is empty. Give it a text in each line"), ("odd.txt", "as UTF-8 text")):
+        with pytest.raises(DataError, match=message):
+            model.read(tmp_path / name)
     with pytest.raises(DataError, match=r"new.csv, line 3: the text is (empty|missing)"):
         model.read(write_table(tmp_path / "new.csv", {"text": ["bee", ""], "label": ["", ""]}))
 
@@ -161,8 +170,14 @@ def test_images_come_in_folders_or_loose(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="holds no image"):
         model.read(tmp_path / "empty")
-    with pytest.raises(DataError, match="is no folder of images"):
-        model.read(tmp_path / "loose" / "a.png")
+    alone = model.read(tmp_path / "loose" / "a.png")
+    assert (alone.names, alone.labels) == (("a.png",), None)
+    assert torch.equal(alone.x, samples.x[:1])
+    np.savez(tmp_path / "new.npz", x=samples.x.numpy())
+    assert torch.equal(model.read(tmp_path / "new.npz").x, samples.x)
+    (tmp_path / "a.txt").write_text("no image")
+    with pytest.raises(DataError, match=r"is neither an \.npz with x, nor an image"):
+        model.read(tmp_path / "a.txt")
 
 
 def test_domains_carry_their_columns_too(tmp_path):
@@ -173,3 +188,54 @@ def test_domains_carry_their_columns_too(tmp_path):
     (tmp_path / "day.csv").unlink()
     samples = results.model("er").read(write_table(tmp_path / "new.csv", {"b": [0.1], "a": [0.2]}))
     assert samples.x.tolist() == [[pytest.approx(0.2), pytest.approx(0.1)]]
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    """A model of a benchmark that comes with its images."""
+    return evaluated(tmp_path_factory.mktemp("digits"), "er").model("er")
+
+
+def test_a_benchmark_that_brings_its_images_takes_pictures(digits, tmp_path):
+    picture(tmp_path / "new" / "7" / "a.png", (255, 255, 255), size=8)
+    picture(tmp_path / "new" / "3" / "b.png", (0, 0, 0), size=8)
+    samples = digits.read(tmp_path / "new")
+    assert (samples.names, samples.labels) == (("3/b.png", "7/a.png"), ("3", "7"))
+    assert samples.x.dtype == torch.uint8
+    assert torch.equal(samples.x, torch.tensor([0, 16], dtype=torch.uint8).view(2, 1, 1, 1).expand(2, 1, 8, 8))
+    assert samples.notes == ("new: colours are left out: this model takes grey images.",)
+    ramp = np.arange(64, dtype=np.uint8).reshape(8, 8) * 4
+    Image.fromarray(ramp).save(tmp_path / "ramp.png")
+    assert np.array_equal(digits.read(tmp_path / "ramp.png").x[0, 0].numpy(), np.round(ramp / 255 * 16))
+    picture(tmp_path / "large.png", (255, 255, 255), size=20)
+    large = digits.read(tmp_path / "large.png")
+    assert (large.x == 16).all()
+    assert "large.png: images of another size are brought to 8×8." in large.notes
+    assert digits.predict(samples.x).shape == (2,)
+
+
+LAYOUTS = [((6, 5), 1), ((6, 5, 1), 1), ((6, 5, 3), 3), ((1, 6, 5), 1), ((3, 6, 5), 3)]
+
+
+@pytest.mark.parametrize(("shape", "channels"), LAYOUTS, ids=str)
+def test_pictures_are_laid_out_as_rows_are(shape, channels, tmp_path):
+    pixels = RNG.integers(0, 256, (6, 5, channels)).astype(np.uint8)
+    Image.fromarray(pixels if channels == 3 else pixels[..., 0]).save(tmp_path / "a.png")
+    rows = read_pictures(tmp_path / "a.png", RowForm(shape, torch.uint8, {})).x[0].numpy()
+    expected = pixels.transpose(2, 0, 1) if shape[0] in (1, 3) else pixels
+    assert np.array_equal(rows, expected.reshape(shape))
+
+
+@pytest.mark.parametrize("form", [((6, 5, 7), torch.uint8), ((6, 5), torch.float32), ((4,), torch.uint8)], ids=str)
+def test_rows_that_are_no_images_take_no_pictures(form, tmp_path):
+    picture(tmp_path / "a.png", (1, 2, 3))
+    with pytest.raises(DataError, match="holds images, and this model takes"):
+        read_pictures(tmp_path / "a.png", RowForm(*form, {}))
+
+
+def test_arrays_of_images_take_pictures_too(tmp_path):
+    x, y = RNG.integers(0, 256, (40, 3, 6, 6)).astype(np.uint8), np.arange(40) % 4
+    np.savez(tmp_path / "mine.npz", x_train=x[:32], y_train=y[:32], x_test=x[32:], y_test=y[32:])
+    model = trained_on(tmp_path / "mine.npz", tmp_path)
+    picture(tmp_path / "a.png", (1, 2, 3))
+    assert model.read(tmp_path / "a.png").x[0, :, 0, 0].tolist() == [1, 2, 3]

@@ -22,6 +22,7 @@ from clarena.record.record import Cell
 from clarena.record.store import MODEL, RECORD, Store
 from clarena.run.worker import run_work
 from clarena.toolbox.saved import packed, unpacked
+from clarena.toolbox.structure import STRUCTURE
 from clarena.tracking import Tracker
 
 # ---- The file ----
@@ -80,6 +81,10 @@ DAMAGE: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "backbone": (other_cell(backbone={"identity": "0" * 64}), "another version of mlp"),
     "protocol": (other_cell(protocol={"revision": 99}), "under revision 99 of the protocol"),
     "structure": (lambda c: c["strategy"].popitem(), "does not say how its module is built"),
+    "unbuildable": (
+        lambda c: c["strategy"][STRUCTURE]["modules"].update({"model.head": ["two"]}),
+        r"cannot be used with what is installed now: Head at model.head cannot be built as \['two'\]",
+    ),
     "state": (lambda c: c["strategy"].pop(next(iter(c["strategy"]))), "cannot be used with what is installed now"),
 }
 
@@ -90,6 +95,11 @@ def test_a_state_of_another_version_is_refused(what, kept):
     rewritten(kept[1] / MODEL, change)
     with pytest.raises(StoreError, match=message):
         load_model("er", kept[0].path)
+    np.savez(kept[0].path.parent / "new.npz", x=np.zeros((9, 1, 8, 8), dtype=np.uint8), y=["ten"] * 9)
+    before = {path: path.read_bytes() for path in sorted(kept[0].path.rglob("*")) if path.is_file()}
+    with pytest.raises(StoreError, match=message):
+        continue_run("er", kept[0].path.parent / "new.npz", store=kept[0].path, track=False)
+    assert before == {path: path.read_bytes() for path in sorted(kept[0].path.rglob("*")) if path.is_file()}
 
 
 def test_an_altered_byte_is_noticed(kept):
@@ -247,7 +257,7 @@ def test_a_model_that_answers_with_no_classes_gives_scores(tmp_path):
         with pytest.raises(UsageError, match=r"answers for counts, and not with classes"):
             ask(x)
     np.savez(tmp_path / "new.npz", x=x, y=[0, 1])
-    with pytest.raises(UsageError, match=r"only one with a class for each sample can go on"):
+    with pytest.raises(DataError, match=r"Labels are \[\] of int64; this model takes \[3\] of int32"):
         continue_run(results.records[0], tmp_path / "new.npz", store=tmp_path / "runs", plugins=plugins, track=False)
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     assert Tracker(Store(tmp_path / "runs"), uri).log(results.records[0]) == "logged"

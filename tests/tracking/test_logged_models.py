@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -121,6 +122,23 @@ def test_no_file_of_a_logged_model_is_a_pickle(tracked):
         names = {path.name for path in place.rglob("*") if path.is_file()}
         assert {"MLmodel", "model.py", "model.pt"} <= names
         assert not {name for name in names if name.endswith((".pkl", ".pickle"))}
+
+
+def test_a_logged_model_can_be_carried_elsewhere(tracked, tmp_path):
+    import mlflow
+    import pandas as pd
+
+    folder, uri, results = tracked
+    (record,) = results["table"].records
+    (model,) = [model for model in logged(uri)[1] if model.tags["clarena.cell"] == record.cell.id]
+    moved = shutil.copytree(model.artifact_location.removeprefix("file://"), tmp_path / "moved")
+    for path in moved.rglob("*"):
+        held = path.read_bytes() if path.is_file() else b""
+        assert not [place for place in (folder, Path.cwd(), tempfile.gettempdir()) if str(place).encode() in held], path
+    frame, ours = pd.DataFrame({"a": [1.0, 17.5], "b": [18.0, 0.5]}), results["table"].model("er")
+    answers = mlflow.pyfunc.load_model(str(moved)).predict(frame)
+    assert list(answers) == ours.columns == ["prediction", "probability", *(f"p({name})" for name in ours.class_names)]
+    assert answers["prediction"].tolist() == ours.predict(frame.to_numpy()).tolist()
 
 
 def test_a_model_that_is_kept_later_or_anew_is_logged_then(tracked, tmp_path):

@@ -8,10 +8,10 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from clarena.record.catalogue import named, titled
+from clarena.record.catalogue import named
 from clarena.record.summary import finite_or_none
 from clarena_leaderboard.contents import Comparison, Entry, Table
-from clarena_leaderboard.site.formatting import buffer_size, hyperparameters, size
+from clarena_leaderboard.site.formatting import buffer_size, headline, hyperparameters, size
 
 _LATEX = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_",
@@ -131,19 +131,19 @@ def to_latex(table: Table) -> str:
         f"% {latex(table.label)}, track {table.digest[:12]}; needs \\usepackage{{booktabs}}",
         r"\begin{tabular}{lrrrrr}",
         r"\toprule",
-        f"Strategy & {titled('Accuracy', latex(table.score))} " + COLUMNS,
+        f"Strategy & {latex(headline(table))} " + COLUMNS,
         r"\midrule",
     ]
     for position, group in enumerate((table.references, table.ranked)):
         if position and group and table.references:
             lines.append(r"\midrule")
-        lines += [_latex_row(entry) for entry in group]
+        lines += [_latex_row(entry, table.headline) for entry in group]
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", _note(table), ""])
 
 
-def _latex_row(entry: Entry) -> str:
+def _latex_row(entry: Entry, metric: str) -> str:
     cells = [latex(entry.label)]
-    cells += [latex_number(entry, name) for name in ("final_average_accuracy", "forgetting", "backward_transfer")]
+    cells += [latex_number(entry, name) for name in (metric, "forgetting", "backward_transfer")]
     seconds, state = entry.mean("train_seconds"), entry.mean("state_bytes")
     cells += [f"{seconds:.1f}" if math.isfinite(seconds) else "--", latex(size(state))]
     return " & ".join(cells) + r" \\"

@@ -10,10 +10,11 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
+from clarena.protocol.presets import FINAL
 from clarena.record import metrics
-from clarena.record.catalogue import ACCURACY_METRICS
+from clarena.record.catalogue import ACCURACY_METRICS, titled
 from clarena.record.statistics import Interval
-from clarena_leaderboard.contents import Comparison, Entry
+from clarena_leaderboard.contents import Comparison, Entry, Table
 
 NOTHING = "–"
 MINUS = "−"
@@ -21,6 +22,11 @@ MINUS = "−"
 _LINK = re.compile(
     r"(https://[^\s<>\"'`\\]+[^\s<>\"'`\\.,;:!?)\]])|\barXiv:(\d{4}\.\d{4,5})|\bdoi:(10\.\d{4,9}/[^\s<>\"'`\\,;]+)"
 )
+
+
+def headline(table: Table) -> str:
+    """What the headline of a track is called: `Accuracy` is the final average one."""
+    return titled("Accuracy" if table.headline == FINAL else ACCURACY_METRICS[table.headline].title, table.score)
 
 
 def percent(value: Interval | float | None, digits: int = 1) -> str:

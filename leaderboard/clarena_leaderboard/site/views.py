@@ -8,12 +8,14 @@ from typing import Any
 
 from markupsafe import Markup
 
+from clarena.protocol.presets import FINAL
 from clarena.record import curves
-from clarena.record.catalogue import ACCURACY, named, titled
+from clarena.record.catalogue import ACCURACY, ACCURACY_METRICS, named, titled
 from clarena.record.statistics import Interval
 from clarena_leaderboard.contents import Board, Entry, Run, Table
 from clarena_leaderboard.site import charts, formatting, further
 from clarena_leaderboard.site.exports import row_data
+from clarena_leaderboard.site.formatting import headline
 from clarena_leaderboard.site.hyperparameter_help import meanings
 from clarena_leaderboard.site.verification import Judged, judged
 
@@ -28,7 +30,7 @@ SHOWN_METRICS = {
     "backward_transfer": "Backward",
     "worst_experience_accuracy": "Worst",
 }
-"""The columns of a track's table beside the final average accuracy, and their titles where there is little room."""
+"""The columns of a track's table beside its headline, and their titles where there is little room."""
 
 MOST_CELLS = 12_000
 """Cells of matrices that a page shows as tables; what is beyond is in the files beside it."""
@@ -49,8 +51,9 @@ def families(board: Board) -> list[str]:
 
 
 def shown_metrics(table: Table) -> dict[str, str]:
-    """The columns of metrics that a track's table has, by metric."""
-    return SHOWN_METRICS | dict(curves.SHORT if table.track.protocol.eval_every else {})
+    """The columns of metrics that a track's table has beside its headline, by metric."""
+    found = {FINAL: "Final"} | SHOWN_METRICS | dict(curves.SHORT if table.track.protocol.eval_every else {})
+    return {metric: title for metric, title in found.items() if metric != table.headline}
 
 
 def level(value: float | None) -> str:
@@ -169,7 +172,9 @@ class Plot:
 
 @dataclass(frozen=True)
 class TrackView:
-    """What a track's page says besides its rows; `own` is the accuracy on public seeds, by row id."""
+    """What a track's page says besides its rows; `own` is the headline on public seeds, by row id."""
+
+    headline: str
 
     families: tuple[tuple[str, int], ...]
     state_budgets: tuple[int, ...]
@@ -182,13 +187,15 @@ def track(table: Table) -> TrackView:
     """What a track's page says besides its rows."""
     found = Counter(entry.family for entry in (*table.ranked, *table.apart))
     tiers = len({entry.tier for entry in table.ranked})
-    own = {entry.id: entry.intervals["final_average_accuracy"] for entry in table.entries}
-    return TrackView(tuple(sorted(found.items())), tuple(_budgets(table)), reference_means(table), tiers, own)
+    own = {entry.id: entry.intervals[table.headline] for entry in table.entries}
+    return TrackView(
+        table.headline, tuple(sorted(found.items())), tuple(_budgets(table)), reference_means(table), tiers, own
+    )
 
 
 def reference_means(table: Table) -> tuple[float, ...]:
     """Where the bounds are."""
-    return tuple(i.mean for e in table.references if (i := e.intervals.get("final_average_accuracy")))
+    return tuple(i.mean for e in table.references if (i := e.intervals.get(table.headline)))
 
 
 def _budgets(table: Table) -> list[int]:
@@ -201,21 +208,22 @@ def _budgets(table: Table) -> list[int]:
 
 
 def track_plots(table: Table, order: Sequence[str]) -> list[Plot]:
-    """Accuracy against forgetting, seconds and bytes of state; drawn where at least two rows can be."""
-    bounds = [(e.label, i.mean) for e in table.references if (i := e.intervals.get("final_average_accuracy"))]
+    """The headline against forgetting, seconds and bytes of state; drawn where at least two rows can be."""
+    bounds = [(e.label, i.mean) for e in table.references if (i := e.intervals.get(table.headline))]
     plots = []
-    for name, caption, x_title, log in (
-        ("forgetting", "Accuracy against forgetting", "forgetting, percentage points", False),
-        ("seconds", "Accuracy against training time", "seconds of training", True),
-        ("state", "Accuracy against what is carried on", "state, bytes", True),
+    for name, against, x_title, log in (
+        ("forgetting", "forgetting", "forgetting, percentage points", False),
+        ("seconds", "training time", "seconds of training", True),
+        ("state", "what is carried on", "state, bytes", True),
     ):
-        points = [point for e in table.ranked if (point := _point(e, name, order))]
+        points = [point for e in table.ranked if (point := _point(e, table, name, order))]
         if len(points) < 2:
             continue
         log = log and min(p.x for p in points) > 0
         show = {"forgetting": "{:g}".format, "seconds": "{:g}".format, "state": lambda v: formatting.size(v)}[name]
-        caption = titled(caption, table.score)
-        title, y_title = f"{caption} on {table.label}", titled("final average accuracy, %", table.score)
+        caption = f"{headline(table)} against {against}"
+        y_title = titled(f"{ACCURACY_METRICS[table.headline].title.lower()}, %", table.score)
+        title = f"{caption} on {table.label}"
         axes: dict[str, Any] = {"title": title, "x_title": x_title, "y_title": y_title, "show": show, "bounds": bounds}
         drawn = charts.scatter(points, **axes, log=log)
         linear = charts.scatter(points, **axes) if log else None
@@ -224,8 +232,8 @@ def track_plots(table: Table, order: Sequence[str]) -> list[Plot]:
     return plots
 
 
-def _point(entry: Entry, name: str, order: Sequence[str]) -> charts.Point | None:
-    accuracy, forgetting = entry.intervals.get("final_average_accuracy"), entry.intervals.get("forgetting")
+def _point(entry: Entry, table: Table, name: str, order: Sequence[str]) -> charts.Point | None:
+    accuracy, forgetting = entry.intervals.get(table.headline), entry.intervals.get("forgetting")
     x = {
         "forgetting": 100 * forgetting.mean if forgetting else math.nan,
         "seconds": entry.mean("train_seconds"),
@@ -235,7 +243,7 @@ def _point(entry: Entry, name: str, order: Sequence[str]) -> charts.Point | None
         return None
     half = accuracy.half_width if math.isfinite(accuracy.half_width) else 0.0
     hover = (
-        f"{entry.label}: {entry.score} {formatting.percent(accuracy)} %, "
+        f"{entry.label}: {_lowered(headline(table))} {formatting.percent(accuracy)} %, "
         f"forgetting {formatting.percent(forgetting)} %, "
         f"{formatting.seconds(entry.mean('train_seconds'))} of training, "
         f"{formatting.size(entry.mean('state_bytes'))} of state"
@@ -244,6 +252,11 @@ def _point(entry: Entry, name: str, order: Sequence[str]) -> charts.Point | None
         entry.label, entry.slug, x, accuracy.mean, max(accuracy.mean - half, 0), min(accuracy.mean + half, 1),
         order.index(entry.family), entry.tier == 1, hover,
     )  # fmt: skip
+
+
+def _lowered(title: str) -> str:
+    """A title within a sentence; `F1 score` keeps its letters."""
+    return title[:1].lower() + title[1:]
 
 
 # ---- A row ----

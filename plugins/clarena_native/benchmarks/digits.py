@@ -16,6 +16,8 @@ class Digits(Benchmark):
     There is no published split: of each class, in the order of the file, every fifth sample is a test sample.
     """
 
+    pictures = 16
+
     def data(self) -> Data:
         """Images uint8 [n, 1, 8, 8] of values 0 … 16, loaded once for each process."""
         return load_digits()

@@ -34,6 +34,7 @@ class Mnist(Benchmark):
         statistics: mean and standard deviation of all training pixels, as fractions of white.
     """
 
+    pictures = 255
     dataset: ClassVar[str] = "MNIST"
     class_names: ClassVar[tuple[str, ...]] = tuple("0123456789")
     statistics: ClassVar[tuple[float, float]] = (0.1307, 0.3081)

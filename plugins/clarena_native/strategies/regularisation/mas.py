@@ -8,7 +8,8 @@ with F the outputs of the network and no label anywhere; Ω is summed over exper
 
 Differences from the paper:
 1. The outputs are those in play (the task's own, or those seen so far), as in the loss.
-2. `estimator=batched` takes the gradient of the batch's mean output norm before the absolute value, as several
+2. Where a sample has scores at several positions, F is all of these that count; padding does not.
+3. `estimator=batched` takes the gradient of the batch's mean output norm before the absolute value, as several
    codebases do: for comparison with them. Signs cancel, and the result depends on `estimator_batch`.
 """
 
@@ -69,8 +70,8 @@ class MAS(GradientStrategy):
         self.consolidated.set(grown(self.consolidated.importance, len(theta)) + fresh, theta)
 
     def _per_sample(self, experience: Experience) -> Tensor:
-        batches = ((batch.x, None, batch.mask) for batch in experience.scan())
-        return spread(self.model, output_norm_sensitivity(self.model, batches))
+        batches = ((batch.x, batch.y, batch.mask) for batch in experience.scan())
+        return spread(self.model, output_norm_sensitivity(self.model, batches, self.context.target.counted))
 
     @torch.enable_grad()
     def _batched(self, experience: Experience) -> Tensor:
@@ -81,6 +82,9 @@ class MAS(GradientStrategy):
                 scores = self.model(batch.x)
                 if batch.mask is not None:
                     scores = scores * batch.mask
+                counted = self.context.target.counted(batch.y)
+                if counted is not None:
+                    scores = scores * counted[..., None]
                 gradients = torch.autograd.grad(
                     scores.square().sum(), parameters, allow_unused=True, materialize_grads=True
                 )

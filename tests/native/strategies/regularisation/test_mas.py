@@ -5,6 +5,7 @@ import torch
 from clarena_native.strategies.regularisation.mas import MAS
 from exact import DoubleStream, Flat, Smooth, begin, end, gradients
 from tiny import walk
+from tiny_language import language_walk
 from torch import nn
 
 DOUBLE = {"benchmark": DoubleStream}
@@ -189,3 +190,18 @@ def test_without_sensitivity_there_is_no_penalty():
     assert not ours.strategy.consolidated.importance.any()
     ours.finish(1)
     assert torch.isfinite(torch.cat(ours.parameters()[1:])).all()
+
+
+@pytest.mark.parametrize("estimator", ["per_sample", "batched"])
+def test_padding_plays_no_part(estimator, tmp_path):
+    """Ω of sequences is of the scores at tokens that count, from its definition; the last sequence is half empty."""
+    ours = language_walk(MAS(estimator=estimator), tmp_path)
+    experience = ours.step(0)
+    assert bool((experience.y == -100).any())
+    alone = []
+    for x, y in zip(experience.x, experience.y):
+        norm = ours.strategy.model(x[None])[0][y != -100].square().sum()
+        alone.append(torch.cat([g.flatten() for g in gradients(ours, norm)]))
+    each = torch.stack(alone)
+    expected = each.abs().mean(0) if estimator == "per_sample" else each.mean(0).abs()
+    close(ours.strategy.consolidated.importance, expected)
