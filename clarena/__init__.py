@@ -47,6 +47,8 @@ if TYPE_CHECKING:
     from clarena.run.continuing import continue_run
     from clarena.run.evaluation import Results, evaluate
     from clarena.run.trained import TrainedModel, load_model
+    from clarena.toolbox.adapters import Adapters, Lora, added
+    from clarena.toolbox.attention import Tokens, around
     from clarena.toolbox.buffer import ReplayBuffer
     from clarena.toolbox.categorical import IGNORED, cross_entropy
     from clarena.toolbox.downloads import data_root, fetch, user_path
@@ -57,6 +59,7 @@ if TYPE_CHECKING:
 __version__ = "0.2.0"
 
 _LAZY = {
+    "Adapters": "clarena.toolbox.adapters",
     "Backbone": "clarena.contract.backbone",
     "Batch": "clarena.contract.experience",
     "BatchNorm": "clarena.toolbox.modules",
@@ -71,6 +74,7 @@ _LAZY = {
     "GradientStrategy": "clarena.contract.training",
     "Head": "clarena.contract.backbone",
     "IGNORED": "clarena.toolbox.categorical",
+    "Lora": "clarena.toolbox.adapters",
     "Metric": "clarena.record.metrics",
     "Model": "clarena.contract.backbone",
     "Predictions": "clarena.record.predictions",
@@ -88,9 +92,12 @@ _LAZY = {
     "Strategy": "clarena.contract.strategy",
     "Stream": "clarena.contract.benchmark",
     "Target": "clarena.contract.target",
+    "Tokens": "clarena.toolbox.attention",
     "Track": "clarena.protocol.protocol",
     "TrainedModel": "clarena.run.trained",
     "Updater": "clarena.contract.updater",
+    "added": "clarena.toolbox.adapters",
+    "around": "clarena.toolbox.attention",
     "class_order": "clarena.contract.classes",
     "class_sizes": "clarena.contract.classes",
     "continue_run": "clarena.run.continuing",
@@ -116,6 +123,7 @@ _LAZY = {
 
 __all__ = [
     "IGNORED",
+    "Adapters",
     "Backbone",
     "Batch",
     "BatchNorm",
@@ -133,6 +141,7 @@ __all__ = [
     "Frozen",
     "GradientStrategy",
     "Head",
+    "Lora",
     "Metric",
     "Model",
     "PluginError",
@@ -152,10 +161,13 @@ __all__ = [
     "Strategy",
     "Stream",
     "Target",
+    "Tokens",
     "Track",
     "TrainedModel",
     "Updater",
     "UsageError",
+    "added",
+    "around",
     "class_order",
     "class_sizes",
     "continue_run",

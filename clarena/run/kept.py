@@ -57,7 +57,6 @@ def content_of(cell: Cell, realised: Realisation, strategy: Strategy, prediction
         "context": {
             "input_shape": context.input_shape,
             "learning_rate": context.learning_rate,
-            "plain_sgd": context.plain_sgd,
             "outputs": context.outputs,
             "experiences": context.experiences,
             "tokens": realised.tokens(),
@@ -190,7 +189,7 @@ def strategy_of(content: Content, cell: Cell, parts: CellClasses, device: torch.
         space=space,
         seeds=Seeds(cell.seed),
         make_backbone=partial(parts.backbone, input_shape, *granted["tokens"], **options),
-        plain_sgd=granted["plain_sgd"],
+        needs=parts.strategy.needs,
         outputs=granted["outputs"],
         experiences=granted["experiences"],
     )
