@@ -169,7 +169,8 @@ class _Prefixing(TorchFunctionMode):
                 f"The keys of {self.name} are [{batch}, n, {heads * like.shape[-1]}] and a prefix is "
                 f"{list(prefix.shape)}. Make it [batch or 1, length, {heads * like.shape[-1]}]."
             )
-        return prefix.to(like.dtype).unflatten(-1, (heads, -1)).transpose(1, 2).expand(batch, -1, -1, -1)
+        split: Tensor = prefix.to(like.dtype).unflatten(-1, (heads, -1))
+        return split.transpose(1, 2).expand(batch, -1, -1, -1)
 
     def _heads(self, **given: Any) -> tuple[Tensor, None]:
         """What `torch.nn.MultiheadAttention` computes; its tensors are [n, batch, width]."""
