@@ -134,7 +134,7 @@ class TinyTransformer(Backbone):
 
     def embed(self, x: Tensor) -> Tokens:
         """An empty token and one for each row [batch, 1 + rows, 32], each with its place."""
-        rows = self.rows(x.flatten(1, -2))
+        rows = self.rows(x.reshape(len(x), -1, self.rows.in_features))
         return Tokens(torch.cat([torch.zeros_like(rows[:, :1]), rows], dim=1) + self.places)
 
     def process(self, tokens: Tokens) -> Tensor:

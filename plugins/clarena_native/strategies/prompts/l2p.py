@@ -25,8 +25,9 @@ Differences from the paper:
 4. The distance is 1 − cosine. A key is moved by the second term alone, and only where it is chosen; the term is a mean
    over the batch. The optional penalty on prompts that are chosen often is left out.
 5. The backbone is in evaluation mode throughout, so it sees plain images, also where the protocol augments.
-6. No position is added to a prompt. Prompts and keys are drawn evenly from −1 to 1.
-7. The head grows with the classes. There are as many prompts as there are, however long the stream is.
+6. As in its code, no position is added to a prompt, and prompts and keys are drawn evenly from 0 to 0.01.
+7. The head grows with the classes, and its new outputs begin as layers do, where those of the code begin at 0. There
+   are as many prompts as there are, however long the stream is.
 8. Where a backbone has no class token, q(x) is the feature that it has (the mean over a text's tokens). Those in which
    no token sees a later one are refused: prompts before a text would know nothing of it.
 9. With chosen = 0 the head is given q(x) itself: a linear classifier on frozen features.
@@ -128,7 +129,7 @@ class Prompted(Model):
     def draw(self) -> None:
         """Give prompts and keys their first values."""
         for parameter in (self.prompts, self.keys):
-            nn.init.uniform_(parameter, -1, 1)
+            nn.init.uniform_(parameter, 0, 0.01)
 
     def train(self, mode: bool = True) -> Self:
         """Training mode does not reach the frozen backbone."""
