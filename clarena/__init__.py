@@ -48,6 +48,8 @@ if TYPE_CHECKING:
     from clarena.run.continuing import continue_run
     from clarena.run.evaluation import Results, evaluate
     from clarena.run.trained import TrainedModel, load_model
+    from clarena.toolbox.adapters import Adapters, Lora, added
+    from clarena.toolbox.attention import Tokens, around
     from clarena.toolbox.buffer import ReplayBuffer
     from clarena.toolbox.categorical import IGNORED, cross_entropy
     from clarena.toolbox.downloads import data_root, fetch, user_path
@@ -62,6 +64,7 @@ __version__ = "0.2.0"
 
 _LAZY = {
     "AugmentationKind": "clarena.protocol.protocol",
+    "Adapters": "clarena.toolbox.adapters",
     "Backbone": "clarena.contract.backbone",
     "Batch": "clarena.contract.experience",
     "BatchNorm": "clarena.toolbox.modules",
@@ -77,6 +80,7 @@ _LAZY = {
     "Head": "clarena.contract.backbone",
     "IGNORED": "clarena.toolbox.categorical",
     "IMAGES": "clarena.toolbox.pictures",
+    "Lora": "clarena.toolbox.adapters",
     "Metric": "clarena.record.metrics",
     "Model": "clarena.contract.backbone",
     "Pictures": "clarena.toolbox.pictures",
@@ -95,10 +99,13 @@ _LAZY = {
     "Strategy": "clarena.contract.strategy",
     "Stream": "clarena.contract.benchmark",
     "Target": "clarena.contract.target",
+    "Tokens": "clarena.toolbox.attention",
     "Track": "clarena.protocol.protocol",
     "TrainedModel": "clarena.run.trained",
     "Updater": "clarena.contract.updater",
     "as_given": "clarena.contract.augmentation",
+    "added": "clarena.toolbox.adapters",
+    "around": "clarena.toolbox.attention",
     "class_order": "clarena.contract.classes",
     "class_sizes": "clarena.contract.classes",
     "continue_run": "clarena.run.continuing",
@@ -132,6 +139,7 @@ _LAZY = {
 __all__ = [
     "IGNORED",
     "IMAGES",
+    "Adapters",
     "AugmentationKind",
     "Backbone",
     "Batch",
@@ -150,6 +158,7 @@ __all__ = [
     "Frozen",
     "GradientStrategy",
     "Head",
+    "Lora",
     "Metric",
     "Model",
     "Pictures",
@@ -170,10 +179,13 @@ __all__ = [
     "Strategy",
     "Stream",
     "Target",
+    "Tokens",
     "Track",
     "TrainedModel",
     "Updater",
     "UsageError",
+    "added",
+    "around",
     "as_given",
     "class_order",
     "class_sizes",

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from clarena.checks import Suite, TinyMlp
+from clarena.checks import Suite
 from clarena.checks.restart import Restart
 from clarena.checks.target import check_target
 from clarena.contract.backbone import Backbone
@@ -46,7 +46,7 @@ class Case:
 def parametrize_with_checks(
     strategies: Sequence[type[Strategy]],
     scenarios: Iterable[Scenario] | None = None,
-    backbone: type[Backbone] = TinyMlp,
+    backbone: type[Backbone] | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> pytest.MarkDecorator:
     """Run a test once for every check of every strategy; its argument is `check`, to be called.
@@ -58,7 +58,7 @@ def parametrize_with_checks(
     Args:
         strategies: the classes.
         scenarios: in which; None takes all that each declares.
-        backbone: on what; a tiny MLP if nothing is said.
+        backbone: on what; None takes a tiny MLP, or a tiny transformer where the strategy works on tokens.
         options: of the backbone.
 
     Raises:

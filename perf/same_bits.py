@@ -2,8 +2,9 @@
 
 `python perf/same_bits.py BASE [HEAD]`: each is a folder with a checkout or a revision of git, for which a worktree is
 made and removed; HEAD is this checkout if left out. Both run in the environment of this Python, each in a process of
-its own, on small streams of the digits with a network of two layers and a convolutional one. Compared are the status,
-the SHA-256 of all predictions, and that of the mean losses, whose last bits move before a prediction does.
+its own, on small streams of the digits with a network of two layers and a convolutional one, or with a transformer
+where a strategy works on tokens. Compared are the status, the SHA-256 of all predictions, and that of the mean losses,
+whose last bits move before a prediction does.
 
 Exit status 1: where a status or a prediction differs, or a strategy of BASE is missing. Losses alone are reported and
 do not count: they are metered by the host.
@@ -23,9 +24,14 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent.parent
 RUN = {"epochs": 3, "batch_size": 16, "learning_rate": 0.005, "buffer_size": 50}
-NETWORKS: dict[str, dict[str, Any]] = {"mlp": {"hidden": (50, 50)}, "cnn": {"widths": (8,), "features": 32}}
+NETWORKS: dict[str, dict[str, Any]] = {
+    "mlp": {"hidden": (50, 50)},
+    "cnn": {"widths": (8,), "features": 32},
+    "vit-tiny": {"width": 24, "depth": 2},
+}
 LIMIT, SEEDS = 64, (0, 1)
 TRACKS = [("split-digits", "mlp", {}), ("split-digits", "cnn", {}), ("rotated-digits", "mlp", {"experiences": 3})]
+OF_TOKENS = [("split-digits", "vit-tiny", {})]
 
 Answers = dict[str, list[str]]
 """By run: its status, the hash of its predictions, and that of its losses."""
@@ -41,7 +47,7 @@ def answers(strategies: list[str]) -> Iterator[tuple[str, list[str]]]:
     for name in names:
         needs = host.strategy(name).needs
         known = {"stream_length": "known"} if "known_stream_length" in needs else {}
-        for benchmark, backbone, options in TRACKS:
+        for benchmark, backbone, options in OF_TOKENS if "tokens" in needs else TRACKS:
             for scenario in host.benchmarks.load(benchmark).scenarios:
                 if scenario not in host.strategy(name).scenarios:
                     continue

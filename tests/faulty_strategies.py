@@ -463,6 +463,37 @@ class LearnsFromTests(GradientStrategy):
         return super().predict(x, task)
 
 
+@caught_by("nothing_left_behind", "there is a hook at model.backbone. Use what puts things back")
+class LeavesHook(GradientStrategy):
+    """Looks at features through a hook, and does not take it away."""
+
+    def before_experience(self, experience: Experience) -> None:
+        if experience.position == 0:
+            self.model.backbone.register_forward_hook(lambda module, inputs, output: None)
+
+
+@caught_by("nothing_left_behind", "there is another forward at model.backbone")
+class LeavesForward(GradientStrategy):
+    """Puts a forward pass of its own into a module, and leaves it there."""
+
+    def after_experience(self, experience: Experience) -> None:
+        self.model.backbone.forward = self.model.backbone.forward  # type: ignore[method-assign]
+
+
+@caught_by("frozen_kept", "Add to its weights within `with added(…):`")
+class MergesIntoFrozen(GradientStrategy):
+    """Has a frozen backbone, and moves its weights all the same."""
+
+    def setup(self, context: Context) -> None:
+        super().setup(context)
+        self.model.backbone.requires_grad_(False)
+
+    @torch.no_grad()
+    def after_experience(self, experience: Experience) -> None:
+        for p in self.model.backbone.parameters():
+            p.mul_(1.01)
+
+
 @caught_by("setup_starts_over", "Build everything in setup")
 class SetsUpOnce(GradientStrategy):
     """Keeps the model that it has when it is set up again."""

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from clarena.checks.tiny import TinyMlp, TinyStream
+from clarena.checks.tiny import TinyStream, tiny_backbone
 from clarena.contract.backbone import Backbone
 from clarena.contract.benchmark import Benchmark
 from clarena.contract.strategy import Strategy
@@ -50,7 +50,7 @@ def walk(
     scenario: Scenario = "class",
     *,
     seed: int = 0,
-    backbone: type[Backbone] = TinyMlp,
+    backbone: type[Backbone] | None = None,
     options: Mapping[str, Any] | None = None,
     benchmark: type[Benchmark] = TinyStream,
     benchmark_options: Mapping[str, Any] | None = None,
@@ -60,6 +60,7 @@ def walk(
     """A strategy (a class takes its defaults) set up on a tiny track; `protocol` changes fields of a short one."""
     if isinstance(strategy, type):
         strategy = strategy()
+    backbone = backbone or tiny_backbone(type(strategy))
     settings = {"epochs": 2, "batch_size": 8, "learning_rate": 0.01, "buffer_size": 12} | protocol
     track = Track(
         benchmark=NamedPart(name=benchmark.name, options=dict(benchmark_options or {})),

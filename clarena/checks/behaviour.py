@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from clarena.checks.declared import NotApplicable, require, require_stored
-from clarena.checks.tiny import Subject, TinyMlp
+from clarena.checks.tiny import TINY, Subject
 from clarena.checks.trial import Question, Trial
 from clarena.contract.experience import Experience
 from clarena.contract.rows import Rows
@@ -31,7 +31,7 @@ def check_runs(subject: Subject) -> None:
     try:
         trial = Trial(subject)
     except UsageError as refusal:
-        if subject.backbone is TinyMlp:
+        if subject.backbone in TINY:
             raise
         raise NotApplicable(f"this backbone does not serve: {refusal}") from refusal
     trial.finish()

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from clarena.checks.backbone import check_frozen_kept, check_nothing_left_behind
 from clarena.checks.behaviour import (
     check_batch_independent,
     check_budget,
@@ -31,7 +32,7 @@ from clarena.checks.identity import (
     check_setup_starts_over,
 )
 from clarena.checks.restart import Restart
-from clarena.checks.tiny import TARGET, Subject, TinyMlp
+from clarena.checks.tiny import TARGET, Subject, tiny_backbone
 from clarena.checks.trial import laboratory
 from clarena.checks.views import check_views
 from clarena.contract.backbone import Backbone
@@ -101,6 +102,8 @@ STREAM_CHECKS = _named(
     check_rows,
     check_reproducible,
     check_predict_changes_nothing,
+    check_nothing_left_behind,
+    check_frozen_kept,
     check_setup_starts_over,
     check_copies,
     check_restart,
@@ -128,10 +131,10 @@ class Suite:
         self,
         strategy: type[Strategy],
         scenarios: Iterable[Scenario] | None = None,
-        backbone: type[Backbone] = TinyMlp,
+        backbone: type[Backbone] | None = None,
         options: Mapping[str, Any] | None = None,
     ) -> None:
-        """Raises `UsageError` for a scenario that the strategy does not declare."""
+        """`backbone`: None takes a tiny one; raises `UsageError` for a scenario that the strategy does not declare."""
         declared = [scenario for scenario in SCENARIOS if scenario in tuple(strategy.scenarios)]
         chosen = declared if scenarios is None else list(scenarios)
         for scenario in chosen:
@@ -141,7 +144,8 @@ class Suite:
                     f"{', '.join(declared) or 'none'}."
                 )
         self.strategy = strategy
-        self.subjects = {scenario: Subject(strategy, scenario, backbone, options or {}) for scenario in chosen}
+        on = backbone or tiny_backbone(strategy)
+        self.subjects = {scenario: Subject(strategy, scenario, on, options or {}) for scenario in chosen}
         self.restart = Restart(list(self.subjects.values()))
         self.cases: list[tuple[str, Scenario | None]] = [(name, None) for name in CLASS_CHECKS]
         self.cases += [(name, scenario) for scenario in chosen for name in STREAM_CHECKS]
@@ -194,7 +198,7 @@ class Suite:
 def run_checks(
     strategy: type[Strategy],
     scenarios: Iterable[Scenario] | None = None,
-    backbone: type[Backbone] = TinyMlp,
+    backbone: type[Backbone] | None = None,
     options: Mapping[str, Any] | None = None,
     progress: Callable[[CheckResult], None] = lambda result: None,
 ) -> list[CheckResult]:
@@ -203,7 +207,7 @@ def run_checks(
     Args:
         strategy: the class.
         scenarios: in which; None takes all that it declares.
-        backbone: the class of the backbone, for inputs [1, 8, 8]; the tiny one's are [1, 4, 4].
+        backbone: the class of the backbone, for inputs [1, 8, 8]; None takes a tiny one, whose inputs are [1, 4, 4].
         options: of the backbone.
         progress: told each result as it comes.
 

@@ -15,6 +15,7 @@ from clarena.contract.benchmark import Benchmark, Split, Stream
 from clarena.contract.data import Data
 from clarena.contract.strategy import Strategy
 from clarena.protocol.protocol import NamedPart, Protocol, Scenario, Track
+from clarena.toolbox.attention import Tokens
 
 SIZES = ((12, 11, 10), (13,), (9, 13))
 """Training samples of each class of each experience; in batches of 8 these end with 1, 5 and 6 samples."""
@@ -116,6 +117,52 @@ class TinyMlp(Backbone):
         return self.layers(x)  # type: ignore[no-any-return]
 
 
+class TinyTransformer(Backbone):
+    """One layer of attention on the rows of an image, for strategies that work on tokens."""
+
+    name = "tiny-transformer"
+
+    def __init__(self, input_shape: tuple[int, ...]) -> None:
+        super().__init__()
+        *_, pixels = input_shape
+        self.features = self.token_width = 32
+        self.rows = nn.Linear(pixels, self.features)
+        nn.init.normal_(self.rows.weight)  # so that its features tell inputs apart where it is frozen, too
+        self.places = nn.Parameter(0.02 * torch.randn(1, 1 + prod(input_shape) // pixels, self.features))
+        layer = nn.TransformerEncoderLayer(self.features, 2, 64, dropout=0.0, batch_first=True, norm_first=True)
+        self.layers = nn.TransformerEncoder(layer, 1, nn.LayerNorm(self.features), enable_nested_tensor=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features [batch, 32] of inputs [batch, *input_shape]."""
+        return self.encode(self.embed(x))
+
+    def stages(self) -> dict[str, nn.Module]:
+        """The one layer."""
+        return {"layers.layers.0": self.layers.layers[0]}
+
+    def embed(self, x: Tensor) -> Tokens:
+        """An empty token and one for each row [batch, 1 + rows, 32], each with its place."""
+        rows = self.rows(x.reshape(len(x), -1, self.rows.in_features))
+        return Tokens(torch.cat([torch.zeros_like(rows[:, :1]), rows], dim=1) + self.places)
+
+    def process(self, tokens: Tokens) -> Tensor:
+        """What the layer makes of the tokens [batch, tokens, 32]."""
+        return self.layers(tokens.values)  # type: ignore[no-any-return]
+
+    def pool(self, outputs: Tensor, tokens: Tokens) -> Tensor:
+        """What has become of the empty token [batch, 32]."""
+        return outputs[:, tokens.prompts]
+
+
+TINY: tuple[type[Backbone], ...] = (TinyMlp, TinyTransformer)
+"""The backbones on which a strategy is checked if nothing else is said."""
+
+
+def tiny_backbone(strategy: type[Strategy]) -> type[Backbone]:
+    """The one that has what a strategy needs of it."""
+    return TinyTransformer if set(strategy.needs) & {"tokens", "prefixes", "adapters"} else TinyMlp
+
+
 @dataclass(frozen=True, eq=False)
 class Subject:
     """What a check is about: a strategy in one scenario of the tiny stream.
@@ -137,7 +184,7 @@ class Subject:
     def track(self, **changes: Any) -> Track:
         """The track: momentum whose state is kept shows what a strategy forgets to save; a small buffer overflows.
 
-        Any backbone but the tiny one gets images of 8×8 pixels, whose squares survive a convolution and its pooling,
+        Any backbone but the tiny ones gets images of 8×8 pixels, whose squares survive a convolution and its pooling,
         or tokens where it takes those.
 
         Args:
@@ -145,7 +192,7 @@ class Subject:
         """
         tokens = self.backbone.takes_tokens
         inputs: dict[str, Any] = {
-            "scale": 1 if tokens or self.backbone is TinyMlp else 2,
+            "scale": 1 if tokens or self.backbone in TINY else 2,
             "levels": LEVELS if tokens else 0,
             "stored": self.stored,
         }

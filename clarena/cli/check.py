@@ -39,7 +39,7 @@ def check(
         typer.Option(metavar="NAME", help="class, domain or task; may be repeated. Default: all it declares."),
     ] = None,
     backbone: Annotated[
-        str | None, typer.Option(metavar="NAME", help="The network under the head. Default: a tiny MLP.")
+        str | None, typer.Option(metavar="NAME", help="The network under the head. Default: a tiny one.")
     ] = None,
     settings: Annotated[
         list[str] | None,
@@ -88,12 +88,14 @@ def _strategies(host: "Host", files: dict[Path, str], names: list[str]) -> dict[
     return found | {host.strategies.entry(name).name: host.strategies.load(name) for name in names}
 
 
-def _backbone(host: "Host", name: str | None, settings: list[str] | None) -> tuple[type["Backbone"], dict[str, Any]]:
-    """The class of the backbone, and its options."""
+def _backbone(
+    host: "Host", name: str | None, settings: list[str] | None
+) -> tuple[type["Backbone"] | None, dict[str, Any]]:
+    """The class of the backbone, and its options; None stands for a tiny one, which has none."""
     from clarena.checks import TinyMlp
     from clarena.plugins.parameters import parse
 
-    backbone = TinyMlp if name is None else host.backbones.resolve(name)
+    backbone = None if name is None else host.backbones.resolve(name)
     by_owner = parse_settings(settings)
     options = by_owner.pop("backbone", {})
     if by_owner:
@@ -101,7 +103,7 @@ def _backbone(host: "Host", name: str | None, settings: list[str] | None) -> tup
             f"--set names {', '.join(by_owner)}, but checks run at the defaults of a strategy, on data of their own. "
             "Only the backbone has options here: --backbone cnn --set backbone.norm=batch"
         )
-    return backbone, parse(backbone, options, "backbone")
+    return backbone, parse(backbone or TinyMlp, options, "backbone")
 
 
 def _scenarios(names: list[str] | None) -> list[Any] | None:

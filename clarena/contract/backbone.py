@@ -1,12 +1,15 @@
 """Model = backbone + head: what turns inputs into features, and features into scores."""
 
-from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Self
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, Literal, Self, overload
 
 import torch
 from torch import Tensor, nn
 
-from clarena.errors import UsageError
+from clarena.errors import UsageError, unknown_name
+from clarena.toolbox.adapters import Adapters, Lora, adapters, lora, weights
+from clarena.toolbox.attention import Prefixes, Tokens, prefixed
+from clarena.toolbox.modules import evaluating
 
 
 class Backbone(nn.Module):
@@ -15,6 +18,11 @@ class Backbone(nn.Module):
     A subclass takes `input_shape` and then typed keyword options (documented by `pydantic.Field`), and sets
     `self.features` to the number of features.
 
+    Beside `forward` it has a face, by which a strategy reaches into it whatever library it is from. All backbones with
+    linear layers have `adapt`; those that say so have `stages`; and those that work on tokens (`token_width`) say how
+    these are made (`embed`), what the blocks make of them (`process`) and how features come of that (`pool`). Then
+    `forward(x)` is `encode(embed(x))`, bit for bit.
+
     Attributes:
         name: what the command line calls it.
         revision: raised by the author when the same options give another network; part of a track's digest.
@@ -22,12 +30,16 @@ class Backbone(nn.Module):
             are (`vocabulary`) and whether every token has a label (`per_token`), in which case features are
             [batch, time, features].
         features: the number of features.
+        token_width: the number of features of a token between its blocks; None where it works on no tokens.
+        causal: whether no token sees those after it. Prompts, which stand in front, then see nothing.
     """
 
     name: ClassVar[str]
     revision: ClassVar[int] = 1
     takes_tokens: ClassVar[bool] = False
     features: int
+    token_width: int | None = None
+    causal: bool = False
 
     @classmethod
     def of(cls, argument: str) -> type[Self]:
@@ -48,6 +60,104 @@ class Backbone(nn.Module):
     @staticmethod
     def start(layer: nn.Linear) -> None:
         """Give a layer added to this backbone (a block of the head, a lateral) its first values; default: PyTorch's."""
+
+    def stages(self) -> dict[str, nn.Module]:
+        """The modules of which each ends a stage, in order, by their names in `named_modules`; of tokens, the blocks.
+
+        Raises:
+            UsageError: where the backbone does not say.
+        """
+        raise UsageError(f"The backbone {self.name} does not say what its stages are: {_OTHERS}")
+
+    def embed(self, x: Tensor) -> Tokens:
+        """Tokens of inputs [batch, *input_shape], with their positions; not augmented, unlike what `forward` sees.
+
+        Raises:
+            UsageError: where the backbone works on no tokens.
+        """
+        raise UsageError(self._no_tokens())
+
+    def process(self, tokens: Tokens) -> Tensor:
+        """What all blocks make of tokens: [batch, tokens, features]. Call `outputs`."""
+        raise UsageError(self._no_tokens())
+
+    def pool(self, outputs: Tensor, tokens: Tokens) -> Tensor:
+        """Features [batch, features] of what the blocks made of these tokens; prompts among them do not count."""
+        raise UsageError(self._no_tokens())
+
+    def outputs(self, tokens: Tokens, prefixes: Prefixes | None = None) -> Tensor:
+        """What all blocks make of tokens, prompts included: [batch, tokens, features].
+
+        Args:
+            tokens: from `embed`, behind prompts where there are any: `tokens.after(prompts)`. Positions were added to
+                the tokens of the input, and are to no prompt.
+            prefixes: by block, from 0, a key and a value p_K, p_V [batch or 1, length, token_width] that all queries
+                also see; they are not projected, as in the code of DualPrompt and CODA-Prompt.
+
+        Raises:
+            UsageError: where it works on no tokens, or prefixes do not reach its attention or fit it.
+        """
+        if not prefixes:
+            return self.process(tokens)
+        with prefixed(self.name, self.stages().values(), prefixes):
+            return self.process(tokens)
+
+    def encode(self, tokens: Tokens, prefixes: Prefixes | None = None) -> Tensor:
+        """Features [batch, features] of tokens, as `outputs` takes them."""
+        return self.pool(self.outputs(tokens, prefixes), tokens)
+
+    @overload
+    def adapt(
+        self, kind: Literal["lora"], *, rank: int, on: Sequence[str] = ("query", "value"), scale: float = 1.0
+    ) -> Lora: ...
+
+    @overload
+    def adapt(
+        self,
+        kind: Literal["adapter"],
+        *,
+        bottleneck: int,
+        scale: float = 1.0,
+        place: Literal["after", "beside"] = "after",
+    ) -> Adapters: ...
+
+    def adapt(self, kind: str, **options: Any) -> Any:
+        """What can be added to this backbone: a module for the strategy to hold; it acts within `with ….on(backbone)`.
+
+        `lora`: low-rank terms of `rank` on the weights that make the `query`, `key`, `value` or `output` of attention,
+        on `other` ones, or on `all`. `adapter`: a `bottleneck` at each block of tokens. Both grow by branches, and add
+        0 when they are new. Call it in `setup`, within `context.seeds.scope("init")`.
+
+        Raises:
+            UsageError: where it has no such layers.
+        """
+        if kind == "lora":
+            return lora(self, self.name, **options)
+        if kind == "adapter":
+            if self.token_width is None:
+                raise UsageError(f"Adapters stand at blocks of tokens. {self._no_tokens()}")
+            return adapters(self, self.name, list(self.stages()), self.token_width, **options)
+        raise unknown_name("kind of adapter", kind, ["lora", "adapter"])
+
+    def _no_tokens(self) -> str:
+        return f"The backbone {self.name} works on no tokens: {_OTHERS}"
+
+
+_OTHERS = "choose one that does, such as vit-tiny for images or text-transformer for texts (clarena list)."
+
+
+def require_face(backbone: Backbone, needs: frozenset[str]) -> None:
+    """Raise `UsageError` where a backbone has not what a strategy needs of it: tokens, prefixes, adapters."""
+    if needs & {"tokens", "prefixes"} and backbone.token_width is None:
+        raise UsageError(backbone._no_tokens())
+    if "adapters" in needs and not weights(backbone):
+        raise UsageError(f"The backbone {backbone.name} has no linear layers to which anything could be added.")
+    if "prefixes" in needs:
+        width, like = backbone.token_width or 0, next(iter(backbone.state_dict().values()))
+        pair = (torch.zeros(1, 1, width, device=like.device),) * 2
+        with torch.no_grad(), evaluating(backbone):
+            tokens = Tokens(torch.zeros(1, 2, width, device=like.device), torch.ones(1, 2, device=like.device).bool())
+            backbone.outputs(tokens, dict.fromkeys(range(len(backbone.stages())), pair))
 
 
 class Head(nn.Module):

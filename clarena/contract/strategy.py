@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from clarena.contract.augmentation import Augmentation
-from clarena.contract.backbone import Backbone, Model
+from clarena.contract.backbone import Backbone, Model, require_face
 from clarena.contract.experience import Experience
 from clarena.contract.outputs import OutputSpace
 from clarena.contract.target import Target
@@ -38,6 +38,9 @@ NEEDS: dict[str, str] = {
     "whole_batches": "makes steps of its own within a batch, which cannot be added up over parts of it",
     "constant_rate": "has learning rates of its own, which no schedule reaches",
     "float32": "trains in float32 alone: by its mathematics, or because it builds a network of its own",
+    "tokens": "works on the tokens within its backbone: embed, process, pool",
+    "prefixes": "puts prefixes before the keys and values of its backbone's attention",
+    "adapters": "adds to the weights or blocks of its backbone, which stay as they are",
 }
 """What a strategy may declare to need, and what each means."""
 
@@ -55,6 +58,7 @@ class Context:
         learning_rate: of this row: the protocol's, or the one set for it.
         space: which outputs exist and are in play.
         seeds: the named generators.
+        needs: what the strategy has declared that it needs.
         budget: how far learning has come with what it was given.
         inputs: the conversion: inputs [n, …] of rows [n, …], the same for every experience.
         outputs, experiences: of the whole stream; None unless the protocol says that they are known in advance. The
@@ -71,7 +75,7 @@ class Context:
     make_backbone: Callable[[], Backbone] = field(repr=False)
     inputs: Callable[[Any], Any] = field(repr=False, default=lambda rows: rows)
     budget: Budget = field(repr=False, default_factory=Budget)
-    plain_sgd: bool = False
+    needs: frozenset[str] = frozenset()
     outputs: int | None = None
     experiences: int | None = None
 
@@ -96,9 +100,14 @@ class Context:
         return self.protocol.buffer_size
 
     def backbone(self) -> Backbone:
-        """A freshly initialised backbone, augmented where the protocol says so; it is drawn from the `init` stream."""
+        """A freshly initialised backbone, augmented where the protocol says so; it is drawn from the `init` stream.
+
+        Raises:
+            UsageError: where it has not what the strategy needs of it, such as tokens.
+        """
         with self.seeds.scope("init"):
             backbone = self.make_backbone().to(self.device)
+        require_face(backbone, self.needs)
         if self.protocol.augmentation is not None:
             backbone.register_forward_pre_hook(Augmentation(self.protocol.augmentation))
         return backbone
@@ -144,6 +153,11 @@ class Context:
         """The optimiser of `updater(params)`, for plugins of before there was one: call that instead."""
         context = self if learning_rate is None else replace(self, learning_rate=learning_rate)
         return context.updater(params).optimizer
+
+    @property
+    def plain_sgd(self) -> bool:
+        """Whether the strategy's mathematics fixes the optimiser: SGD without momentum or weight decay."""
+        return "plain_sgd" in self.needs
 
     def _optimizer(self, params: Any, rate: float) -> torch.optim.Optimizer:
         p = self.protocol

@@ -58,7 +58,6 @@ def content_of(cell: Cell, realised: Realisation, strategy: Strategy, prediction
         "context": {
             "input_shape": context.input_shape,
             "learning_rate": context.learning_rate,
-            "plain_sgd": context.plain_sgd,
             "outputs": context.outputs,
             "experiences": context.experiences,
             "tokens": realised.tokens(),
@@ -215,7 +214,7 @@ def strategy_of(
         seeds=Seeds(cell.seed),
         make_backbone=partial(parts.backbone, input_shape, *granted["tokens"], **options),
         inputs=conversion,
-        plain_sgd=granted["plain_sgd"],
+        needs=parts.strategy.needs,
         outputs=granted["outputs"],
         experiences=granted["experiences"],
     )

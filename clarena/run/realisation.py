@@ -159,7 +159,7 @@ class Realisation:
             make_backbone=partial(self.parts.backbone, input_shape, *self.tokens(), **options),
             inputs=self.conversion,
             budget=self.budget,
-            plain_sgd="plain_sgd" in self.parts.strategy.needs,
+            needs=self.parts.strategy.needs,
             outputs=self.stream.outputs if known else None,
             experiences=len(self.stream.splits) if known and not self.hidden else None,
         )

@@ -84,6 +84,10 @@ STRATEGIES = {
         "Expandable representation: every experience adds a backbone beside the older ones, which are frozen",
     ),
     "gdumb": ("replay.gdumb:GDumb", "Fills a balanced buffer and trains from scratch on it alone"),
+    "l2p": (
+        "prompts.l2p:L2P",
+        "Learning to prompt: a frozen backbone is given, before the tokens of an input, the prompts nearest to it",
+    ),
     "frozen": (
         "architecture.frozen:FrozenFeatures",
         "Trains the head on features that are frozen after the first experience, or from the start",

@@ -13,9 +13,9 @@ from clarena_native.torchvision_cpu import import_torchvision
 from pydantic import Field
 from torch import Tensor, nn
 
-from clarena import Backbone, UsageError, family_member, user_path
+from clarena import Backbone, Tokens, UsageError, family_member, user_path
 
-from . import hub
+from . import face, hub
 
 if find_spec("torchvision") is not None:  # transformers imports it where it is there
     import_torchvision()
@@ -77,6 +77,7 @@ class TextNetwork(Backbone):
         _use_linear(network)
         self.network = _with_adapters(network, lora, lora_alpha, lora_dropout) if lora else network
         self.causal = self._is_causal(length)
+        self.token_width = self.features if face.blocks(self.network) else None
         if per_token and not self.causal:
             raise UsageError(
                 f"{self.name} sees the tokens that it would have to predict. Where every token has a label, choose a "
@@ -89,16 +90,46 @@ class TextNetwork(Backbone):
 
     def forward(self, x: Tensor) -> Tensor:
         """Features [batch, features], or [batch, time, features] where every token has a label; x [batch, time]."""
+        kept = self._kept(x)
+        mask = {} if self.causal else {"attention_mask": kept.long()}
+        return self.pool(self._hidden(x, **mask), Tokens(x, kept))
+
+    def stages(self) -> dict[str, nn.Module]:
+        """The network's blocks."""
+        found = {f"network.{name}": block for name, block in face.blocks(self.network).items()}
+        return found or super().stages()
+
+    def embed(self, x: Tensor) -> Tokens:
+        """What the first block is given [batch, time, width]: tokens with their positions, where those are added."""
+        kept = self._kept(x)
+        mask = {} if self.causal else {"attention_mask": kept.long()}
+        return Tokens(face.embed(self.network, self._first, input_ids=x, **mask), kept)
+
+    def process(self, tokens: Tokens) -> Tensor:
+        """What all blocks make of the tokens [batch, tokens, width]; with dropout, by other draws than in `forward`."""
+        return face.process(self.network, self._first, tokens, not self.causal)
+
+    def pool(self, outputs: Tensor, tokens: Tokens) -> Tensor:
+        """The last token of a text (decoders), or the mean over it; all of them where each has a label."""
+        outputs = outputs[:, tokens.prompts :]
         if self.per_token:
-            return self._hidden(x)
-        kept = x != PADDING
+            return outputs
+        assert tokens.kept is not None
+        kept = tokens.kept[:, tokens.prompts :]
         if self.causal:  # what comes after the last token changes nothing before
-            place = torch.arange(x.shape[1], device=x.device).expand_as(x)
+            place = torch.arange(kept.shape[1], device=kept.device).expand_as(kept)
             last = place.where(kept, 0).amax(1)
-            return self._hidden(x).gather(1, last[:, None, None].expand(-1, 1, self.features))[:, 0]
-        kept = kept | (torch.arange(x.shape[1], device=x.device) == 0)  # a text without words still has a token
-        hidden = self._hidden(x, attention_mask=kept.long())
-        return (hidden * kept[..., None]).sum(1) / kept.sum(1, keepdim=True)
+            return outputs.gather(1, last[:, None, None].expand(-1, 1, self.features))[:, 0]
+        return (outputs * kept[..., None]).sum(1) / kept.sum(1, keepdim=True)
+
+    @property
+    def _first(self) -> nn.Module:
+        return next(iter(self.stages().values()))
+
+    @staticmethod
+    def _kept(x: Tensor) -> Tensor:
+        """Which tokens count [batch, time]; a text without words still has one."""
+        return (x != PADDING) | (torch.arange(x.shape[1], device=x.device) == 0)
 
     def _hidden(self, x: Tensor, **options: Any) -> Tensor:
         return self.network(input_ids=x, **options).last_hidden_state  # type: ignore[no-any-return]

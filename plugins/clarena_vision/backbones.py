@@ -8,13 +8,14 @@ from urllib.parse import urlparse
 
 import torch
 from clarena_native.torchvision_cpu import import_torchvision
-from torch import nn
+from torch import Tensor, nn
 
-from clarena import UsageError, family_member, unknown_name
+from clarena import Tokens, UsageError, family_member, unknown_name
 
 from .networks import OPTION, ImageNetwork
 
 models: Any = import_torchvision().models
+ViT: Any = models.VisionTransformer
 
 CLASSES = 1000
 """Outputs of a classifier as it was published."""
@@ -55,6 +56,38 @@ class TorchvisionModel(ImageNetwork):
         owner, _, leaf = last.rpartition(".")
         setattr(network.get_submodule(owner), leaf, nn.Identity())
         return network, [last, *_AUXILIARY]
+
+    def stages(self) -> dict[str, nn.Module]:
+        """The blocks of a ViT, the four stages of a ResNet, or the parts of `features` that many others have."""
+        network: Any = self.network
+        if self.token_width is not None:
+            names = [f"encoder.layers.{name}" for name, _ in network.encoder.layers.named_children()]
+        elif hasattr(network, "features"):
+            names = [f"features.{name}" for name, _ in network.features.named_children()]
+        else:
+            names = [name for name, _ in network.named_children() if name.startswith(("layer", "stage", "Mixed"))]
+        return self.stages_at(names)
+
+    def _token_width(self) -> int | None:
+        return self.network.hidden_dim if isinstance(self.network, ViT) else None
+
+    def embed(self, x: Tensor) -> Tokens:
+        """A ViT's class token and patches [batch, 1 + patches, width], each with its place."""
+        if self.token_width is None:
+            return super().embed(x)
+        network: Any = self.network
+        patches = network._process_input(self.pixels(x))
+        tokens = torch.cat([network.class_token.expand(len(x), -1, -1), patches], dim=1)
+        return Tokens(network.encoder.dropout(tokens + network.encoder.pos_embedding))
+
+    def process(self, tokens: Tokens) -> Tensor:
+        """What all blocks of a ViT make of the tokens [batch, tokens, width]."""
+        encoder: Any = self.network.encoder
+        return encoder.ln(encoder.layers(tokens.values))  # type: ignore[no-any-return]
+
+    def pool(self, outputs: Tensor, tokens: Tokens) -> Tensor:
+        """What has become of the class token [batch, features]."""
+        return self.network.heads(outputs[:, tokens.prompts])  # type: ignore[no-any-return,operator]
 
     @classmethod
     def published(cls) -> Path:

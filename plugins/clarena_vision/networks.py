@@ -2,7 +2,7 @@
 
 import warnings
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -67,6 +67,7 @@ class ImageNetwork(Backbone):
         for name, values in zip(("mean", "std"), self.statistics()):
             self.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
         self.features = self._probe(input_shape)
+        self.token_width = self._token_width()
         self.unseen = self.normalises
 
     @classmethod
@@ -96,11 +97,7 @@ class ImageNetwork(Backbone):
 
     def forward(self, x: Tensor) -> Tensor:
         """Features [batch, features] of images [batch, 1 or 3, height, width]."""
-        if self.unseen:
-            self._look(x)
-        if self.resize is not None:
-            x = nn.functional.interpolate(x, (self.resize, self.resize), mode="bilinear", antialias=True)
-        x = (x - self.mean) / self.std if self.normalises else x.expand(-1, 3, -1, -1)  # both make one channel three
+        x = self.pixels(x)
         alone = [part for part in self.modules() if isinstance(part, _BatchNorm) and part.training and len(x) == 1]
         for norm in alone:
             norm.eval()
@@ -109,6 +106,23 @@ class ImageNetwork(Backbone):
         finally:
             for norm in alone:
                 norm.train()
+
+    def pixels(self, x: Tensor) -> Tensor:
+        """What the network is given [batch, 3, height, width] of images [batch, 1 or 3, height, width]."""
+        if self.unseen:
+            self._look(x)
+        if self.resize is not None:
+            x = nn.functional.interpolate(x, (self.resize, self.resize), mode="bilinear", antialias=True)
+        return (x - self.mean) / self.std if self.normalises else x.expand(-1, 3, -1, -1)  # both make one channel three
+
+    def _token_width(self) -> int | None:
+        """The features of a token, where the library's network is one whose tokens are at hand."""
+        return None
+
+    def stages_at(self, names: Iterable[str]) -> dict[str, nn.Module]:
+        """The modules of these names in the library's network; raises `UsageError` where there are none."""
+        found = {f"network.{name}": self.network.get_submodule(name) for name in names}
+        return found or super().stages()
 
     def _look(self, x: Tensor) -> None:
         """Warn of pixels outside 0 … 1; of the first inputs alone, since looking waits for the device."""

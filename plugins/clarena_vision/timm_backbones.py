@@ -5,15 +5,16 @@ from typing import Any, Self
 
 from clarena_native.torchvision_cpu import import_torchvision
 from clarena_transformers.hub import snapshot
-from torch import nn
+from torch import Tensor, nn
 
-from clarena import UsageError, family_member, unknown_name
+from clarena import Tokens, UsageError, family_member, unknown_name
 
 from .networks import OPTION, ImageNetwork
 
 import_torchvision()  # which timm imports
 
 import timm  # noqa: E402
+from timm.models.vision_transformer import VisionTransformer  # noqa: E402
 
 FILE = "model.safetensors"
 
@@ -43,6 +44,35 @@ class TimmModel(ImageNetwork):
         network: Any = timm.create_model(cls.network_name, num_classes=0, **given)
         classifier = network.pretrained_cfg.get("classifier") or ()
         return network, [classifier] if isinstance(classifier, str) else list(classifier)
+
+    def stages(self) -> dict[str, nn.Module]:
+        """The blocks of a ViT, or the modules from which timm itself takes features."""
+        network: Any = self.network
+        if self.token_width is not None:
+            return self.stages_at(f"blocks.{place}" for place in range(len(network.blocks)))
+        return self.stages_at(info["module"] for info in getattr(network, "feature_info", ()))
+
+    def _token_width(self) -> int | None:
+        network: Any = self.network
+        return network.embed_dim if type(network) is VisionTransformer else None  # others have their own way with them
+
+    def embed(self, x: Tensor) -> Tokens:
+        """A ViT's class token, registers and patches [batch, tokens, width], each with its place."""
+        if self.token_width is None:
+            return super().embed(x)
+        network: Any = self.network
+        values = network._pos_embed(network.patch_embed(self.pixels(x)))
+        return Tokens(network.norm_pre(network.patch_drop(values)))
+
+    def process(self, tokens: Tokens) -> Tensor:
+        """What all blocks of a ViT make of the tokens [batch, tokens, width]."""
+        network: Any = self.network
+        return network.norm(network.blocks(tokens.values))  # type: ignore[no-any-return]
+
+    def pool(self, outputs: Tensor, tokens: Tokens) -> Tensor:
+        """What timm makes features of [batch, features]: the class token, or the mean over patches."""
+        network: Any = self.network
+        return network.forward_head(outputs[:, tokens.prompts :])  # type: ignore[no-any-return]
 
     @classmethod
     def published(cls) -> Path:

@@ -28,6 +28,7 @@ import numpy as np
 import pytest
 import torch
 from clarena_native.backbones.small import Mlp
+from clarena_native.backbones.transformers import ViTTiny
 from clarena_native.benchmarks.digits import SplitDigits
 from clarena_native.strategies.references.finetune import Finetune
 from clarena_native.strategies.regularisation.ewc import EWC
@@ -87,12 +88,14 @@ def trajectory(
     make: Callable[[], Strategy], scenario: str, seed: int = 0, error: float = 0.0, **protocol: Any
 ) -> dict[str, Any]:
     """A strategy on split-digits; `error` is the relative error of the first weights."""
+    made = make()
+    tokens = "tokens" in made.needs
     walked = walk(
-        make(),
+        made,
         scenario,  # type: ignore[arg-type]
         seed=seed,
-        backbone=Mlp,
-        options={"hidden": (50,)},
+        backbone=ViTTiny if tokens else Mlp,
+        options={"patch": 2, "width": 24, "depth": 2} if tokens else {"hidden": (50,)},
         benchmark=SplitDigits,
         **protocol,
     )

@@ -55,6 +55,10 @@ class ResNet18(Backbone):
         x = x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
         return self.blocks(self.stem(x)).mean((-2, -1))  # type: ignore[no-any-return]
 
+    def stages(self) -> dict[str, nn.Module]:
+        """The last block of each of the four stages."""
+        return {f"blocks.{place}": self.blocks[place] for place in (1, 3, 5, 7)}
+
 
 class Block(nn.Module):
     """Two 3×3 convolutions, and what came in added to what they make of it."""

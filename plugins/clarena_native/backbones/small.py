@@ -49,6 +49,11 @@ class Mlp(Backbone):
         """Features [batch, hidden[-1]] of inputs [batch, …]."""
         return self.layers(x)  # type: ignore[no-any-return]
 
+    def stages(self) -> dict[str, nn.Module]:
+        """The last module of each layer: its ReLU, or its dropout."""
+        last = nn.Dropout if self.dropout > 0 else nn.ReLU
+        return {f"layers.{place}": part for place, part in enumerate(self.layers) if isinstance(part, last)}
+
 
 class TruncatedMlp(Mlp):
     """An MLP that starts wide: weights from a normal distribution (0.1) cut off at two deviations, biases at 0.1.
@@ -125,6 +130,11 @@ class Cnn(Backbone):
     def forward(self, x: Tensor) -> Tensor:
         """Features [batch, features] of images [batch, channels, height, width]."""
         return self.layers(x)  # type: ignore[no-any-return]
+
+    def stages(self) -> dict[str, nn.Module]:
+        """The pooling at the end of each block, and the last ReLU."""
+        blocks = {f"layers.{place}": part for place, part in enumerate(self.layers) if isinstance(part, nn.MaxPool2d)}
+        return {**blocks, f"layers.{len(self.layers) - 1}": self.layers[-1]}
 
 
 def normalise(norm: Norm, channels: int) -> list[nn.Module]:

@@ -6,7 +6,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from clarena import Backbone, UsageError
+from clarena import Backbone, Tokens, UsageError
 
 PADDING = 0
 """The token that stands where a text has ended."""
@@ -45,7 +45,7 @@ class ViTTiny(Backbone):
         self.depth = depth
         self.heads = heads
         self.dropout = dropout
-        self.features = width
+        self.features = self.token_width = width
         self.patches = nn.Conv2d(channels, width, patch, stride=patch)
         self.first = nn.Parameter(torch.empty(1, 1, width))
         self.places = nn.Parameter(torch.empty(1, 1 + (height // patch) * (width_ // patch), width))
@@ -55,9 +55,24 @@ class ViTTiny(Backbone):
 
     def forward(self, x: Tensor) -> Tensor:
         """Features [batch, width] of images [batch, channels, height, width]."""
+        return self.encode(self.embed(x))
+
+    def stages(self) -> dict[str, nn.Module]:
+        """The layers."""
+        return layers(self.encoder)
+
+    def embed(self, x: Tensor) -> Tokens:
+        """The class token and the patches [batch, 1 + patches, width], each with its place."""
         patches = self.patches(x).flatten(2).transpose(1, 2)  # [batch, patches, width]
-        tokens = torch.cat([self.first.expand(len(x), -1, -1), patches], dim=1) + self.places
-        return self.encoder(tokens)[:, 0]  # type: ignore[no-any-return]
+        return Tokens(torch.cat([self.first.expand(len(x), -1, -1), patches], dim=1) + self.places)
+
+    def process(self, tokens: Tokens) -> Tensor:
+        """What all layers make of the tokens [batch, tokens, width]."""
+        return self.encoder(tokens.values)  # type: ignore[no-any-return]
+
+    def pool(self, outputs: Tensor, tokens: Tokens) -> Tensor:
+        """What has become of the class token [batch, width]."""
+        return outputs[:, tokens.prompts]
 
 
 class TextTransformer(Backbone):
@@ -89,7 +104,8 @@ class TextTransformer(Backbone):
         self.depth = depth
         self.heads = heads
         self.dropout = dropout
-        self.features = width
+        self.features = self.token_width = width
+        self.causal = per_token
         (length,) = input_shape
         self.words = nn.Embedding(vocabulary, width)
         self.places = nn.Parameter(torch.empty(1, length, width))
@@ -99,15 +115,42 @@ class TextTransformer(Backbone):
 
     def forward(self, x: Tensor) -> Tensor:
         """Features [batch, width], or [batch, time, width] where every token has a label, of tokens [batch, time]."""
-        tokens = self.words(x) + self.places[:, : x.shape[1]]
+        return self.encode(self.embed(x))
+
+    def stages(self) -> dict[str, nn.Module]:
+        """The layers."""
+        return layers(self.encoder)
+
+    def embed(self, x: Tensor) -> Tokens:
+        """The tokens [batch, time, width], each with its place."""
+        values = self.words(x) + self.places[:, : x.shape[1]]
         if self.per_token:
-            later = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool, device=x.device).triu(1)
-            return self.encoder(tokens, mask=later)  # type: ignore[no-any-return]
+            return Tokens(values)
         padding = x == PADDING
         padding[:, 0] = False  # a text without words still has one token to attend to
-        features = self.encoder(tokens, src_key_padding_mask=padding)
-        kept = ~padding[..., None]
-        return (features * kept).sum(1) / kept.sum(1)  # type: ignore[no-any-return]
+        return Tokens(values, ~padding)
+
+    def process(self, tokens: Tokens) -> Tensor:
+        """What all layers make of the tokens [batch, tokens, width]; where each has a label, from those before."""
+        if self.causal:
+            n = tokens.values.shape[1]
+            later = torch.ones(n, n, dtype=torch.bool, device=tokens.values.device).triu(1)
+            return self.encoder(tokens.values, mask=later)  # type: ignore[no-any-return]
+        padding = None if tokens.kept is None else ~tokens.kept
+        return self.encoder(tokens.values, src_key_padding_mask=padding)  # type: ignore[no-any-return]
+
+    def pool(self, outputs: Tensor, tokens: Tokens) -> Tensor:
+        """The mean over the text's tokens [batch, width], or all of them where each has a label."""
+        outputs = outputs[:, tokens.prompts :]
+        if self.per_token or tokens.kept is None:
+            return outputs
+        kept = tokens.kept[:, tokens.prompts :, None]
+        return (outputs * kept).sum(1) / kept.sum(1)
+
+
+def layers(encoder: nn.TransformerEncoder) -> dict[str, nn.Module]:
+    """The layers of the module `encoder` of a backbone, by their names in it."""
+    return {f"encoder.layers.{place}": layer for place, layer in enumerate(encoder.layers)}
 
 
 def encoder(name: str, width: int, depth: int, heads: int, dropout: float) -> nn.TransformerEncoder:

@@ -1,0 +1,1 @@
+"""Strategies that learn prompts for a backbone that stays as it is."""
