@@ -136,7 +136,7 @@ def attest(
     """
     from clarena.run.versions import attest as run_again
 
-    parent = context.parent.params["store"] if context.parent else Path("runs")
+    parent = Path(context.parent.params["store"]) if context.parent else Path("runs")  # an older typer leaves text there
     place = existing_store(store or parent)
     with redirect_stdout(sys.stderr) if as_json else nullcontext():  # what a plugin prints
         found = run_again(place, discover(plugin, plugins_dir, no_plugins), row, device=device, jobs=jobs)
