@@ -136,8 +136,8 @@ def attest(
     """
     from clarena.run.versions import attest as run_again
 
-    parent = context.parent.params["store"] if context.parent else Path("runs")
-    place = existing_store(store or parent)
+    parent = context.parent.params["store"] if context.parent else "runs"
+    place = existing_store(store or Path(parent))  # which an older typer leaves as text
     with redirect_stdout(sys.stderr) if as_json else nullcontext():  # what a plugin prints
         found = run_again(place, discover(plugin, plugins_dir, no_plugins), row, device=device, jobs=jobs)
     if as_json:

@@ -14,6 +14,7 @@ import io
 import re
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import cache
 from importlib.util import find_spec, resolve_name
 from pathlib import Path
@@ -22,6 +23,8 @@ from typing import Any
 
 HOST = "clarena"
 ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
+PLACED = ("__firstlineno__", "__static_attributes__")
+"""What Python 3.13 puts on a class: where it was typed, and names in an order that changes from process to process."""
 
 
 def code_identity(cls: type[Any]) -> str:
@@ -75,10 +78,13 @@ def _file(module: ModuleType | None) -> Path | None:
 
 
 def _typed_in(cls: type[Any]) -> bytes:
-    try:
-        return inspect.getsource(cls).encode()
-    except (OSError, TypeError):  # before Python 3.13, a notebook's class is not found, but its functions are
-        return "\n".join(f"{name}: {_described(value)}" for name, value in vars(cls).items()).encode()
+    with suppress(OSError, TypeError):  # a notebook's class is not found, but its functions are
+        text = inspect.getsource(cls)
+        # From Python 3.13 on it is what the file of `__main__` has at that line, the class or not.
+        if re.search(rf"^\s*class {cls.__name__}\b", text, re.MULTILINE):
+            return text.encode()
+    body = ((name, value) for name, value in vars(cls).items() if name not in PLACED)
+    return "\n".join(f"{name}: {_described(value)}" for name, value in body).encode()
 
 
 def _described(value: Any) -> str:

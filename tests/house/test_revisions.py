@@ -4,7 +4,8 @@ Of built-ins no code is in a track's digest: the revision stands for it. So what
 small instances: of a backbone the norm of each parameter as it is first drawn, and its output in both modes; of a
 benchmark the SHA-256 of arrays, rows, labels and names, which are whole numbers, and the norms of what a model gets.
 Numbers with a fraction are compared to one part in a thousand, since another processor or release of torch rounds
-otherwise. Write it anew with `PYTHONPATH=tests python tests/house/test_revisions.py`.
+otherwise. A release that draws other random numbers from one seed (2.4 does) leaves out the few entries that such draws
+decide. Write it anew with `PYTHONPATH=tests python tests/house/test_revisions.py`.
 """
 
 import hashlib
@@ -61,6 +62,12 @@ ELSEWHERE = {
 }
 """Entries that are not held to anything here, with the reason."""
 
+DRAWS = {
+    "dropout": lambda: torch.nn.functional.dropout(torch.ones(20), 0.3),
+    "truncated normal": lambda: torch.nn.init.trunc_normal_(torch.empty(20)),
+}
+"""Random numbers of torch, which another release may draw otherwise from one seed."""
+
 CASES = [("backbones", name, options) for name, found in BACKBONES.items() for options in found] + [
     ("benchmarks", name, options) for name, found in BENCHMARKS.items() for options in found
 ]
@@ -72,6 +79,21 @@ def label(kind: str, name: str, options: dict[str, Any]) -> str:
 
 def number(value: torch.Tensor) -> float:
     return float(f"{float(value):.6g}")
+
+
+def drawn() -> dict[str, float]:
+    """What this torch draws."""
+    found = {}
+    for name, draw in DRAWS.items():
+        with forked(0):
+            found[name] = number(draw() @ torch.arange(1.0, 21.0))
+    return found
+
+
+def decided_by(name: str, options: dict[str, Any]) -> set[str]:
+    """The draws that a case hangs on."""
+    dropout = {"dropout"} if options.get("dropout") else set()
+    return dropout | ({"truncated normal"} if name in ("mlp-truncated", "vit-tiny") else set())
 
 
 def backbone(name: str, options: dict[str, Any]) -> dict[str, Any]:
@@ -157,9 +179,13 @@ def complaint(what: str, kind: str, found: dict[str, Any], golden: dict[str, Any
 def test_what_is_computed_changes_with_the_revision_alone(kind, name, options, tmp_path):
     if name.startswith("avalanche/"):
         needs("avalanche")
+    golden = json.loads(FILE.read_text())
+    draws = drawn()
+    if other := [draw for draw in decided_by(name, options) if not same(draws[draw], golden["draws"][draw])]:
+        pytest.skip(f"torch {torch.__version__} draws {' and '.join(other)} otherwise")
     what = label(kind, name, options)
     found = computed(kind, name, options, tmp_path)
-    problem = complaint(what, kind, found, json.loads(FILE.read_text())[kind].get(what))
+    problem = complaint(what, kind, found, golden[kind].get(what))
     assert problem is None, problem
 
 
@@ -186,7 +212,7 @@ if __name__ == "__main__":
     from tempfile import TemporaryDirectory
 
     torch.set_num_threads(1)
-    content: dict[str, dict[str, Any]] = {"backbones": {}, "benchmarks": {}}
+    content: dict[str, dict[str, Any]] = {"draws": drawn(), "backbones": {}, "benchmarks": {}}
     for kind, name, options in CASES:
         with TemporaryDirectory() as folder:
             content[kind][label(kind, name, options)] = computed(kind, name, options, Path(folder))

@@ -381,7 +381,7 @@ def test_register_is_documented_and_has_the_promised_signature() -> None:
         "extra: str | None = None, scoring: type[typing.Any] | str | None = None) -> None"
     )
     for parameter in list(signature.parameters)[1:]:
-        assert f"            {parameter}: " in (Register.__call__.__doc__ or "")
+        assert f"    {parameter}: " in (inspect.getdoc(Register.__call__) or "")
 
 
 @pytest.mark.needs("importlib_metadata")

@@ -152,6 +152,15 @@ def test_a_class_that_no_file_defines_is_told_from_another():
     assert len({identity(), identity(body="return 2"), identity(strength="2.0"), identity(scale="3")}) == 4
 
 
+def test_where_a_class_was_typed_does_not_count():
+    def identity(lines, scale):
+        space = {"GradientStrategy": GradientStrategy, "__name__": "__main__"}
+        exec("\n" * lines + f"class Typed(GradientStrategy):\n    scale = {scale}\n", space)
+        return source_hash(space["Typed"])
+
+    assert identity(0, 2) == identity(9, 2) != identity(9, 3)
+
+
 def test_a_class_of_a_notebook_is_known_by_its_text():
     """As a notebook does it: compiled under a name that only the cache of lines knows."""
 
