@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from clarena.toolbox.mapped import require_whole
+from clarena.toolbox.mapped import require_unchanged
 from clarena.toolbox.together import chosen, columns, count, device_of, each, joined, moved, same, size
 
 KEPT = 2**28
@@ -111,9 +111,9 @@ class Part:
     transform: Transform | None = None
 
     def read(self, place: Tensor) -> Any:
-        """What is stored of the samples at `place` [n], copied; raises `DataError` where their file has shrunk."""
+        """What is stored of the samples at `place` [n], copied; raises `DataError` where their file was changed."""
         for column in columns(self.stored):
-            require_whole(column)
+            require_unchanged(column)
         return chosen(self.stored, self.index[place])
 
 

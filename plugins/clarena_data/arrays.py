@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
+from zipfile import ZIP_STORED
 
 import numpy as np
 import torch
@@ -11,7 +12,18 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
-from clarena import Benchmark, Data, DataError, RowForm, Samples, UsageError, npz_arrays, readable_name, require_file
+from clarena import (
+    Benchmark,
+    Data,
+    DataError,
+    RowForm,
+    Samples,
+    UsageError,
+    mapped,
+    npz_arrays,
+    readable_name,
+    require_file,
+)
 
 from .numbers import Standardise, Standardised
 from .texts import require_repeated
@@ -77,6 +89,9 @@ Channels = Literal["auto", "first", "last", "grey", "none"]
 AS_STORED = ((0.5,), (0.5,))
 """Mean and deviation at their defaults: numbers that are no uint8 are left as they are stored."""
 
+
+LARGE_FILE = 2**26
+"""Bytes from which on images are mapped from an `.npz` that is not compressed, and not read."""
 
 LARGE = 100.0
 """Numbers from here on are better scaled before a network sees them."""
@@ -254,6 +269,13 @@ def _content(path: Path) -> tuple[dict[str, NDArray[Any]], NDArray[Any] | None]:
 
 
 def _array(file: Any, key: str, path: Path) -> NDArray[Any]:
+    entry = file.zip.getinfo(f"{key}.npy")
+    if (
+        entry.file_size >= LARGE_FILE
+        and entry.compress_type == ZIP_STORED
+        and (x := mapped(path, key)).dtype == torch.uint8
+    ):
+        return x.numpy()  # of floats the values are looked at, and changed
     try:
         array: NDArray[Any] = file[key]
     except ValueError as error:

@@ -247,18 +247,50 @@ def test_a_file_that_shrinks_is_a_message_and_not_the_end(tmp_path, kept, monkey
     if kept:
         rows.at(place, place)  # was read before
     else:
-        with pytest.raises(DataError, match=r"x\.npy has 100 bytes, and had 2528 or more"):
+        with pytest.raises(DataError, match=r"x\.npy was changed .* it has 100 bytes, and 2528 are needed"):
             rows.at(place, place)
     with pytest.raises(DataError, match="put the file back"):
         Part(stored, torch.arange(200)).read(place)
 
 
-def test_a_file_that_is_replaced_is_still_there(tmp_path):
-    file = tmp_path / "x.npy"
-    np.save(file, some_bytes(200, 12).numpy())
+def test_a_file_that_is_written_to_is_noticed_and_one_that_is_replaced_is_still_there(tmp_path):
+    file, other = tmp_path / "x.npy", tmp_path / "y.npy"
+    for name in (file, other):
+        np.save(name, some_bytes(200, 12).numpy())
     stored = mapped(file)
+    file.write_bytes(file.read_bytes())
+    with pytest.raises(DataError, match=r"x\.npy was changed .* it was written to"):
+        Part(stored, torch.arange(200)).read(torch.arange(3))
+    stored = mapped(file)
+    np.save(other, some_bytes(10, 12, seed=1).numpy())
+    other.rename(file)
+    assert torch.equal(Part(stored, torch.arange(200)).read(torch.arange(3)), some_bytes(200, 12)[:3])
     file.unlink()
     assert torch.equal(Part(stored, torch.arange(200)).read(torch.arange(3)), some_bytes(200, 12)[:3])
+
+
+def test_an_array_of_an_npz_is_mapped_where_it_lies(tmp_path):
+    file, x = tmp_path / "data.npz", some_bytes(50, 3, 7)
+    np.savez(file, y=np.arange(3), x_train=x.numpy())
+    found = mapped(file, "x_train")
+    assert torch.equal(found, x)
+    Part(found, torch.arange(50)).read(torch.arange(3))
+    where = file.read_bytes().index(x.numpy().tobytes())
+    with file.open("r+b") as opened:
+        opened.seek(where)
+        opened.write(b"\0\1\2")
+    with pytest.raises(DataError, match=r"was changed|was written to"):
+        Part(found, torch.arange(50)).read(torch.arange(3))
+    with pytest.raises(DataError, match=r"data\.npz cannot be mapped.*CRC"):
+        mapped(file, "x_train")
+    np.savez_compressed(file, x_train=x.numpy())
+    with pytest.raises(DataError, match="compressed"):
+        mapped(file, "x_train")
+    with pytest.raises(DataError, match="cannot be mapped"):
+        mapped(file, "absent")
+    np.savez(file, x_train=np.array([None]))
+    with pytest.raises(DataError, match="Python objects"):
+        mapped(file, "x_train")
 
 
 # --- read ahead
