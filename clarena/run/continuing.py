@@ -78,8 +78,8 @@ def continue_run(
     """
     place, limits = Store(store), Limits(timeout, experience_timeout)
     device_named(device)
-    asked = Question(str(find_run(run, place)[1]), str(new), task, test_share, benchmark)
-    found = Found(asked, Host.discover(plugins), "cpu")
+    asked = Request(str(find_run(run, place)[1]), str(new), task, test_share, benchmark)
+    found = Prepared(asked, Host.discover(plugins), "cpu" if device.startswith("cuda") else device)
     for note in found.notes:
         warnings.warn(note, ClarenaWarning, stacklevel=2)
     work = GoOn(
@@ -125,7 +125,7 @@ def _carried_out(work: "GoOn", progress: Progress) -> Record:
 
 
 @dataclass(frozen=True)
-class Question:
+class Request:
     """What is to be learned by whom; the arguments of `continue_run`, and `folder`, where the run is."""
 
     folder: str
@@ -135,7 +135,7 @@ class Question:
     benchmark: str | None
 
 
-class Found:
+class Prepared:
     """All that a run takes which goes on from another, read and checked.
 
     Attributes:
@@ -144,7 +144,7 @@ class Found:
         notes: what a person should know of the data, a sentence each.
     """
 
-    def __init__(self, asked: Question, host: Host, device: str) -> None:
+    def __init__(self, asked: Request, host: Host, device: str) -> None:
         """Raises `ClarenaError` as `continue_run`."""
         self.parent, what = Path(asked.folder), Path(asked.new).name
         record, predictions = _read(self.parent)
@@ -171,11 +171,11 @@ class GoOn(Work):
         found: what that has come to, where the run is in this process; another reads it again.
     """
 
-    asked: Question = Question("", "", None, 0.2, None)
-    found: Found | None = None
+    asked: Request = Request("", "", None, 0.2, None)
+    found: Prepared | None = None
 
     def made(self, store: Store, progress: Progress, tell: Tell) -> "GoingOn":
-        found = self.found or Found(self.asked, Host.discover(self.sources), self.device)
+        found = self.found or Prepared(self.asked, Host.discover(self.sources), self.device)
         if found.cell.id != self.cell.id:
             raise DataError(f"{self.asked.new} has changed since it was looked at. Start again.")
         return GoingOn(found, device_named(self.device), store, **self.told(progress, tell))
@@ -184,7 +184,7 @@ class GoOn(Work):
 class GoingOn(Run):
     """A run that begins where another ended."""
 
-    def __init__(self, found: Found, device: torch.device, store: Store, **options: Any) -> None:
+    def __init__(self, found: Prepared, device: torch.device, store: Store, **options: Any) -> None:
         super().__init__(found.cell, found.model.parts, device, store, **options)
         self._found = found
 

@@ -170,6 +170,7 @@ class Cifar(NewClasses):
         statistics: mean and standard deviation of each channel.
     """
 
+    pictures = 255
     dataset: ClassVar[str]
     statistics: ClassVar[tuple[tuple[float, ...], tuple[float, ...]]]
 

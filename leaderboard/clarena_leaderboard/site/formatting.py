@@ -29,6 +29,11 @@ def headline(table: Table) -> str:
     return titled("Accuracy" if table.headline == FINAL else ACCURACY_METRICS[table.headline].title, table.score)
 
 
+def lowered(title: str) -> str:
+    """A title within a sentence: only its first letter is a small one."""
+    return title[:1].lower() + title[1:]
+
+
 def percent(value: Interval | float | None, digits: int = 1) -> str:
     """A fraction or difference in percent: `91.3 ± 1.2`, a dash where undefined."""
     if value is None or (isinstance(value, float) and not math.isfinite(value)):

@@ -15,7 +15,7 @@ from clarena.record.statistics import Interval
 from clarena_leaderboard.contents import Board, Entry, Run, Table
 from clarena_leaderboard.site import charts, formatting, further
 from clarena_leaderboard.site.exports import row_data
-from clarena_leaderboard.site.formatting import headline
+from clarena_leaderboard.site.formatting import headline, lowered
 from clarena_leaderboard.site.hyperparameter_help import meanings
 from clarena_leaderboard.site.verification import Judged, judged
 
@@ -243,7 +243,7 @@ def _point(entry: Entry, table: Table, name: str, order: Sequence[str]) -> chart
         return None
     half = accuracy.half_width if math.isfinite(accuracy.half_width) else 0.0
     hover = (
-        f"{entry.label}: {_lowered(headline(table))} {formatting.percent(accuracy)} %, "
+        f"{entry.label}: {lowered(headline(table))} {formatting.percent(accuracy)} %, "
         f"forgetting {formatting.percent(forgetting)} %, "
         f"{formatting.seconds(entry.mean('train_seconds'))} of training, "
         f"{formatting.size(entry.mean('state_bytes'))} of state"
@@ -252,11 +252,6 @@ def _point(entry: Entry, table: Table, name: str, order: Sequence[str]) -> chart
         entry.label, entry.slug, x, accuracy.mean, max(accuracy.mean - half, 0), min(accuracy.mean + half, 1),
         order.index(entry.family), entry.tier == 1, hover,
     )  # fmt: skip
-
-
-def _lowered(title: str) -> str:
-    """A title within a sentence; `F1 score` keeps its letters."""
-    return title[:1].lower() + title[1:]
 
 
 # ---- A row ----
