@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from clarena.run.continuing import continue_run
     from clarena.run.evaluation import Results, evaluate
     from clarena.run.trained import TrainedModel, load_model
-    from clarena.toolbox.adapters import Adapters, Lora, added
+    from clarena.toolbox.adapters import Adapters, Lora, Weight, added, observed
     from clarena.toolbox.attention import Tokens, around
     from clarena.toolbox.buffer import ReplayBuffer
     from clarena.toolbox.categorical import IGNORED, cross_entropy
@@ -96,6 +96,7 @@ _LAZY = {
     "Track": "clarena.protocol.protocol",
     "TrainedModel": "clarena.run.trained",
     "Updater": "clarena.contract.updater",
+    "Weight": "clarena.toolbox.adapters",
     "added": "clarena.toolbox.adapters",
     "around": "clarena.toolbox.attention",
     "class_order": "clarena.contract.classes",
@@ -112,6 +113,7 @@ _LAZY = {
     "held_out_rows": "clarena.contract.samples",
     "load_model": "clarena.run.trained",
     "npz_arrays": "clarena.contract.samples",
+    "observed": "clarena.toolbox.adapters",
     "output_norm_sensitivity": "clarena.toolbox.gradients",
     "require_file": "clarena.toolbox.files",
     "same_classes": "clarena.contract.benchmark",
@@ -166,6 +168,7 @@ __all__ = [
     "TrainedModel",
     "Updater",
     "UsageError",
+    "Weight",
     "added",
     "around",
     "class_order",
@@ -183,6 +186,7 @@ __all__ = [
     "hookimpl",
     "load_model",
     "npz_arrays",
+    "observed",
     "output_norm_sensitivity",
     "require_file",
     "same_classes",

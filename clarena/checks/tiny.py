@@ -117,9 +117,7 @@ class TinyTransformer(Backbone):
         *_, pixels = input_shape
         self.features = self.token_width = 32
         self.rows = nn.Linear(pixels, self.features)
-        nn.init.normal_(
-            self.rows.weight
-        )  # so that its features tell inputs apart where it is frozen, too
+        nn.init.normal_(self.rows.weight)  # so that its features tell inputs apart where it is frozen, too
         self.places = nn.Parameter(0.02 * torch.randn(1, 1 + prod(input_shape) // pixels, self.features))
         layer = nn.TransformerEncoderLayer(self.features, 2, 64, dropout=0.0, batch_first=True, norm_first=True)
         self.layers = nn.TransformerEncoder(layer, 1, nn.LayerNorm(self.features), enable_nested_tensor=False)

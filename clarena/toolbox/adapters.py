@@ -7,7 +7,7 @@ What adds 0 changes no bit of what the network gives. (Torch chooses its kernels
 they round differently: compare where none is taken, as in predictions, or where the same weights take one.)
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -47,6 +47,11 @@ class Weight:
     rows: tuple[int, int]
     shape: tuple[int, int]
     role: str
+
+    def placed(self, term: Tensor) -> Tensor:
+        """A term for these rows [rows, in] as one for the whole parameter [out, in], 0 elsewhere."""
+        start, stop = self.rows
+        return F.pad(term, (0, 0, start, self.shape[0] - stop))
 
 
 def weights(network: nn.Module) -> list[Weight]:
@@ -101,6 +106,35 @@ def added(network: nn.Module, terms: Mapping[str, Tensor]) -> Iterator[None]:
             held[leaf] = weight
 
 
+@contextmanager
+def observed(network: nn.Module, on: Iterable[Weight]) -> Iterator[dict[str, Tensor]]:
+    """Inside, what these weights of a network were last multiplied by [batch, …, in], by the weights' names.
+
+    Raises:
+        UsageError: for the output of torch's own attention, whose input nobody is shown.
+    """
+    inputs: dict[str, Tensor] = {}
+    hooks = []
+
+    def note(name: str) -> Any:
+        def hook(module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Any]) -> None:
+            inputs[name] = (args[0] if args else next(iter(kwargs.values()))).detach()
+
+        return hook
+
+    try:
+        for name in dict.fromkeys(weight.name for weight in on):
+            owner, _, leaf = name.rpartition(".")
+            parent, _, _ = owner.rpartition(".")
+            if leaf == "weight" and isinstance(network.get_submodule(parent), nn.MultiheadAttention):
+                raise UsageError(f"Nobody is shown what {name} is multiplied by: torch computes it within attention.")
+            hooks.append(network.get_submodule(owner).register_forward_pre_hook(note(name), with_kwargs=True))
+        yield inputs
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
 class Branches(nn.Module):
     """What is added, in branches: one for each experience, say. Growing freezes the older ones and adds another."""
 
@@ -150,7 +184,7 @@ class Lora(Branches):
     Source: Hu et al. 2022, LoRA: Low-rank adaptation of large language models, where s is α / rank.
 
     Attributes:
-        on: the weights.
+        on_weights: which these are, in order; pairs of a branch are in the same.
         rank: of each term.
         scale: s.
     """
@@ -173,8 +207,7 @@ class Lora(Branches):
         found: dict[str, Tensor] = {}
         for branch in self.chosen(only) if self.rank else ():
             for weight, a, b in zip(self.on_weights, branch.down, branch.up):
-                start, stop = weight.rows
-                term = F.pad(self.scale * (b @ a), (0, 0, start, weight.shape[0] - stop))
+                term = weight.placed(self.scale * (b @ a))
                 found[weight.name] = found[weight.name] + term if weight.name in found else term
         return found
 
