@@ -87,16 +87,14 @@ def test_lora_is_a_network_with_other_weights(on):
     assert not torch.allclose(backbone(x), merged(x))
 
 
-@pytest.mark.parametrize("place", ["after", "beside"])
-def test_an_adapter_adds_to_what_a_block_gives(place):
+def test_an_adapter_adds_to_what_a_block_gives():
     backbone = vit()
-    adapter = lively(backbone.adapt("adapter", bottleneck=3, scale=0.5, place=place))
+    adapter = lively(backbone.adapt("adapter", bottleneck=3, scale=0.5))
     adapter.grow()
     x = backbone.embed(X).values
     for layer, bottleneck in zip(backbone.encoder.layers, adapter.branches[0], strict=True):
         y = layer(x)
-        into = y if place == "after" else x
-        x = y + 0.5 * ((into @ bottleneck.down.weight.T + bottleneck.down.bias).clamp(min=0) @ bottleneck.up.weight.T
+        x = y + 0.5 * ((y @ bottleneck.down.weight.T + bottleneck.down.bias).clamp(min=0) @ bottleneck.up.weight.T
                        + bottleneck.up.bias)  # fmt: skip
     with adapter.on(backbone):
         torch.testing.assert_close(backbone(X), backbone.encoder.norm(x)[:, 0])
@@ -231,7 +229,10 @@ def test_a_network_without_attention_has_lora_on_all_its_layers():
         (lambda: vit().adapt("lora", rank=2, on=("queries",)), "no queries.* It has: query, key, value, output, other"),
         (lambda: vit().adapt("lora", rank=-1), "The rank of an adapter is -1. Choose 0, which adds nothing, or more"),
         (lambda: vit().adapt("adapter", bottleneck=-1), "The bottleneck of an adapter is -1"),
-        (lambda: vit().adapt("adapter", bottleneck=1, place="inside"), "after a block or beside it, not 'inside'"),
+        (
+            lambda: vit().adapt("adapter", bottleneck=1, place="inside"),
+            "after a block or beside its feed-forward half, not",
+        ),
         (lambda: vit().adapt("ssf"), "no kind of adapter 'ssf'|kind of adapter"),
         (lambda: Cnn((1, 8, 8)).adapt("adapter", bottleneck=1), "cnn works on no tokens"),
     ],
