@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from clarena.run.continuing import continue_run
     from clarena.run.evaluation import Results, evaluate
     from clarena.run.trained import TrainedModel, load_model
-    from clarena.toolbox.adapters import Adapters, Lora, added
+    from clarena.toolbox.adapters import Adapters, Lora, Weight, added, observed
     from clarena.toolbox.attention import Tokens, around
     from clarena.toolbox.buffer import ReplayBuffer
     from clarena.toolbox.categorical import IGNORED, cross_entropy
@@ -104,6 +104,7 @@ _LAZY = {
     "TrainedModel": "clarena.run.trained",
     "Updater": "clarena.contract.updater",
     "as_given": "clarena.contract.augmentation",
+    "Weight": "clarena.toolbox.adapters",
     "added": "clarena.toolbox.adapters",
     "around": "clarena.toolbox.attention",
     "class_order": "clarena.contract.classes",
@@ -124,6 +125,7 @@ _LAZY = {
     "load_model": "clarena.run.trained",
     "mapped": "clarena.toolbox.mapped",
     "npz_arrays": "clarena.contract.samples",
+    "observed": "clarena.toolbox.adapters",
     "output_norm_sensitivity": "clarena.toolbox.gradients",
     "read_pictures": "clarena.contract.samples",
     "readable_name": "clarena.toolbox.files",
@@ -184,6 +186,7 @@ __all__ = [
     "TrainedModel",
     "Updater",
     "UsageError",
+    "Weight",
     "added",
     "around",
     "as_given",
@@ -206,6 +209,7 @@ __all__ = [
     "load_model",
     "mapped",
     "npz_arrays",
+    "observed",
     "output_norm_sensitivity",
     "read_pictures",
     "readable_name",

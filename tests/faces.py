@@ -4,11 +4,12 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from clarena import Backbone
+from clarena import Backbone, UsageError
 
 Pair = tuple[Tensor, Tensor]
 
@@ -174,6 +175,30 @@ class FaceTests:
         if not backbone.causal:
             swapped = backbone.encode(backbone.embed(case.x).after(two))
             torch.testing.assert_close(swapped, backbone.encode(tokens), rtol=1e-9, atol=1e-9)
+
+    def test_an_adapter_beside_the_feed_forward_half_is_given_what_that_is_given(self, case: Case) -> None:
+        backbone = lively(case.backbone).eval()
+        if case.parts(next(iter(backbone.stages().values()))).post:
+            with pytest.raises(UsageError, match="have no norm before a feed-forward half"):
+                backbone.adapt("adapter", bottleneck=3, place="beside")
+            return
+        adapter = backbone.adapt("adapter", bottleneck=3, scale=0.5, place="beside")
+        tokens = backbone.embed(case.x)
+        noise = torch.Generator().manual_seed(3)
+        for parameter in adapter.parameters():
+            parameter.data = torch.randn(parameter.shape, generator=noise, dtype=torch.float64)
+        values, hidden = tokens.values, case.hidden(case.x, 0) if case.hidden else None
+        for block, bottleneck in zip(backbone.stages().values(), adapter.branches[0], strict=True):
+            p = case.parts(block)
+            values = values + attend(p.first(values), p, None, hidden)
+            beside = F.linear(values, bottleneck.down.weight, bottleneck.down.bias).clamp(min=0)
+            beside = F.linear(beside, bottleneck.up.weight, bottleneck.up.bias)
+            values = values + p.down(p.act(p.up(p.second(values)))) + 0.5 * beside
+        for grad in (False, True):
+            with torch.set_grad_enabled(grad), adapter.on(backbone):
+                found = backbone.outputs(tokens)
+            torch.testing.assert_close(found, case.last(backbone)(values), rtol=1e-10, atol=1e-10)
+        assert not list(left_behind(backbone))
 
     def test_whose_prefix_is_whose(self, case: Case) -> None:
         backbone = lively(case.backbone).eval()

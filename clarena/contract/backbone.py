@@ -125,8 +125,8 @@ class Backbone(nn.Module):
         """What can be added to this backbone: a module for the strategy to hold; it acts within `with ….on(backbone)`.
 
         `lora`: low-rank terms of `rank` on the weights that make the `query`, `key`, `value` or `output` of attention,
-        on `other` ones, or on `all`. `adapter`: a `bottleneck` at each block of tokens. Both grow by branches, and add
-        0 when they are new. Call it in `setup`, within `context.seeds.scope("init")`.
+        on `other` ones, or on `all`. `adapter`: a `bottleneck` after each block of tokens, or beside its second half.
+        Both grow by branches, and add 0 when they are new. Call it in `setup`, within `context.seeds.scope("init")`.
 
         Raises:
             UsageError: where it has no such layers.

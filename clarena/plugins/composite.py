@@ -80,6 +80,8 @@ class Composite(GradientStrategy):
         self.running = [member(**values[member.name]) for member in self.members]
         for number, part in enumerate(self.running, 1):
             part.setup(shared)
+            if part.model is not self.model:
+                raise UsageError(f"{part.name} cannot be part of {self.name}: it puts a model of its own together.")
             self.add_module(f"part_{number}", part)
         self._agree_on_learning_rate()
 

@@ -7,7 +7,7 @@ What adds 0 changes no bit of what the network gives. (Torch chooses its kernels
 they round differently: compare where none is taken, as in predictions, or where the same weights take one.)
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -29,7 +29,9 @@ _APART = {
     **dict.fromkeys(("key", "k_proj", "k_lin"), KEY),
     **dict.fromkeys(("value", "v_proj", "v_lin"), VALUE),
 }
-_BESIDE = {"proj", "c_proj", "o_proj", "out_proj", "out_lin"}
+_OUT = {"proj", "c_proj", "o_proj", "out_proj", "out_lin"}
+_SECOND = {"norm2", "ln_2", "post_attention_layernorm"}
+"""What a block calls the norm before its feed-forward half."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,11 @@ class Weight:
     rows: tuple[int, int]
     shape: tuple[int, int]
     role: str
+
+    def placed(self, term: Tensor) -> Tensor:
+        """A term for these rows [rows, in] as one for the whole parameter [out, in], 0 elsewhere."""
+        start, stop = self.rows
+        return F.pad(term, (0, 0, start, self.shape[0] - stop))
 
 
 def weights(network: nn.Module) -> list[Weight]:
@@ -67,7 +74,7 @@ def _weights(module: nn.Module, prefix: str) -> Iterator[Weight]:
         elif name in _TOGETHER and child.out_features == 3 * child.in_features:
             yield from _thirds(where, child.weight)
         else:
-            yield _whole(where, child.weight, _APART.get(name) or (OUTPUT if attention and name in _BESIDE else OTHER))
+            yield _whole(where, child.weight, _APART.get(name) or (OUTPUT if attention and name in _OUT else OTHER))
 
 
 def _whole(name: str, weight: Tensor, role: str) -> Weight:
@@ -99,6 +106,35 @@ def added(network: nn.Module, terms: Mapping[str, Tensor]) -> Iterator[None]:
     finally:
         for held, leaf, weight in reversed(before):
             held[leaf] = weight
+
+
+@contextmanager
+def observed(network: nn.Module, on: Iterable[Weight]) -> Iterator[dict[str, Tensor]]:
+    """Inside, what these weights of a network were last multiplied by [batch, …, in], by the weights' names.
+
+    Raises:
+        UsageError: for the output of torch's own attention, whose input nobody is shown.
+    """
+    inputs: dict[str, Tensor] = {}
+    hooks = []
+
+    def note(name: str) -> Any:
+        def hook(module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Any]) -> None:
+            inputs[name] = (args[0] if args else next(iter(kwargs.values()))).detach()
+
+        return hook
+
+    try:
+        for name in dict.fromkeys(weight.name for weight in on):
+            owner, _, leaf = name.rpartition(".")
+            parent, _, _ = owner.rpartition(".")
+            if leaf == "weight" and isinstance(network.get_submodule(parent), nn.MultiheadAttention):
+                raise UsageError(f"Nobody is shown what {name} is multiplied by: torch computes it within attention.")
+            hooks.append(network.get_submodule(owner).register_forward_pre_hook(note(name), with_kwargs=True))
+        yield inputs
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 class Branches(nn.Module):
@@ -150,7 +186,7 @@ class Lora(Branches):
     Source: Hu et al. 2022, LoRA: Low-rank adaptation of large language models, where s is α / rank.
 
     Attributes:
-        on: the weights.
+        on_weights: which these are, in order; pairs of a branch are in the same.
         rank: of each term.
         scale: s.
     """
@@ -173,8 +209,7 @@ class Lora(Branches):
         found: dict[str, Tensor] = {}
         for branch in self.chosen(only) if self.rank else ():
             for weight, a, b in zip(self.on_weights, branch.down, branch.up):
-                start, stop = weight.rows
-                term = F.pad(self.scale * (b @ a), (0, 0, start, weight.shape[0] - stop))
+                term = weight.placed(self.scale * (b @ a))
                 found[weight.name] = found[weight.name] + term if weight.name in found else term
         return found
 
@@ -203,8 +238,9 @@ class Bottleneck(nn.Module):
 class Adapters(Branches):
     """A bottleneck at each block of a network: its output y becomes y + s Σ_j up_j(relu(down_j(·))) over branches j.
 
-    What goes into it is y (`after`; Houlsby et al. 2019, one for each block as in Pfeiffer et al. 2021) or the block's
-    own input (`beside`, in parallel). Where the up-projection is 0, as in a new branch, and at size 0 it adds 0.
+    What goes into it is y (`after`; Houlsby et al. 2019, one for each block as in Pfeiffer et al. 2021), or what goes
+    into the norm before the block's feed-forward half (`beside` it; AdaptFormer of Chen et al. 2022). Where the
+    up-projection is 0, as in a new branch, and at size 0 it adds 0.
 
     Attributes:
         blocks: their names in the network.
@@ -239,20 +275,42 @@ class Adapters(Branches):
         """Inside, the network's blocks have their bottlenecks; `only` those of these branches."""
         with ExitStack() as stack:
             for number, name in enumerate(self.blocks if self.size else ()):
+                block = network.get_submodule(name)
+                between: list[Tensor] = []
+                if self.place == "beside":
+                    norm = second_norm(block)
+                    assert norm is not None
+                    stack.callback(norm.register_forward_pre_hook(_keeper(between)).remove)
                 bottlenecks = [branch[number] for branch in self.chosen(only)]
-                stack.enter_context(around(network.get_submodule(name), self._call(bottlenecks)))
+                stack.enter_context(around(block, self._call(bottlenecks, between)))
             yield
 
-    def _call(self, bottlenecks: Sequence[nn.Module]) -> Any:
+    def _call(self, bottlenecks: Sequence[nn.Module], between: list[Tensor]) -> Any:
         def call(forward: Any, *args: Any, **kwargs: Any) -> Any:
             output = forward(*args, **kwargs)
             y = output[0] if isinstance(output, tuple) else output
-            x = y if self.place == "after" else (args[0] if args else kwargs["hidden_states"])
+            x = y if self.place == "after" else between.pop()
             for bottleneck in bottlenecks:
                 y = y + self.scale * bottleneck(x)
             return (y, *output[1:]) if isinstance(output, tuple) else y
 
         return call
+
+
+def _keeper(kept: list[Tensor]) -> Any:
+    """A hook that keeps what a module is given. (It is a hook, so that torch's fused layers give way to it.)"""
+
+    def hook(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        kept[:] = args[:1]
+
+    return hook
+
+
+def second_norm(block: nn.Module) -> nn.Module | None:
+    """The norm before the feed-forward half of a block; None where norms come after the halves, or have other names."""
+    if not getattr(block, "norm_first", True):
+        return None
+    return next((part for name, part in block.named_children() if name in _SECOND), None)
 
 
 def lora(network: nn.Module, name: str, *, rank: int, on: Sequence[str] = (QUERY, VALUE), scale: float = 1.0) -> Lora:
@@ -282,10 +340,18 @@ def adapters(
     scale: float = 1.0,
     place: Literal["after", "beside"] = "after",
 ) -> Adapters:
-    """Bottlenecks at these blocks of a network; raises `UsageError` for a negative size and another place."""
+    """Bottlenecks at these blocks of a network.
+
+    Raises:
+        UsageError: for a negative size, another place, and blocks that have none beside their feed-forward half.
+    """
     _require_size("bottleneck", bottleneck)
     if place not in ("after", "beside"):
-        raise UsageError(f"An adapter of {name} stands after a block or beside it, not {place!r}.")
+        raise UsageError(f"An adapter of {name} stands after a block or beside its feed-forward half, not {place!r}.")
+    if place == "beside" and None in [second_norm(network.get_submodule(block)) for block in blocks]:
+        raise UsageError(
+            f"The blocks of {name} have no norm before a feed-forward half. Let adapters stand after them."
+        )
     return Adapters(blocks, width, bottleneck, scale, place, next(network.parameters()))
 
 

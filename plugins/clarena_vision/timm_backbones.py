@@ -14,7 +14,7 @@ from .networks import OPTION, ImageNetwork
 import_torchvision()  # which timm imports
 
 import timm  # noqa: E402
-from timm.models.vision_transformer import VisionTransformer  # noqa: E402
+from timm.models.vision_transformer import Block, VisionTransformer  # noqa: E402
 
 FILE = "model.safetensors"
 
@@ -54,7 +54,8 @@ class TimmModel(ImageNetwork):
 
     def _token_width(self) -> int | None:
         network: Any = self.network
-        return network.embed_dim if type(network) is VisionTransformer else None  # others have their own way with them
+        plain = type(network) is VisionTransformer and {type(block) for block in network.blocks} == {Block}
+        return network.embed_dim if plain else None  # others have their own way with tokens
 
     def embed(self, x: Tensor) -> Tokens:
         """A ViT's class token, registers and patches [batch, tokens, width], each with its place."""

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from clarena import Adapters, Lora, UsageError, added
+from clarena import Adapters, Lora, UsageError, added, observed
 from clarena.toolbox.adapters import ROLES, weights
 from clarena.toolbox.structure import STRUCTURE, prepare, structure_of
 
@@ -87,16 +87,14 @@ def test_lora_is_a_network_with_other_weights(on):
     assert not torch.allclose(backbone(x), merged(x))
 
 
-@pytest.mark.parametrize("place", ["after", "beside"])
-def test_an_adapter_adds_to_what_a_block_gives(place):
+def test_an_adapter_adds_to_what_a_block_gives():
     backbone = vit()
-    adapter = lively(backbone.adapt("adapter", bottleneck=3, scale=0.5, place=place))
+    adapter = lively(backbone.adapt("adapter", bottleneck=3, scale=0.5))
     adapter.grow()
     x = backbone.embed(X).values
     for layer, bottleneck in zip(backbone.encoder.layers, adapter.branches[0], strict=True):
         y = layer(x)
-        into = y if place == "after" else x
-        x = y + 0.5 * ((into @ bottleneck.down.weight.T + bottleneck.down.bias).clamp(min=0) @ bottleneck.up.weight.T
+        x = y + 0.5 * ((y @ bottleneck.down.weight.T + bottleneck.down.bias).clamp(min=0) @ bottleneck.up.weight.T
                        + bottleneck.up.bias)  # fmt: skip
     with adapter.on(backbone):
         torch.testing.assert_close(backbone(X), backbone.encoder.norm(x)[:, 0])
@@ -171,6 +169,48 @@ def test_weights_are_found_with_what_they_do():
         assert backbone.state_dict()[weight.name].shape == weight.shape
 
 
+def test_what_weights_are_multiplied_by_is_observed():
+    backbone = vit()
+    every = weights(backbone)
+    seen_by = [weight for weight in every if weight.role != "output"]
+    with torch.no_grad(), observed(backbone, seen_by) as inputs:  # torch's fused layers, which show nothing, give way
+        backbone(X)
+    assert set(inputs) == {weight.name for weight in seen_by}
+    x = backbone.embed(X).values
+    for place, layer in enumerate(backbone.encoder.layers):
+        torch.testing.assert_close(inputs[f"encoder.layers.{place}.self_attn.in_proj_weight"], layer.norm1(x))
+        between = x + layer.self_attn(*[layer.norm1(x)] * 3, need_weights=False)[0]
+        torch.testing.assert_close(inputs[f"encoder.layers.{place}.linear1.weight"], layer.norm2(between))
+        x = layer(x)
+    assert not list(left_behind(backbone))
+    hidden = "Nobody is shown what .*out_proj.weight is multiplied by"
+    with pytest.raises(UsageError, match=hidden), observed(backbone, every):
+        pass
+    assert not list(left_behind(backbone))
+    mlp = Mlp((1, 8, 8), hidden=(5, 4))
+    with observed(mlp, weights(mlp)) as inputs:
+        mlp(X)
+    torch.testing.assert_close(inputs["layers.1.weight"], X.flatten(1))
+
+
+def test_a_direction_with_a_magnitude_of_its_own_is_a_term_like_any_other():
+    """As SD-LoRA has it: α · BA / (‖B‖‖A‖) for the queries alone."""
+    backbone = vit().double()
+    adapter = lively(backbone.adapt("lora", rank=2, on=("query",)))
+    magnitudes = torch.tensor([0.8, 0.3], dtype=torch.float64, requires_grad=True)
+    (branch,) = adapter.branches
+    terms, merged = {}, copy.deepcopy(backbone)
+    for weight, a, b, alpha in zip(adapter.on_weights, branch.down, branch.up, magnitudes, strict=True):
+        terms[weight.name] = weight.placed(alpha * b @ a / (b.norm() * a.norm()))
+        direction = (b @ a / (b.norm() * a.norm())).detach()
+        merged.get_parameter(weight.name)[:12] += alpha.detach() * direction
+    with added(backbone, terms):
+        features = backbone(X.double())
+    torch.testing.assert_close(features, merged(X.double()))
+    features.square().sum().backward()
+    assert (magnitudes.grad.abs() > 0).all()
+
+
 def test_a_network_without_attention_has_lora_on_all_its_layers():
     backbone = Mlp((1, 8, 8), hidden=(5, 4)).requires_grad_(False)
     adapter = backbone.adapt("lora", rank=2, on=["all"])
@@ -189,7 +229,10 @@ def test_a_network_without_attention_has_lora_on_all_its_layers():
         (lambda: vit().adapt("lora", rank=2, on=("queries",)), "no queries.* It has: query, key, value, output, other"),
         (lambda: vit().adapt("lora", rank=-1), "The rank of an adapter is -1. Choose 0, which adds nothing, or more"),
         (lambda: vit().adapt("adapter", bottleneck=-1), "The bottleneck of an adapter is -1"),
-        (lambda: vit().adapt("adapter", bottleneck=1, place="inside"), "after a block or beside it, not 'inside'"),
+        (
+            lambda: vit().adapt("adapter", bottleneck=1, place="inside"),
+            "after a block or beside its feed-forward half, not",
+        ),
         (lambda: vit().adapt("ssf"), "no kind of adapter 'ssf'|kind of adapter"),
         (lambda: Cnn((1, 8, 8)).adapt("adapter", bottleneck=1), "cnn works on no tokens"),
     ],
