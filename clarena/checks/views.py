@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from clarena.checks.declared import require
@@ -15,6 +15,7 @@ from clarena.contract.augmentation import Augmentation
 from clarena.contract.backbone import Backbone
 from clarena.contract.views import Views
 from clarena.errors import UsageError
+from clarena.toolbox.together import columns
 
 
 @dataclass
@@ -35,7 +36,7 @@ class Watch:
 
     def shown(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
         """Look at the inputs of a forward pass, before any hook of the module itself has them."""
-        if not (isinstance(module, Backbone) and module.training and inputs and isinstance(inputs[0], Tensor)):
+        if not (isinstance(module, Backbone) and module.training and inputs):
             return
         rows = _rows(inputs[0])
         self.unknown += sum(row not in self.handed and row not in self.taken for row in rows)
@@ -48,7 +49,7 @@ def watching() -> Iterator[Watch]:
     """Watch every backbone, whoever made it and whenever, and every view that a batch gives."""
     watch, take = Watch(), Views.take
 
-    def taken(views: Views, *args: Any) -> Tensor:
+    def taken(views: Views, *args: Any) -> Any:
         view = take(views, *args)
         watch.taken.update(_rows(view))
         return view
@@ -93,5 +94,7 @@ def _augmented(subject: Subject) -> Trial:
         return Trial(subject)
 
 
-def _rows(x: Tensor) -> list[bytes]:
-    return [row.tobytes() for row in x.detach().cpu().numpy()]
+def _rows(x: Any) -> list[bytes]:
+    """The bytes of each sample, of all its tensors."""
+    parts = [[row.tobytes() for row in column.detach().cpu().numpy()] for column in columns(x)]
+    return [b"".join(of_one) for of_one in zip(*parts)]

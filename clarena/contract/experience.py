@@ -61,7 +61,7 @@ class Batch:
             raise PluginError("it asks for the rows of exemplars. Those of the stream are batch.stream().rows.")
         return self._rows()
 
-    def view(self, policy: AugmentationKind | None = None) -> Tensor:
+    def view(self, policy: AugmentationKind | None = None) -> Any:
         """The inputs in augmented views that are newly drawn and counted [batch, …]; each call draws others.
 
         They are what a network is to see: pass them on under `clarena.as_given()`.

@@ -1,15 +1,15 @@
 """Augmented views that a strategy takes of a batch: by the protocol's policy or a granted one, and counted."""
 
 from dataclasses import dataclass
-from typing import get_args
+from typing import Any, get_args
 
 import torch
-from torch import Tensor
 
 from clarena.contract.augmentation import augmented
 from clarena.contract.meter import Meter
 from clarena.errors import SpentError, UsageError, unknown_name
 from clarena.protocol.protocol import AugmentationKind, Protocol
+from clarena.toolbox.together import count, shape_of
 
 
 @dataclass
@@ -29,11 +29,11 @@ class Views:
     samples: int
     taken: int = 0
 
-    def take(self, x: Tensor, policy: AugmentationKind | None) -> Tensor:
+    def take(self, x: Any, policy: AugmentationKind | None) -> Any:
         """A view of each input [n, …] (`Batch.view`)."""
-        kind = granted_policy(self.protocol, policy, tuple(x.shape[1:]))
-        self.taken += len(x)
-        self.meter.viewed += len(x)
+        kind, samples = granted_policy(self.protocol, policy, shape_of(x)), count(x)
+        self.taken += samples
+        self.meter.viewed += samples
         allowed = self.protocol.views
         if allowed is not None and self.taken > allowed * self.samples:
             raise SpentError(
@@ -64,7 +64,7 @@ def granted_policy(
             f"(protocol.augmentation={theirs}, protocol.own_views=false). Leave the policy out: views are then "
             "the protocol's. Or open another track: --set protocol.own_views=true."
         )
-    if len(input_shape) != 3:
+    if len(input_shape) != 3 or isinstance(input_shape[0], tuple):  # of several tensors: a shape of each
         raise UsageError(
             f"Views by the policy {wanted!r} are of images [channels, height, width], but inputs have shape "
             f"{input_shape}. Leave the policy out, or choose a benchmark of images: clarena list."

@@ -10,8 +10,11 @@ from torch import nn
 
 from clarena import Backbone, Data, DataError, GradientStrategy, UsageError
 from clarena.checks.tiny import TinyStream
+from clarena.checks.views import _rows, watching
 from clarena.contract import rows as rows_module
+from clarena.contract.views import granted_policy
 from clarena.plugins.host import Host, PluginSources
+from clarena.protocol.protocol import Protocol
 from clarena.run.data import load
 from clarena.run.kept import kept_transforms
 
@@ -81,6 +84,27 @@ def test_a_native_learns_them(name, monkeypatch):
 def test_one_that_cannot_says_so(name):
     with pytest.raises(UsageError, match=r"one tensor|backbone"):
         walk(HOST.strategies.load(name), "task", benchmark=Captioned, backbone=Reader)
+
+
+def test_views_of_them_are_the_inputs_and_a_policy_of_images_is_refused():
+    ours = walk(HOST.strategies.load("scr"), benchmark=Captioned, backbone=Reader, views=1)
+    meter = ours.step(0).meter
+    assert meter.viewed == meter.samples + meter.replayed
+    with pytest.raises(UsageError, match=r"of images \[channels, height, width\], but inputs have shape"):
+        granted_policy(Protocol(own_views=True), "flip", ((1, 4, 4), (3,), (2,)))
+
+
+def test_what_a_backbone_is_shown_of_them_is_watched_in_full():
+    ours = walk(HOST.strategies.load("finetune"), benchmark=Captioned, backbone=Reader)
+    with watching() as watch:
+        ours.realised.begin([0])
+        experience = ours.realised.experience([0])
+        watch.handed.update(row for batch in experience.scan() for row in _rows(batch.x))
+        ours.strategy.learn(experience)
+        assert (watch.unknown, watch.twice) == (0, 0)
+        x = next(experience.scan()).x
+        ours.strategy.model.train()(Pair(x.image, x.words.flip(0)))
+    assert watch.unknown > 0
 
 
 def test_composites_and_named_optimisers_take_them():

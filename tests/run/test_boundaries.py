@@ -145,7 +145,7 @@ class Spy(GradientStrategy):
             meter.loss_steps - len(self.notes),
             meter.samples - sum(map(len, self.indices)),
         )
-        assert set(vars(batch)) == {"x", "y", "task", "index", "mask", "fresh", "scores", "views"}
+        assert set(vars(batch)) == {"x", "y", "task", "index", "mask", "fresh", "scores", "views", "_rows"}
         assert set(vars(batch.views)) == {"protocol", "generator", "meter", "samples", "taken"}
         views = id(batch.views.protocol), id(batch.views.generator), batch.views.meter is meter, batch.views.taken
         seen = context.seeds.experience, outputs, counted, batch.task, id(self.experience), self.training, views
