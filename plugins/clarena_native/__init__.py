@@ -88,6 +88,11 @@ STRATEGIES = {
         "prompts.l2p:L2P",
         "Learning to prompt: a frozen backbone is given, before the tokens of an input, the prompts nearest to it",
     ),
+    "ncm": ("closed_form.ncm:NCM", "The nearest class mean of frozen features"),
+    "slda": (
+        "closed_form.slda:SLDA",
+        "Streaming linear discriminant analysis: class means and one covariance of frozen features",
+    ),
     "frozen": (
         "architecture.frozen:FrozenFeatures",
         "Trains the head on features that are frozen after the first experience, or from the start",
