@@ -12,6 +12,10 @@ BACKBONES = {
         "efficientnet:EfficientNetLite2",
         "EfficientNet-Lite2 without its classifier, pre-trained on ImageNet-1k by weights that install as a package",
     ),
+    "minilm": (
+        "minilm:MiniLM",
+        "All-MiniLM-L6-v2, pre-trained on pairs of sentences, by weights that install as a package",
+    ),
 }
 
 
