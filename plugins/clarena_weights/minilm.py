@@ -32,6 +32,11 @@ class MiniLM(HubModel):
     """
 
     name = "minilm"
+    trained_on = (
+        "1.17 billion pairs of texts: Reddit, S2ORC, WikiAnswers, PAQ, Stack Exchange, MS MARCO, GOOAQ, Yahoo Answers "
+        "(which five-texts is partly made of) and others that its model card lists; before that, the English texts of "
+        "its pre-training"
+    )
 
     @classmethod
     def folder(cls) -> Path:

@@ -20,7 +20,7 @@ from clarena_text.intents import Banking77, Clinc150  # noqa: E402
 from clarena_weights import sentences  # noqa: E402
 from clarena_weights.minilm import MiniLM  # noqa: E402
 from clarena_weights.packaged import tensors_sha256  # noqa: E402
-from cli_command import smoke  # noqa: E402
+from cli_command import clarena, smoke  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
 from tokenizers import Tokenizer  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
@@ -152,6 +152,15 @@ def test_tracks_without_a_tokenizer_are_named_as_before(name, tmp_path):
     kind = {"clinc150": Clinc150, "banking77": Banking77}.get(name) or own_texts(tmp_path)
     assert "tokenizer" not in stated(kind, {"tokenizer": None, "words": 4096})
     assert stated(kind, {"tokenizer": "minilm", "words": 4096})["tokenizer"] == "minilm"
+
+
+def test_what_it_was_trained_on_is_said():
+    (facts,) = clarena("describe", "minilm", "--json").data
+    assert "Yahoo Answers" in facts["trained_on"]
+    assert "trained on  1.17 billion pairs" in clarena("describe", "minilm").out
+    (mlp,) = clarena("describe", "mlp", "--json").data
+    assert mlp["trained_on"] is None
+    assert "trained on" not in clarena("describe", "mlp").out
 
 
 def test_it_is_known_by_its_tensors():
