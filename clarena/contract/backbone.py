@@ -64,6 +64,12 @@ class Backbone(nn.Module):
     def start(layer: nn.Linear) -> None:
         """Give a layer added to this backbone (a block of the head, a lateral) its first values; default: PyTorch's."""
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Let a layer have the name of a method below (`self.pool = …`), where a backbone has not that face."""
+        super().__setattr__(name, value)
+        if isinstance(value, nn.Module) and name in vars(Backbone):
+            vars(self)[name] = value  # which is looked at before the class; else the method would be found
+
     def stages(self) -> dict[str, nn.Module]:
         """The modules of which each ends a stage, in order, by their names in `named_modules`; of tokens, the blocks.
 
@@ -81,7 +87,7 @@ class Backbone(nn.Module):
         raise UsageError(self._no_tokens())
 
     def process(self, tokens: Tokens) -> Tensor:
-        """What all blocks make of tokens: [batch, tokens, features]. Call `outputs`."""
+        """What all blocks make of tokens: [batch, tokens, token_width]. Call `outputs`."""
         raise UsageError(self._no_tokens())
 
     def pool(self, outputs: Tensor, tokens: Tokens) -> Tensor:
@@ -89,7 +95,7 @@ class Backbone(nn.Module):
         raise UsageError(self._no_tokens())
 
     def outputs(self, tokens: Tokens, prefixes: Prefixes | None = None) -> Tensor:
-        """What all blocks make of tokens, prompts included: [batch, tokens, features].
+        """What all blocks make of tokens, prompts included: [batch, tokens, token_width].
 
         Args:
             tokens: from `embed`, behind prompts where there are any: `tokens.after(prompts)`. Positions were added to

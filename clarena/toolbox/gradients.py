@@ -257,7 +257,8 @@ def _add_others(
             owned = list(parameters.values())
             pairs = zip(cut(xs, 1), torch.split(vs, 1))
             rows = [torch.autograd.grad(model(a), owned, v, materialize_grads=True) for a, v in pairs]
-            found = {name: torch.stack(row) for name, row in zip(parameters, zip(*rows))}
+            # Detached, because older releases of torch (2.4) let the zeros of `materialize_grads` take gradients.
+            found = {name: torch.stack(row).detach() for name, row in zip(parameters, zip(*rows))}
         for name, gradient in found.items():
             totals[parameters[name]] += _power(gradient, power).sum(0)
 

@@ -60,7 +60,7 @@ class Reader(Backbone):
         return torch.cat([self.image(x.image.flatten(1)), self.words(x.words).mean(1)], 1).relu()
 
 
-TAKES_BACKBONES_APART = {"pnn", "den"}
+TAKES_BACKBONES_APART = {"pnn", "den", "l2p"}
 ONE_TENSOR = {"icarl"}
 NATIVES = sorted(name for name in HOST.strategies.names() if "/" not in name)
 
@@ -82,7 +82,7 @@ def test_a_native_learns_them(name, monkeypatch):
 
 @pytest.mark.parametrize("name", sorted(ONE_TENSOR | TAKES_BACKBONES_APART))
 def test_one_that_cannot_says_so(name):
-    with pytest.raises(UsageError, match=r"one tensor|backbone"):
+    with pytest.raises(UsageError, match=r"one tensor|backbone|no tokens"):
         walk(HOST.strategies.load(name), "task", benchmark=Captioned, backbone=Reader)
 
 

@@ -142,8 +142,10 @@ class TextTransformer(Backbone):
     def pool(self, outputs: Tensor, tokens: Tokens) -> Tensor:
         """The mean over the text's tokens [batch, width], or all of them where each has a label."""
         outputs = outputs[:, tokens.prompts :]
-        if self.per_token or tokens.kept is None:
+        if self.per_token:
             return outputs
+        if tokens.kept is None:
+            return outputs.mean(1)
         kept = tokens.kept[:, tokens.prompts :, None]
         return (outputs * kept).sum(1) / kept.sum(1)
 

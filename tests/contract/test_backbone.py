@@ -1,0 +1,79 @@
+"""What the face asks of backbones that have none: nothing."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from clarena_native.strategies.references.finetune import Finetune
+from tiny import walk
+from torch import nn
+
+from clarena import Backbone, UsageError
+
+
+class Older(Backbone):
+    """An author's network, whose layers happen to be called as the methods of the face are."""
+
+    name = "older"
+
+    def __init__(self, input_shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.features = 6
+        self.embed = nn.Conv2d(input_shape[0], 4, 1)
+        self.stages = nn.ModuleList([nn.Conv2d(4, 4, 1), nn.Conv2d(4, 6, 1)])
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.encode = nn.Flatten()
+        self.outputs, self.process, self.adapt = nn.Identity(), nn.ReLU(), nn.Identity()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.process(self.embed(x))
+        for stage in self.stages:
+            x = self.process(stage(x))
+        return self.adapt(self.outputs(self.encode(self.pool(x))))
+
+
+def test_layers_may_be_called_as_the_methods_are():
+    torch.manual_seed(0)
+    older = Older((1, 4, 4))
+    names = ["embed.weight", "embed.bias", *(f"stages.{i}.{leaf}" for i in (0, 1) for leaf in ("weight", "bias"))]
+    assert list(older.state_dict()) == names
+    x = torch.rand(3, 1, 4, 4)
+    expected = older(x)
+    assert expected.shape == (3, 6)
+    for copied in (copy.deepcopy(older), pickle.loads(pickle.dumps(older))):
+        assert torch.equal(copied(x), expected)
+        with torch.no_grad():
+            copied.get_submodule("embed").weight.zero_()
+        assert not torch.equal(copied(x), expected)  # its own layer, under both names
+        assert torch.equal(older(x), expected)
+    assert older.double()(x.double()).dtype == torch.float64
+    assert walk(Finetune, backbone=Older).finish().predict()
+
+
+class Plain(Backbone):
+    """One that says nothing of itself."""
+
+    name = "plain"
+    features = 2
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.flatten(1)[:, :2]
+
+
+def test_one_that_says_nothing_says_so():
+    plain = Plain()
+    for ask, message in (
+        (plain.stages, "plain does not say what its stages are"),
+        (lambda: plain.embed(torch.rand(1, 4)), "plain works on no tokens"),
+        (lambda: plain.adapt("lora", rank=1), "plain has no query and no value .* It has no linear layers at all"),
+        (lambda: plain.adapt("prompt"), "prompt"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            ask()
+
+
+def test_a_strategy_that_needs_adapters_is_refused_where_there_is_nothing_to_add_to():
+    needy = type("Needy", (Finetune,), {"name": "needy", "needs": frozenset({"adapters"})})
+    with pytest.raises(UsageError, match="The backbone plain has no linear layers to which anything could be added"):
+        walk(needy, backbone=type("Unsized", (Plain,), {"__init__": lambda self, shape: nn.Module.__init__(self)}))
