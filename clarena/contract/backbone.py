@@ -29,6 +29,8 @@ class Backbone(nn.Module):
         takes_tokens: whether inputs are tokens, whole numbers. It is then given, after `input_shape`, how many there
             are (`vocabulary`) and whether every token has a label (`per_token`), in which case features are
             [batch, time, features].
+        trained_on: what data the weights behind `weights=default` were trained on, in words for `clarena describe`;
+            None where there are no such weights, or nothing is known of them.
         features: the number of features.
         token_width: the number of features of a token between its blocks; None where it works on no tokens.
         causal: whether no token sees those after it. Prompts, which stand in front, then see nothing.
@@ -37,6 +39,7 @@ class Backbone(nn.Module):
     name: ClassVar[str]
     revision: ClassVar[int] = 1
     takes_tokens: ClassVar[bool] = False
+    trained_on: ClassVar[str | None] = None
     features: int
     token_width: int | None = None
     causal: bool = False

@@ -112,7 +112,12 @@ def strategies() -> str:
 
 def backbones() -> str:
     """Every backbone in full."""
-    return catalogue(host().backbones, lambda cls: docstring(cls) + options(cls))
+    return catalogue(host().backbones, lambda cls: docstring(cls) + trained_on(cls) + options(cls))
+
+
+def trained_on(cls: type[clarena.Backbone]) -> str:
+    """What the published weights of a backbone have seen, where that is known."""
+    return f"\nWith `weights=default` it was trained on {cls.trained_on}.\n" if cls.trained_on else ""
 
 
 def benchmarks() -> str:

@@ -120,6 +120,8 @@ class ImagesOwn(Pixels, Own):
 class TextsOwn(Words, Own):
     """A table of texts and labels."""
 
+    added = frozenset({"tokenizer"})
+
     def __init__(self, *, test_share: TestShare = 0.2, **options: Any) -> None:
         super().__init__(**options)
         self.test_share = test_share
@@ -127,7 +129,7 @@ class TextsOwn(Words, Own):
     def read(self, path: Path) -> Data:
         table = read_table(path)
         rows, notes = text_rows(table)
-        return encode(rows, self.words, self.length, self.test_share, str(path), notes)
+        return encode(rows, self.tokens, self.test_share, str(path), notes)
 
 
 class NumbersOwn(Standardised, Own):

@@ -1,7 +1,7 @@
 """Text and its encoding: tables of text and label, and tokens without a vocabulary that looks ahead."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -10,8 +10,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from clarena import Benchmark, Data, DataError, RowForm, Samples, held_out_rows, require_memory
+from clarena import Benchmark, Data, DataError, RowForm, Samples, UsageError, held_out_rows, require_memory
 
+from . import subwords
 from .tables import (
     TEXT_COLUMNS,
     Table,
@@ -34,7 +35,7 @@ Row = tuple[str, str, str]
 
 
 class Words(Benchmark):
-    """Model inputs from hashed words: counts of words for backbones that take numbers, or their sequence."""
+    """Model inputs from texts: counts of hashed words, their sequence, or the subwords of a model's own tokenizer."""
 
     def __init__(
         self,
@@ -50,6 +51,14 @@ class Words(Benchmark):
                 "order, as numbers with 0 for none, for backbones that take those."
             ),
         ] = "bag",
+        tokenizer: Annotated[
+            str | None,
+            Field(
+                description="Folder or name of a tokenizer of Hugging Face transformers, whose subwords are taken in "
+                "place of hashed words, or minilm for the one in the extra weights; none needs no such package. It "
+                "asks for encode=tokens."
+            ),
+        ] = None,
         **options: Any,
     ) -> None:
         super().__init__(**options)
@@ -57,6 +66,17 @@ class Words(Benchmark):
         self.length = length
         self.encode = encode
         self.vocabulary = words + 1 if encode == "tokens" else None  # 0 is none
+        self.tokenizer = tokenizer
+        self._subwords = None
+        if tokenizer is not None:
+            if encode != "tokens":
+                raise UsageError(f"The tokenizer {tokenizer} gives tokens: add --set benchmark.encode=tokens.")
+            self._subwords = subwords.loaded(tokenizer)
+            self.vocabulary = len(self._subwords)
+
+    def source_files(self) -> Iterable[Path]:
+        """Those of the data, and the folder of the tokenizer, where that is one."""
+        return [*super().source_files(), *subwords.source_files(self.tokenizer)]
 
     def inputs(self, x: Tensor) -> Tensor:
         """Bags float32 [n, words], or tokens int64 [n, length]; x is tokens, int32 [n, length]."""
@@ -68,8 +88,14 @@ class Words(Benchmark):
         return torch.nn.functional.normalize(bags[:, 1:], dim=1)
 
     def tokens(self, texts: Sequence[str]) -> Tensor:
-        """The words of each text as numbers, int32 [n, length]."""
-        return tokenise(texts, self.words, self.length)
+        """The words or subwords of each text, int32 [n, length]; 0 where it has ended, whatever 0 is to a tokenizer."""
+        if self._subwords is None:
+            return tokenise(texts, self.words, self.length)
+        found = self._subwords(list(texts), truncation=True, max_length=self.length)["input_ids"]
+        tokens = torch.zeros(len(texts), self.length, dtype=torch.int32)
+        for row, ids in zip(tokens, found):
+            row[: len(ids)] = torch.tensor(ids, dtype=torch.int32)
+        return tokens
 
     def read_new(self, path: Path, form: RowForm) -> Samples:
         """New texts of a table, with labels or without; or of a `.txt`, one in each line."""
@@ -116,9 +142,16 @@ def tokenise(texts: Sequence[str], words: int, length: int) -> Tensor:
 
 
 def encode(
-    rows: Sequence[Row], words: int, length: int, test_share: float, what: str, notes: Sequence[str] = ()
+    rows: Sequence[Row],
+    tokens: Callable[[Sequence[str]], Tensor],
+    test_share: float,
+    what: str,
+    notes: Sequence[str] = (),
 ) -> Data:
     """Arrays of texts; where no row says that it is for testing, a share of each class is held out.
+
+    Args:
+        tokens: of texts, int32 [n, length], as `Words.tokens` gives them.
 
     Raises:
         DataError: as `dealt`.
@@ -126,8 +159,8 @@ def encode(
     texts, labels, parts = (list(column) for column in zip(*rows)) if rows else ([], [], [])
     names = sorted(set(labels))
     y, out = dealt(labels, parts, names, test_share, what)
-    tokens = tokenise(texts, words, length)
-    return Data(tokens[~out], y[~out], tokens[out], y[out], tuple(names), notes=tuple(notes))
+    x = tokens(texts)
+    return Data(x[~out], y[~out], x[out], y[out], tuple(names), notes=tuple(notes))
 
 
 def dealt(

@@ -7,13 +7,13 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
+from clarena_data.texts import Words
 from clarena_native.benchmarks.families import Order
 from pydantic import Field
 
 from clarena import ClarenaWarning, Data, DataError, Scenario, Split, Stream, UsageError, split_by_domain
 
 from .corpora import AG_NEWS, AMAZON, DBPEDIA, IMDB, OLORA, PARTS, SST2, STARS, YAHOO, YELP, Corpus, Files, Labelled
-from .subwords import Subwords
 
 Labels = tuple[str | None, ...]
 """What each class of a corpus is called in a benchmark; None leaves its texts out."""
@@ -22,7 +22,7 @@ Row = tuple[str, str, bool]
 """Class, text, and whether it is for testing."""
 
 
-class Corpora(Subwords):
+class Corpora(Words):
     """Several data sets, equally many samples of each, and of each data set equally many of each class.
 
     Attributes:

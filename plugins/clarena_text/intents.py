@@ -39,7 +39,7 @@ class Clinc150(Words):
 
     name = "clinc150"
     scenarios: ClassVar[tuple[Scenario, ...]] = ("class", "task", "domain")
-    added = frozenset({"first_experience"})
+    added = frozenset({"first_experience", "tokenizer"})
 
     def __init__(
         self,
@@ -64,11 +64,11 @@ class Clinc150(Words):
         self.class_order = class_order
 
     def data(self) -> Data:
-        """Texts as hashed words; the classes are numbered domain by domain."""
+        """Texts as tokens; the classes are numbered domain by domain."""
         sha256 = "36923c3705a59e08fe9c3883d8bc2dd966ef93e22cb78ac41171782a698d56e0"
         parts = json.loads(fetch("text/clinc150/data_full.json", f"{CLINC}/data_full.json", sha256).read_bytes())
         rows = [(text, intent, part) for part in ("train", "test") for text, intent in parts[part]]
-        return encode(rows, self.words, self.length, 0.2, self.name)
+        return encode(rows, self.tokens, 0.2, self.name)
 
     def stream(self, data: Data, scenario: Scenario, generator: np.random.Generator) -> Stream:
         """A domain for each experience, or the intents dealt out as evenly as they go."""
@@ -97,6 +97,7 @@ class Banking77(Words, SplitClasses):
     """
 
     name = "banking77"
+    added = frozenset({"tokenizer"})
 
     def __init__(
         self,
@@ -107,7 +108,7 @@ class Banking77(Words, SplitClasses):
         super().__init__(experiences=experiences, **options)
 
     def data(self) -> Data:
-        """Texts as hashed words."""
+        """Texts as tokens."""
         digests = {
             "train": "b06e26ac675513959a63135f11b94ea7786ed02da65db93a5650d8838cbc664b",
             "test": "d12d6e3bc4c3103966ae786dc435913c0c563dfa328f5a3646d0e62cfeeb474d",
@@ -117,4 +118,4 @@ class Banking77(Words, SplitClasses):
             file = fetch(f"text/banking77/{part}.csv", f"{BANKING}/{part}.csv", sha256)
             with file.open(encoding="utf-8", newline="") as lines:
                 rows += [(row["text"], row["category"], part) for row in csv.DictReader(lines)]
-        return encode(rows, self.words, self.length, 0.2, self.name)
+        return encode(rows, self.tokens, 0.2, self.name)

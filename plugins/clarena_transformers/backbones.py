@@ -258,13 +258,18 @@ class HubModel(TextNetwork):
         return family_member(cls, folder.name if folder.is_dir() else argument, source=argument)
 
     @classmethod
+    def folder(cls) -> Path:
+        """The folder of the model's files; raises `UsageError` where they are not to be had."""
+        return hub.model_folder(cls.source, cls.name)
+
+    @classmethod
     def fingerprint(cls, options: Mapping[str, Any]) -> str | None:
         """SHA-256 of the model's configuration and, unless they are random, its weights."""
-        return hub.fingerprint(hub.model_folder(cls.source, cls.name), options["weights"] != "none")
+        return hub.fingerprint(cls.folder(), options["weights"] != "none")
 
     def build(self, vocabulary: int, length: int) -> Any:
         """The network that the files describe."""
-        folder = hub.model_folder(self.source, self.name)
+        folder = self.folder()
         config = _configuration(folder, self.name)
         if self.weights == "none":
             return _random(config, vocabulary, self.dropout)

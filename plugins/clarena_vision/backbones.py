@@ -125,6 +125,7 @@ class ResNet18ImageNet(TorchvisionModel):
 
     name = "resnet18-imagenet"
     network_name = "resnet18"
+    trained_on = "ImageNet-1k: 1.28 million photographs of 1,000 classes"
 
 
 def _outputs(module: nn.Module) -> int | None:

@@ -23,9 +23,14 @@ class ImageNetwork(Backbone):
 
     Images of one channel are given to it three times. A training batch of one sample, which has no variance, is
     normalised by the running statistics of BatchNorm and leaves them as they are.
+
+    Attributes:
+        network_name: what the library calls it.
+        interpolation: how images are brought to another size: `bilinear` or `bicubic`, and smoothed where they shrink.
     """
 
     network_name: ClassVar[str] = ""
+    interpolation: ClassVar[str] = "bilinear"
     mean: Tensor
     std: Tensor
 
@@ -112,7 +117,7 @@ class ImageNetwork(Backbone):
         if self.unseen:
             self._look(x)
         if self.resize is not None:
-            x = nn.functional.interpolate(x, (self.resize, self.resize), mode="bilinear", antialias=True)
+            x = nn.functional.interpolate(x, (self.resize, self.resize), mode=self.interpolation, antialias=True)
         return (x - self.mean) / self.std if self.normalises else x.expand(-1, 3, -1, -1)  # both make one channel three
 
     def _token_width(self) -> int | None:

@@ -1,7 +1,7 @@
 """Files of pre-trained weights: what identifies one, and how it gets into a network whole or not at all."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +34,22 @@ def sha256(file: Path) -> str:
 def load(network: nn.Module, file: Path, dropped: Sequence[str], option: str) -> None:
     """Put the weights of a file into a network.
 
+    Raises:
+        UsageError: when the file cannot be read, or holds weights of another network.
+    """
+    put(network, read(file, option), file, dropped, option)
+
+
+def put(network: nn.Module, found: Mapping[str, Tensor], file: Path, dropped: Sequence[str], option: str) -> None:
+    """Put the weights that were found in a file into a network.
+
     Args:
         dropped: modules that the network has no more, such as its classifier; what the file holds of them is left out.
 
     Raises:
-        UsageError: when the file cannot be read, or holds weights of another network.
+        UsageError: when they are those of another network.
     """
-    state = {name: value for name, value in read(file, option).items() if not _within(name, dropped)}
+    state = {name: value for name, value in found.items() if not _within(name, dropped)}
     own = network.state_dict()
     problems = {
         "lacks": sorted(own.keys() - state.keys()),
@@ -51,9 +60,9 @@ def load(network: nn.Module, file: Path, dropped: Sequence[str], option: str) ->
             if state[name].shape != own[name].shape
         ],
     }
-    found = [f"it {what} {_some(names)}" for what, names in problems.items() if names]
-    if found:
-        raise UsageError(f"{option}: {file} holds the weights of another network: {'; '.join(found)}.")
+    told = [f"it {what} {_some(names)}" for what, names in problems.items() if names]
+    if told:
+        raise UsageError(f"{option}: {file} holds the weights of another network: {'; '.join(told)}.")
     network.load_state_dict(state)
 
 
