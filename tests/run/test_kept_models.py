@@ -74,7 +74,8 @@ def test_a_model_is_one_file_without_pickle_or_the_place_of_its_store(kept, once
 
 
 DAMAGE: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
-    "later format": (lambda c: c.update(format=2), "is of format 2, and this version reads 1. Update CLArena"),
+    "later format": (lambda c: c.update(format=3), "is of format 3, and this version reads 2. Update CLArena"),
+    "earlier format": (lambda c: c.update(format=1), "is of format 1, and this version reads 2. Run it again"),
     "another run": (lambda c: c.update(predictions="0" * 64), "not that of the record beside it"),
     "strategy": (other_cell(strategy={"identity": "0" * 64}), "another version of er"),
     "benchmark": (other_cell(benchmark={"revision": 7}), "another version of split-digits"),
