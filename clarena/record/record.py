@@ -338,7 +338,8 @@ class Record(FrozenModel):
 
 def counted(cost: str, meterings: Iterable[int]) -> Callable[[int], bool]:
     """Whether a cost of a record of some metering may be averaged with those of the newest among `meterings`."""
-    least = min(MEASURED_SINCE.get(cost, 1), max(meterings, default=1))
+    since = MEASURED_SINCE.get(cost, 1)
+    least = since if max(meterings, default=1) >= since else 1  # those of before are alike among themselves
     return lambda metering: metering >= least
 
 

@@ -13,7 +13,7 @@ from clarena.plugins.composite import Composite
 from clarena.protocol.protocol import Protocol, Track
 from clarena.record.record import StrategyInfo
 from clarena.run.realisation import CellClasses, Realisation
-from clarena.toolbox.together import count, form_of, part
+from clarena.toolbox.together import count, form_of, kinds, part, shape_of
 
 FEW = 4
 """Samples of an experience on which looks and views are counted."""
@@ -27,7 +27,7 @@ def check_backbone(realised: Realisation) -> None:
     name, transform = realised.parts.backbone.name, realised.stream.splits[0].transform
     x = realised.benchmark.inputs(part(realised.data.x_train, slice(2)))
     x = x if transform is None else transform(x)
-    shape = form_of(x)
+    shape = form_of(x) if kinds(x) else list(shape_of(x))
     try:
         backbone = realised.context().backbone().eval()
         with torch.no_grad():

@@ -9,7 +9,7 @@ and, as Zhou et al., "Revisiting Class-Incremental Learning with Pre-Trained Mod
 the cosine of φ(x) and p_k as the score. Nothing is trained: the backbone stays as it was made, and what is carried on
 are a sum and a count for each class. Made for pre-trained weights; it is the line to beat on such.
 
-Where this differs, and why:
+Differences from the paper:
 
 1. Features are rounded to multiples of 2⁻²⁰ and added in float64, so that the means are the same bits in whatever
    order, batches or experiences samples come. Published code adds float32.

@@ -7,7 +7,7 @@ section 3. A mean μ_k for each class and one covariance Σ that all share; of a
 
 With Λ = [(1 − ε) Σ + ε I]⁻¹, scores are w_k · z + b_k, w_k = Λ μ_k, b_k = −½ μ_k · Λ μ_k, with equal priors.
 
-Where this differs, and why:
+Differences from the paper:
 
 1. The printed factor t / (t + 1) is that of one mean for all samples (Welford); with a mean for each class it is
    c_y / (c_y + 1). On ten classes the printed recursion ends some 20 % off the covariance within classes. `exact`, the
