@@ -139,6 +139,11 @@ class Rows:
     def __len__(self) -> int:
         return int(self._ends[-1])
 
+    def ready(self) -> "Rows":
+        """These, converted where they are few: before a clock runs."""
+        _ = self.kept
+        return self
+
     @cached_property
     def kept(self) -> Any:
         """All inputs, converted once; None where they are too many."""

@@ -219,7 +219,7 @@ class Realisation:
             classes=tuple(sorted(frozenset().union(*map(self._shown, positions)))),
             outputs=self.space.width,
             space=self.space,
-            rows=Rows(parts, self.conversion, self.device),
+            rows=Rows(parts, self.conversion, self.device).ready(),
             y=y.to(self.device, copy=True),
             labels=y,
             tasks=torch.cat(tasks).to(self.device) if with_task else None,

@@ -56,7 +56,7 @@ class TestSet:
         self.scenario, self.protocol, self.device, self.outputs = scenario, protocol, device, stream.outputs
         self.target = target
         parts = [Part(data.x_test, split.test, split.transform) for split in stream.splits]
-        self._rows, labels = Rows(parts, conversion, device), [split.y_test for split in stream.splits]
+        self._rows, labels = Rows(parts, conversion, device).ready(), [split.y_test for split in stream.splits]
         sizes = torch.tensor([len(y) for y in labels])
         experience = torch.repeat_interleave(torch.arange(len(labels)), sizes)
         order = torch.randperm(len(experience), generator=generator)

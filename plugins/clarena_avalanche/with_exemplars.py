@@ -146,7 +146,10 @@ WITH_EXEMPLARS: tuple[Method, ...] = (
         task_heads=False,
         needs=frozenset({"float32"}),
         adapter="ICaRLAdapter",
-        exceptions={"buffer_budget": "it cannot classify without exemplars, and says so where none are granted"},
+        exceptions={
+            "buffer_budget": "it cannot classify without exemplars, and says so where none are granted",
+            "rows": "it keeps exemplars as the inputs that it has herded",
+        },
         differs="""\
 1. The teacher of the distillation is left in training mode: BatchNorm uses the batch's statistics.
 2. Means are of each image and its mirror image, also where a mirrored image is another class, as with digits.
