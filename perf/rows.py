@@ -145,6 +145,7 @@ def memory() -> None:
 
 def prefetch(pairs: int) -> None:
     """An epoch each in turn."""
+    warm_up(CPU)
     resnet = HOST.backbones.load("resnet18")
     ratios = []
     for pair in range(pairs):
