@@ -318,23 +318,21 @@ class ExperienceDataset(Dataset[Any]):
     def __len__(self) -> int:
         return len(self.targets)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        self._experience.meter.accesses += 1
-        self._experience._look()
-        return part(self._at([index])[0], 0), self.targets[index]
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        return part(self._read([index])[0], 0), self.targets[index]
 
     def inputs(self, index: Sequence[int]) -> Any:
         """The inputs of several samples at once, [len(index), …], without waiting for the device."""
-        self._experience.meter.accesses += len(index)
-        self._experience._look()
-        return self._at(index)[0]
+        return self._read(index)[0]
 
     def rows(self, index: Sequence[int]) -> Any:
         """Their rows, as they are before conversion: what a buffer should keep."""
-        self._experience.meter.accesses += len(index)
-        self._experience._look()
-        return self._at(index)[1]()
+        return self._read(index)[1]()
 
-    def _at(self, index: Sequence[int]) -> tuple[Any, Callable[[], Any]]:
+    def _read(self, index: Sequence[int]) -> tuple[Any, Callable[[], Any]]:
+        """Inputs, and what gives rows; counted."""
+        experience = self._experience
+        experience.meter.accesses += len(index)
+        experience._look()
         place = torch.tensor(index)
-        return self._experience.rows.at(place, place.to(self._experience.y.device, non_blocking=True))
+        return experience.rows.at(place, place.to(experience.y.device, non_blocking=True))

@@ -163,7 +163,7 @@ class Rows:
 
     def inputs(self) -> Any:
         """All inputs at once [n, …], however many they are."""
-        return self.kept if self._few else self.conversion(self._gathered(self._read(torch.arange(len(self)))))
+        return self.kept if self._few else self._made(self._read(torch.arange(len(self))))[0]
 
     def batches(self, places: Sequence[Tensor], there: Sequence[Tensor]) -> Iterator[tuple[Any, Callable[[], Any]]]:
         """For each batch its inputs [batch, …], and what gives its rows [batch, …] when called.
