@@ -8,6 +8,7 @@ from typer.core import TyperGroup
 
 from clarena.cli import (  # noqa: F401
     app,
+    cache,
     check,
     continue_,
     describe,
@@ -29,7 +30,7 @@ from clarena.plugins.registry import DISTRIBUTION
 
 ORDER = (
     *("evaluate", "predict", "continue", "tune", "results", "compare", "leaderboard", "sync", "list", "describe"),
-    *("new", "check", "reproduce", "submit", "verify", "season", "store", "doctor"),
+    *("new", "check", "reproduce", "submit", "verify", "season", "store", "cache", "doctor"),
 )
 
 GROUP = "clarena.commands"

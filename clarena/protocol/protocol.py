@@ -276,12 +276,33 @@ def _checked(model: type[Model], values: dict[str, Any], owner: str) -> Model:
         raise UsageError("\n".join(lines)) from error
 
 
+Precision = Literal["float32", "float16"]
+"""What features are kept as."""
+
+
+def frozen(options: Mapping[str, Any]) -> tuple[dict[str, Any], Precision | None]:
+    """The options of a backbone itself, and what its features are kept as where `frozen` says that they are computed
+    once; raises `UsageError` where it says something else."""
+    own = dict(options)
+    said = own.pop("frozen", None)
+    if said in (None, False, "false", "none"):
+        return own, None
+    if said in (True, "true", "float32"):
+        return own, "float32"
+    if said == "float16":
+        return own, "float16"
+    raise UsageError(
+        f"backbone.frozen = {said!r} is not valid: true (features are computed once, and kept as float32), float16 "
+        "(kept in half the space) or false."
+    )
+
+
 class NamedPart(FrozenModel):
     """A benchmark or a backbone as a track names it.
 
     Attributes:
         name: its (qualified, where needed) name.
-        options: every option, defaults included.
+        options: every option, defaults included; of a backbone also `frozen`, where its features are computed once.
         revision: of its rules, as its author declares it.
         fingerprint: SHA-256 of the source data, for a benchmark; of the weights it starts from, for a backbone.
         identity: SHA-256 over what its code does, unless it is built in: then `revision` stands for it.
@@ -343,6 +364,12 @@ class Track(FrozenModel):
         return digest(data)
 
     @property
+    def frozen(self) -> Precision | None:
+        """What the features are kept as that stand for inputs, where the backbone is frozen and they are computed once;
+        else None."""
+        return frozen(self.backbone.options)[1]
+
+    @property
     def preset(self) -> str:
         """The preset that the protocol is, `online+hidden` where its boundaries are hidden, or `custom`.
 
@@ -366,7 +393,8 @@ class Track(FrozenModel):
     @property
     def label(self) -> str:
         """What a person calls it: `split-digits/class/mlp/standard`."""
-        return f"{self.stream_label}/{self.scenario}/{self.backbone.name}/{self.preset}"
+        backbone = f"{self.backbone.name}+frozen" if self.frozen else self.backbone.name
+        return f"{self.stream_label}/{self.scenario}/{backbone}/{self.preset}"
 
     @property
     def stream_label(self) -> str:

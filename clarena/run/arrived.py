@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, cast
 
 import numpy as np
@@ -114,7 +114,8 @@ class NextExperience(Realisation):
         content = model.content
         self.track, self.parts, self.device, self.protocol = cell.track, parts, device, cell.track.protocol
         self.benchmark = parts.benchmark(**model.benchmark_options)
-        self.data = new.data(model)
+        self.source = new.data(model)
+        self.data = _in_features(self.source, model)
         self.target = parts.targets(self.data.target)()
         self.seeds = Seeds(cell.seed)
         none, no_labels = torch.zeros(0, dtype=torch.int64), new.y[:0]
@@ -127,8 +128,12 @@ class NextExperience(Realisation):
         split = Split(rows, new.y, tested, new.y_test, model.transforms[0])
         self.stream = Stream((*before, split), new.names)
         self.steps = [[position] for position in range(len(self.stream.splits))]
+        self.source_splits = self.stream.splits
+        if self.track.frozen:
+            self.stream = replace(self.stream, splits=tuple(replace(s, transform=None) for s in self.source_splits))
         self._transforms = [split.transform for split in self.stream.splits]
         self.conversion = model.conversion
+        self._features = partial(_in_features, model=model)
         self._evaluation = self.seeds.torch("evaluation")
         self.space, self.budget = self._fresh_space(), Budget()
         self._past = past
@@ -163,7 +168,7 @@ def _column(realised: NextExperience, position: int, x: Tensor, y: Tensor) -> Te
         for place, split in enumerate(realised.stream.splits)
     )  # fmt: skip
     names = realised.stream.output_names
-    data = replace(realised.data, x_train=x[:0], y_train=y[:0], x_test=x, y_test=y)
+    data = realised._features(replace(realised.source, x_train=x[:0], y_train=y[:0], x_test=x, y_test=y))
     target = realised.target
     generator = realised.seeds.apart("evaluation", position)
     scenario: Scenario = realised.track.scenario
@@ -177,6 +182,14 @@ def _column(realised: NextExperience, position: int, x: Tensor, y: Tensor) -> Te
         generator,
         realised.device,
     )
+
+
+def _in_features(data: Data, model: TrainedModel) -> Data:
+    """The same data, in features where the model's backbone is frozen."""
+    transform = model.transforms[0]
+    test = model.features(data.x_test, transform)
+    train = model.features(data.x_train, transform) if len(data.x_train) else test[:0]
+    return replace(data, x_train=train, x_test=test)
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,7 +8,6 @@ defined. Nothing in the file names a module.
 import dataclasses
 import sys
 from collections.abc import Mapping
-from functools import partial
 from typing import Any, cast
 
 import torch
@@ -26,7 +25,7 @@ from clarena.plugins.parameters import parse
 from clarena.plugins.registry import family_member, family_of
 from clarena.protocol.protocol import Track
 from clarena.record.record import Cell
-from clarena.run.realisation import CellClasses, Realisation
+from clarena.run.realisation import CellClasses, Realisation, backbone_maker
 from clarena.toolbox.seeding import Seeds
 
 FORMAT = 2
@@ -47,7 +46,8 @@ def content_of(cell: Cell, realised: Realisation, strategy: Strategy, prediction
     Raises:
         UsageError: where the transform of an experience cannot be kept.
     """
-    context, space, data = strategy.context, realised.space, realised.data
+    context, space, data = strategy.context, realised.space, realised.source
+    learned = len(realised.stream.splits)
     return {
         "format": FORMAT,
         "cell": cell.model_dump_json(),
@@ -74,7 +74,7 @@ def content_of(cell: Cell, realised: Realisation, strategy: Strategy, prediction
             "dtype": str(data.x_train.dtype).removeprefix("torch."),
             "encoding": dict(data.encoding),
             "as_stored": realised.conversion.as_stored,
-            "example": data.x_test[realised.stream.splits[-1].test[:1]],
+            "example": data.x_test[realised.source_splits[learned - 1].test[:1]],
             **_labels(realised),
         },
         "benchmark": _made_of(type(realised.benchmark)),
@@ -93,12 +93,12 @@ def _labels(realised: Realisation) -> dict[str, Any]:
 
 def kept_transforms(realised: Realisation) -> list[Any]:
     """The transforms of all experiences as plain data, one where they share it; raises `UsageError` as `content_of`."""
-    if isinstance(realised.data.x_train, tuple):
+    if isinstance(realised.source.x_train, tuple):
         raise UsageError(
             f"A model of {realised.track.benchmark.name} cannot be kept: a sample of it is several tensors, and new "
             "ones are read as one. Leave out --keep model."
         )
-    found = [split.transform for split in realised.stream.splits]
+    found = [split.transform for split in realised.source_splits[: len(realised.stream.splits)]]
     if all(transform is found[0] for transform in found):
         found = found[:1]
     return [_plain(transform, type(realised.benchmark)) for transform in found]
@@ -202,7 +202,6 @@ def strategy_of(
     track, info, granted, outputs = cell.track, cell.strategy, content["context"], content["outputs"]
     target = parts.targets(content["target"])()
     space = OutputSpace(track.scenario, track.protocol, len(outputs["names"]), device, target)
-    options = parse(parts.backbone, track.backbone.options, track.backbone.name)
     input_shape = tuple(granted["input_shape"])
     context = Context(
         scenario=track.scenario,
@@ -212,7 +211,7 @@ def strategy_of(
         learning_rate=granted["learning_rate"],
         space=space,
         seeds=Seeds(cell.seed),
-        make_backbone=partial(parts.backbone, input_shape, *granted["tokens"], **options),
+        make_backbone=backbone_maker(track, parts.backbone, input_shape, granted["tokens"]),
         inputs=conversion,
         needs=parts.strategy.needs,
         outputs=granted["outputs"],

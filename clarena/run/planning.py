@@ -24,7 +24,7 @@ from clarena.plugins.identity import code_identity, source_hash
 from clarena.plugins.parameters import parameters, parse
 from clarena.plugins.registry import Registry, first_sentence
 from clarena.protocol.presets import NAMED
-from clarena.protocol.protocol import SCENARIOS, NamedPart, Scenario, Track, protocol, variation
+from clarena.protocol.protocol import SCENARIOS, NamedPart, Scenario, Track, frozen, protocol, variation
 from clarena.record.reader import NewerError
 from clarena.record.record import FIRST_TUNING_SEED, RETRIED, Cell, Record, StrategyInfo
 from clarena.record.store import Store
@@ -33,6 +33,7 @@ from clarena.run.data import Loaded, blamed, load, stated
 from clarena.run.deadline import NO_LIMITS, Limits, TimedOut, limited
 from clarena.run.devices import check_devices
 from clarena.run.environment import working_directory
+from clarena.run.features import require_frozen
 from clarena.run.keeping import lacks_model
 from clarena.run.kept import kept_transforms
 from clarena.run.realisation import CellClasses, Realisation
@@ -115,7 +116,8 @@ def make_plan(
     benchmark_class: type[Benchmark] = host.benchmarks.resolve(benchmark)
     backbone_class: type[Backbone] = host.backbones.resolve(backbone)
     options = parse(benchmark_class, {**split(preset, benchmark_class), **settings.get("benchmark", {})}, "benchmark")
-    backbone_options = parse(backbone_class, settings.get("backbone", {}), "backbone")
+    own, features = frozen(settings.get("backbone", {}))
+    backbone_options = parse(backbone_class, own, "backbone")
     loaded = load(benchmark_class, options, host.targets.load)
     host.targets.scoring(loaded.data.target)  # where that half is broken, it is said now, and not at a run's end
     for note in loaded.data.notes:
@@ -131,7 +133,7 @@ def make_plan(
         scenario=_scenario(scenario, benchmark_class),
         backbone=NamedPart(
             name=backbone_class.name,
-            options=backbone_options,
+            options=backbone_options | ({"frozen": features} if features else {}),
             revision=backbone_class.revision,
             fingerprint=backbone_class.fingerprint(backbone_options),
             identity=part_identity(host.backbones, backbone),
@@ -141,9 +143,9 @@ def make_plan(
     )
     rows = [(given, host.strategy(given)) for given in strategies]
     _check_owners(settings, [owner for _, cls in rows for owner in _owners(cls)])
+    infos = [_strategy_info(cls, _values_of(cls, settings), track, _plugin(host, given)) for given, cls in rows]
     works: list[Work] = []
-    for given, cls in rows:
-        info = _strategy_info(cls, _values_of(cls, settings), track, _plugin(host, given))
+    for (given, cls), info in zip(rows, infos):
         by_hand = any(settings.get(owner) for owner in _owners(cls))
         how = (chosen or {}).get(cls.name, "by hand" if by_hand else "default")
         info = info.model_copy(update={"chosen": how})
@@ -277,6 +279,7 @@ def _strategy_info(cls: type[Strategy], values: Mapping[str, Any], track: Track,
     if "known_stream_length" in cls.needs and track.protocol.stream_length == "unknown":
         raise UsageError(f"{cls.name} {NEEDS['known_stream_length']}. Grant it: --set protocol.stream_length=known.")
     check_updates(cls, track.protocol)
+    require_frozen(track, cls)
     values = dict(values)
     rate = track.protocol.learning_rate
     owner = owner_of_learning_rate(cls)
@@ -302,7 +305,7 @@ def _strategy_info(cls: type[Strategy], values: Mapping[str, Any], track: Track,
         summary=first_sentence(cls.__doc__),
         paper=cls.reference,
         family=cls.family,
-        carries=cls.carries,
+        carries=f"{cls.carries}, all in features of the frozen backbone" if track.frozen else cls.carries,
     )
 
 

@@ -1,15 +1,17 @@
 """What one run is made of: the stream realised on the device, what a strategy is granted, and what it is tested on."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from clarena.contract.augmentation import require_backbone, require_images
 from clarena.contract.backbone import Backbone, require_model
-from clarena.contract.benchmark import Benchmark, Split, limited, with_validation
+from clarena.contract.benchmark import Benchmark, Split, Stream, Transform, limited, with_validation
+from clarena.contract.data import Data
 from clarena.contract.experience import Experience, HiddenStream
 from clarena.contract.outputs import OutputSpace
 from clarena.contract.rows import Conversion, Part, Rows, conversion
@@ -17,11 +19,12 @@ from clarena.contract.strategy import Context, Strategy
 from clarena.contract.target import Target, built_in
 from clarena.errors import PluginError, UsageError
 from clarena.plugins.parameters import parse
-from clarena.protocol.protocol import Track, Variation
+from clarena.protocol.protocol import Track, Variation, frozen
 from clarena.record.predictions import Arrays, Predictions
 from clarena.record.record import ExperienceInfo
 from clarena.record.scoring import Groups, Scoring, scoring
 from clarena.run.data import load
+from clarena.run.features import Features, FrozenBackbone, as_numbers, in_features, require_frozen
 from clarena.run.testset import TestSet
 from clarena.run.variation import varied
 from clarena.toolbox.schedule import Budget
@@ -51,6 +54,8 @@ class Realisation:
         conversion: how what is stored becomes a row, and a row an input.
         seeds: the named generators.
         carried: what a trained model keeps of this besides.
+        source: the data as the benchmark has them, where `data` holds features in their place.
+        source_splits: the experiences of the whole stream in rows of the source, where `stream` has them in features.
     """
 
     carried: Mapping[str, Any] = {}
@@ -78,13 +83,43 @@ class Realisation:
         stream.validate(self.data, track.benchmark.name, self.target)
         stream = limited(stream, self.protocol.limit, self.target.labels_are_classes)
         stream = varied(stream, track.stream, track.scenario, self.seeds, self.target)
+        self.source, self.source_splits = self.data, stream.splits
+        if track.frozen:
+            self.data, stream = self._frozen(stream)
         self._transforms = [split.transform for split in stream.splits]
-        self.conversion = conversion(self.benchmark.inputs, self.data.x_train, self._transforms)
+        self.conversion = conversion(self.inputs, self.data.x_train, self._transforms)
         self.stream = replace(stream, splits=stream.splits[:first])
         self.steps = _steps(len(self.stream.splits), parts.strategy.needs)
         self._evaluation = self.seeds.torch("evaluation")
         self.space = self._fresh_space()
         self.budget = Budget()
+
+    def _frozen(self, stream: Stream) -> tuple[Data, Stream]:
+        """The data and the stream in features of the frozen backbone."""
+        require_frozen(self.track, self.parts.strategy)
+
+        def of(rows: Any, transform: Transform | None, side: str) -> Tensor:
+            where = {"train": "training", "test": "test"}[side]
+            made = self.conversion_of(transform)
+            return self.backbone.of(rows, made, f"{self.track.benchmark.name}, {where} samples")
+
+        return in_features(self.data, stream, of, whole=self.protocol.limit is None)
+
+    def conversion_of(self, transform: Transform | None) -> Transform:
+        """What makes inputs of stored rows that are seen through a transform."""
+        convert = self.benchmark.inputs
+        return convert if transform is None else lambda rows: transform(convert(rows))
+
+    @cached_property
+    def backbone(self) -> FrozenBackbone:
+        """The track's backbone, where it is frozen and its features stand for inputs."""
+        sample = self.conversion_of(self.source_splits[0].transform)(part(self.source.x_train, slice(1)))
+        return FrozenBackbone(self.track, self.parts.backbone, shape_of(sample), self.tokens(), self.device)
+
+    @property
+    def inputs(self) -> Transform:
+        """What makes an input of what is stored: the benchmark's conversion; of features, none."""
+        return as_numbers if self.track.frozen else self.benchmark.inputs
 
     def _check_target(self) -> None:
         """Raise `UsageError` where what is asked makes no sense in the scenario, or the strategy cannot learn it."""
@@ -142,11 +177,10 @@ class Realisation:
     def context(self, learning_rate: float | None = None) -> Context:
         """What the protocol grants."""
         transform = self.stream.splits[0].transform
-        sample = self.benchmark.inputs(part(self.data.x_train, slice(1)))
+        sample = self.inputs(part(self.data.x_train, slice(1)))
         input_shape = shape_of(sample if transform is None else transform(sample))
         if self.protocol.augmentation is not None:
             require_images(input_shape, self.benchmark.name)
-        options = parse(self.parts.backbone, self.track.backbone.options, self.track.backbone.name)
         known = self.protocol.stream_length == "known"
         return Context(
             scenario=self.track.scenario,
@@ -156,7 +190,7 @@ class Realisation:
             learning_rate=self.protocol.learning_rate if learning_rate is None else learning_rate,
             space=self.space,
             seeds=self.seeds,
-            make_backbone=partial(self.parts.backbone, input_shape, *self.tokens(), **options),
+            make_backbone=backbone_maker(self.track, self.parts.backbone, input_shape, self.tokens()),
             inputs=self.conversion,
             budget=self.budget,
             needs=self.parts.strategy.needs,
@@ -304,6 +338,21 @@ class Realisation:
             "from_others": int((split.origin != position).sum()),
             "noisy_labels": split.noisy,
         }
+
+
+def backbone_maker(
+    track: Track, cls: type[Backbone], input_shape: Any, tokens: Sequence[Any]
+) -> Callable[[], Backbone]:
+    """What makes a fresh backbone of a track or, where it is frozen, what stands for it.
+
+    Args:
+        input_shape: of what strategies are given.
+        tokens: what it is told of tokens; see `Realisation.tokens`.
+    """
+    options, features = frozen(track.backbone.options)
+    if features:
+        return partial(Features, input_shape, cls.start)
+    return partial(cls, input_shape, *tokens, **parse(cls, options, track.backbone.name))
 
 
 def _steps(experiences: int, needs: frozenset[str]) -> list[list[int]]:

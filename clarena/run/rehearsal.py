@@ -25,7 +25,7 @@ def check_backbone(realised: Realisation) -> None:
     What is wrong with it would otherwise fail in a layer of the head, with every strategy, in PyTorch's words.
     """
     name, transform = realised.parts.backbone.name, realised.stream.splits[0].transform
-    x = realised.benchmark.inputs(part(realised.data.x_train, slice(2)))
+    x = realised.inputs(part(realised.data.x_train, slice(2)))
     x = x if transform is None else transform(x)
     shape = form_of(x) if kinds(x) else list(shape_of(x))
     try:

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from clarena.contract.benchmark import Transform
 from clarena.contract.rows import Conversion
 from clarena.contract.samples import Samples
 from clarena.errors import ClarenaError, DataError, DivergedError, PluginError, StoreError, UsageError
@@ -24,12 +25,14 @@ from clarena.record.store import MODEL, PREDICTIONS, Store
 from clarena.run.data import blamed
 from clarena.run.devices import device_named
 from clarena.run.environment import configured
+from clarena.run.features import FrozenBackbone, as_numbers
 from clarena.run.finding import find_run
 from clarena.run.kept import FORMAT, Content, classes_of, form_of, strategy_of, transforms_of
 from clarena.run.planning import part_identity
 from clarena.run.realisation import CellClasses
 from clarena.toolbox.saved import answer_columns, answered, unpacked
 from clarena.toolbox.seeding import Seeds, forked
+from clarena.toolbox.together import shape_of
 
 
 class TrainedModel:
@@ -59,7 +62,9 @@ class TrainedModel:
         self.benchmark_options = parse(parts.benchmark, track.benchmark.options, track.benchmark.name)
         self._benchmark = parts.benchmark(**self.benchmark_options)
         self.transforms = transforms_of(content, parts.benchmark)
-        self.conversion = Conversion(self._benchmark.inputs, content["rows"]["as_stored"])
+        self._frozen = self._frozen_backbone(device)
+        convert = self._benchmark.inputs if self._frozen is None else as_numbers
+        self.conversion = Conversion(convert, content["rows"]["as_stored"])
         with forked(cell.seed):
             self._seed = Seeds(cell.seed).torch("evaluation").initial_seed()
             self.strategy = strategy_of(content, cell, parts, self.conversion, device)
@@ -106,8 +111,7 @@ class TrainedModel:
             for part in rows.split(protocol.eval_batch_size):
                 if not len(part):  # what is empty is one part of none
                     continue
-                inputs = self._inputs(part)
-                scores = self.strategy.predict(inputs if transform is None else transform(inputs), task)
+                scores = self.strategy.predict(self._seen(self._inputs(part), transform), task)
                 chosen = scores[..., torch.tensor(columns, device=scores.device)].cpu()
                 if not bool(torch.isfinite(chosen).all()):
                     raise DivergedError("The scores are not finite: this model has nothing to say of these inputs.")
@@ -115,6 +119,31 @@ class TrainedModel:
                 whole[..., places] = chosen
                 found.append(whole if whole.dtype == torch.float64 else whole.float())
         return torch.cat(found).numpy() if found else np.zeros((0, len(self._columns)), dtype=np.float32)
+
+    def features(self, x: Tensor, transform: Transform | None) -> Tensor:
+        """What stands for stored rows [n, …] where the backbone is frozen: its features of them; else they themselves.
+
+        Raises:
+            UsageError: when the weights are no longer there.
+        """
+        if self._frozen is None:
+            return x
+        inputs = self._inputs(x)
+        return self._frozen(inputs if transform is None else transform(inputs))
+
+    def _seen(self, inputs: Tensor, transform: Transform | None) -> Tensor:
+        """What the strategy is asked of inputs."""
+        inputs = inputs if transform is None else transform(inputs)
+        return inputs if self._frozen is None else as_numbers(self._frozen(inputs).to(self._device))
+
+    def _frozen_backbone(self, device: torch.device) -> FrozenBackbone | None:
+        """The backbone by whose features inputs are known, loaded when needed; None where the strategy holds it."""
+        track, example = self.cell.track, self.content["rows"]["example"]
+        if not track.frozen:
+            return None
+        inputs, transform = self._benchmark.inputs(example), self.transforms[0]
+        shape = shape_of(inputs if transform is None else transform(inputs))
+        return FrozenBackbone(track, self.parts.backbone, shape, self.content["context"]["tokens"], device)
 
     def _require_classes(self) -> None:
         target = self.content["target"]

@@ -101,6 +101,7 @@ class Grouped(Backbone):
         return self.block(q, k, v)
 
 
+@pytest.mark.skipif("enable_gqa" not in (F.scaled_dot_product_attention.__doc__ or ""), reason="torch 2.5 brought it")
 def test_shared_keys_a_scale_and_a_causal_mask_are_kept_beside_a_prefix():
     noise = torch.Generator().manual_seed(1)
     heads = torch.randn(2, 8, 5, 3, generator=noise, dtype=torch.float64)

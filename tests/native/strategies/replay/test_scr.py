@@ -235,7 +235,8 @@ def test_what_is_refused_before_anything_runs(tmp_path):
         run(scr={"view": "contrastive"})
     with pytest.raises(UsageError, match=r"scr cannot learn on this track.*protocol\.views=1"):
         run(protocol={"views": 0})
-    with pytest.raises(UsageError, match="scr trains in float32 alone"):
+    lacking = "cannot say whether this processor has arithmetic in bfloat16"  # older releases of torch
+    with pytest.raises(UsageError, match=f"scr trains in float32 alone|{lacking}"):
         run(protocol={"precision": "bf16"})
     with pytest.raises(UsageError, match=r"scr cannot be part of ewc\+scr: it has its own predict"):
         run("ewc+scr")
