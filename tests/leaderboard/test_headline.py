@@ -125,6 +125,6 @@ def test_runs_that_go_on_from_others_have_no_page():
     runs = row("ewc", [0.5] * 2)
     alone = board(runs)
     both = board([*runs, found("ewc", 0, 0.9, at=later)])
-    assert repr(both.tables) == repr(alone.tables)  # and not ==: since Python 3.13 a field that is NaN differs from itself
+    assert repr(both.tables) == repr(alone.tables)  # not ==: in Python 3.13 a NaN in a field differs from itself
     assert both.problems == alone.problems == ()
     assert board([found("ewc", 0, 0.9, at=later)]).tables == ()
