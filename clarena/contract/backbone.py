@@ -70,6 +70,10 @@ class Backbone(nn.Module):
         if isinstance(value, nn.Module) and name in vars(Backbone):
             vars(self)[name] = value  # which is looked at before the class; else the method would be found
 
+    def make_head(self) -> "Head":
+        """The head that stands on this backbone; by default a linear classifier of its features."""
+        return Head(self.features, self.start)
+
     def stages(self) -> dict[str, nn.Module]:
         """The modules of which each ends a stage, in order, by their names in `named_modules`; of tokens, the blocks.
 
@@ -174,6 +178,9 @@ class Head(nn.Module):
 
     Growing adds a block and leaves the older ones untouched, so no parameter ever changes its shape: an optimiser's
     state, an importance or an anchor of the older outputs stays valid as it is, and new outputs are free of penalties.
+
+    A backbone may have a head of another kind (`Backbone.make_head`): one that reads what its outputs are called
+    (`read_names`), or asks the backbone for more than its features (`ask`).
     """
 
     def __init__(self, features: int, start: Callable[[nn.Linear], None] = Backbone.start) -> None:
@@ -194,6 +201,13 @@ class Head(nn.Module):
             block = nn.Linear(self.features, missing)
             self.start(block)
             self.blocks.append(block)
+
+    def read_names(self, names: Sequence[str]) -> None:
+        """Be told what the outputs that exist by now are called, before they grow; by default it is all the same."""
+
+    def ask(self, backbone: Backbone, x: Tensor) -> Tensor:
+        """Scores [batch, …, outputs] of inputs [batch, *input_shape]: of the features that the backbone gives."""
+        return self(backbone(x))  # type: ignore[no-any-return]
 
     def forward(self, features: Tensor) -> Tensor:
         """Scores [batch, …, outputs] of features [batch, …, features]."""
@@ -224,7 +238,7 @@ class Model(nn.Module):
     def __init__(self, backbone: Backbone, head: Head | None = None, precision: str = "float32") -> None:
         super().__init__()
         self.backbone, self.precision = backbone, precision
-        self.head = head or Head(backbone.features, backbone.start)
+        self.head = head or backbone.make_head()
 
     @property
     def outputs(self) -> int:
@@ -235,8 +249,8 @@ class Model(nn.Module):
         """Scores [batch, …, outputs] of inputs [batch, *input_shape]."""
         if self.precision == "bf16" and self.training:
             with torch.autocast(x.device.type, dtype=torch.bfloat16):
-                return self.head(self.backbone(x)).float()  # type: ignore[no-any-return]
-        return self.head(self.backbone(x))  # type: ignore[no-any-return]
+                return self.head.ask(self.backbone, x).float()
+        return self.head.ask(self.backbone, x)
 
 
 def require_model(strategy: nn.Module, name: str) -> None:
