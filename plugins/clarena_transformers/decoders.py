@@ -127,12 +127,34 @@ class Decoder(TextNetwork):
         return likely @ tree.members(self.length_norm, likely)
 
 
-class NextToken(Head):
-    """A decoder's own predictions of the next token: it has no parameters, since the embedding is the backbone's."""
+class WithoutLayers(Head):
+    """A head that has no parameters: it asks the backbone, and features alone are not enough for it."""
 
     def __init__(self, backbone: Decoder) -> None:
         super().__init__(backbone.features)
         self.name = backbone.name
+
+    @property
+    def blocks(self) -> Any:  # type: ignore[override]
+        """There are none; raises `UsageError` for a strategy that works on them."""
+        raise self._no_layers()
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Raises `UsageError` for a strategy that has features to be classified."""
+        raise self._no_layers()
+
+    def _no_layers(self) -> UsageError:
+        return UsageError(
+            f"This strategy works on the head's own layers, and {self.name} predicts by its vocabulary, without any. "
+            "Let a linear classifier stand on it: --set backbone.labels=linear."
+        )
+
+
+class NextToken(WithoutLayers):
+    """A decoder's own predictions of the next token, by the backbone's embedding."""
+
+    def __init__(self, backbone: Decoder) -> None:
+        super().__init__(backbone)
         self.vocabulary = backbone._embedding().num_embeddings
         self.grown = 0
 
@@ -155,10 +177,6 @@ class NextToken(Head):
         assert isinstance(backbone, Decoder)
         return backbone.logits(backbone(x))
 
-    def forward(self, features: Tensor) -> Tensor:
-        """Features alone are not enough."""
-        raise UsageError(_not_alone(self.name))
-
     def structure(self) -> Any:
         """How many outputs there are."""
         return self.grown
@@ -168,12 +186,11 @@ class NextToken(Head):
         self.grow(structure)
 
 
-class Verbalised(Head):
-    """Labels by the likelihood of their words; it has no parameters. What it remembers are the labels' names."""
+class Verbalised(WithoutLayers):
+    """Labels by the likelihood of their words. What it remembers are the labels' names."""
 
     def __init__(self, backbone: Decoder) -> None:
-        super().__init__(backbone.features)
-        self.name = backbone.name
+        super().__init__(backbone)
         self.make_tree = backbone.tree
         self.names: list[str] = []
         self.tree = self.make_tree([])
@@ -199,10 +216,6 @@ class Verbalised(Head):
         assert isinstance(backbone, Decoder)
         return backbone.label_scores(x, self.tree)
 
-    def forward(self, features: Tensor) -> Tensor:
-        """Features alone are not enough."""
-        raise UsageError(_not_alone(self.name))
-
     def structure(self) -> Any:
         """The names."""
         return list(self.names)
@@ -210,10 +223,3 @@ class Verbalised(Head):
     def build(self, structure: Any) -> None:
         """Have labels of these names."""
         self.read_names(structure)
-
-
-def _not_alone(name: str) -> str:
-    return (
-        f"This strategy takes the features of {name} to its head itself, and its own predictions need more than these. "
-        "Let a linear classifier stand on it: --set backbone.labels=linear."
-    )
