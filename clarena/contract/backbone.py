@@ -233,11 +233,18 @@ class Model(nn.Module):
 
     With `precision="bf16"` a model in training mode computes in bfloat16 where torch's autocast does; parameters stay
     as they are, and so do scores. In evaluation mode (tests, importances, recorded targets) nothing is rounded.
+
+    Attributes:
+        backbone, head, precision: what it is made of, and what it computes in.
+        adapter: what acts on the backbone in every forward pass: what `backbone.adapt` gives, or any module with
+            `on(backbone)`; None: nothing. Set it in `setup`; its parameters are then the model's.
     """
 
     def __init__(self, backbone: Backbone, head: Head | None = None, precision: str = "float32") -> None:
         super().__init__()
         self.backbone, self.precision = backbone, precision
+        self.adapter: Any
+        self.register_module("adapter", None)  # its parameters come before the head's, which grows at the end
         self.head = head or backbone.make_head()
 
     @property
@@ -247,6 +254,12 @@ class Model(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Scores [batch, …, outputs] of inputs [batch, *input_shape]."""
+        if self.adapter is None:
+            return self._scores(x)
+        with self.adapter.on(self.backbone):
+            return self._scores(x)
+
+    def _scores(self, x: Tensor) -> Tensor:
         if self.precision == "bf16" and self.training:
             with torch.autocast(x.device.type, dtype=torch.bfloat16):
                 return self.head.ask(self.backbone, x).float()

@@ -1,6 +1,6 @@
 """Decoders that predict by their own vocabulary: the next token, or a label by the likelihood of its words."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Literal
 
 import torch
@@ -127,6 +127,27 @@ class Decoder(TextNetwork):
         return likely @ tree.members(self.length_norm, likely)
 
 
+class _NoBlocks(Sequence[nn.Module]):
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __len__(self) -> int:
+        return 0
+
+    def __iter__(self) -> Iterator[nn.Module]:
+        return iter(())
+
+    def __getitem__(self, number: Any) -> Any:
+        raise _without_layers(self.name)
+
+
+def _without_layers(name: str) -> UsageError:
+    return UsageError(
+        f"This strategy works on the head's own layers, and {name} predicts by its vocabulary, without any. Let a linear "
+        "classifier stand on it: --set backbone.labels=linear."
+    )
+
+
 class WithoutLayers(Head):
     """A head that has no parameters: it asks the backbone, and features alone are not enough for it."""
 
@@ -136,18 +157,12 @@ class WithoutLayers(Head):
 
     @property
     def blocks(self) -> Any:  # type: ignore[override]
-        """There are none; raises `UsageError` for a strategy that works on them."""
-        raise self._no_layers()
+        """None, to go through or to count; who asks for one of them has a `UsageError`."""
+        return _NoBlocks(self.name)
 
     def forward(self, features: Tensor) -> Tensor:
         """Raises `UsageError` for a strategy that has features to be classified."""
-        raise self._no_layers()
-
-    def _no_layers(self) -> UsageError:
-        return UsageError(
-            f"This strategy works on the head's own layers, and {self.name} predicts by its vocabulary, without any. "
-            "Let a linear classifier stand on it: --set backbone.labels=linear."
-        )
+        raise _without_layers(self.name)
 
 
 class NextToken(WithoutLayers):
