@@ -74,6 +74,17 @@ class Backbone(nn.Module):
         """The head that stands on this backbone; by default a linear classifier of its features."""
         return Head(self.features, self.start)
 
+    def probe(self, scores: "Callable[[Head, Tensor], Tensor]") -> dict[str, float]:
+        """What is left of the general ability of its weights: numbers by name, none by default.
+
+        The host asks before learning and after each experience, in evaluation, and keeps them in the record.
+
+        Args:
+            scores: of this model with another head on the backbone, and all that a strategy has added to it:
+                `scores(head, x)`.
+        """
+        return {}
+
     def stages(self) -> dict[str, nn.Module]:
         """The modules of which each ends a stage, in order, by their names in `named_modules`; of tokens, the blocks.
 
@@ -258,6 +269,20 @@ class Model(nn.Module):
             return self._scores(x)
         with self.adapter.on(self.backbone):
             return self._scores(x)
+
+    def probe(self) -> dict[str, float]:
+        """What the backbone's probe measures, of this model as it is now."""
+        with torch.no_grad(), evaluating(self):
+            return self.backbone.probe(self._under)
+
+    def _under(self, head: Head, x: Tensor) -> Tensor:
+        """Scores with another head in the place of its own; whatever a subclass does in `forward` is done."""
+        own = self.head
+        self.head = head
+        try:
+            return self(x)  # type: ignore[no-any-return]
+        finally:
+            self.head = own
 
     def _scores(self, x: Tensor) -> Tensor:
         if self.precision == "bf16" and self.training:

@@ -293,9 +293,7 @@ class LanguageStream(Language):
         if name == "wikitext-2":
             return Text(name, *(_wikitext(part) for part in ("valid", "test")))
         if name == "shakespeare":
-            sha256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
-            file = fetch("lm/tiny_shakespeare/input.txt", f"{CHAR_RNN}/tinyshakespeare/input.txt", sha256)
-            return self.held_out(name, read_text(file))
+            return self.held_out(name, _shakespeare())
         if name.startswith("genesis-"):
             sha256 = "0cac241f88d7999f81a45e26b1764b2d1f3b4d21654aa954e0d5349eb4784cd0"
             language = name.removeprefix("genesis-")
@@ -306,6 +304,17 @@ class LanguageStream(Language):
             "state-union": ("366c1dc82b2abf896f42b2ec50ba802a0141a29f75d29ca48a7a243ce5bfbe8d", "state_union"),
         }[name]
         return self.held_out(name, "\n".join(map(_speech, _archive(folder, sha256, ".txt"))))
+
+
+def end_of(name: Literal["shakespeare", "wikitext-2"], characters: int) -> str:
+    """The end of the test text of one of these, on which no `language-stream` trains."""
+    text = _shakespeare() if name == "shakespeare" else _wikitext("test")
+    return text[-characters:]
+
+
+def _shakespeare() -> str:
+    sha256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
+    return read_text(fetch("lm/tiny_shakespeare/input.txt", f"{CHAR_RNN}/tinyshakespeare/input.txt", sha256))
 
 
 def _wikitext(part: str) -> str:

@@ -1,6 +1,7 @@
 """Decoders that predict by their own vocabulary: the next token, or a label by the likelihood of its words."""
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Any, Literal
 
 import torch
@@ -14,6 +15,8 @@ from .backbones import TextNetwork
 from .label_tree import LabelTree
 
 TEXT, LABEL = "{text}", "{label}"
+PROBED = 4000
+"""Characters of the text that is a probe."""
 AT_ONCE = 2048
 """Tokens that are looked at in one piece where no gradient is taken: what a vocabulary gives for each takes memory."""
 
@@ -60,6 +63,14 @@ class Decoder(TextNetwork):
         length_norm: Annotated[
             bool, Field(description="Divide the likelihood of a label by the number of its tokens.")
         ] = False,
+        probe_text: Annotated[
+            Literal["none", "shakespeare", "wikitext-2"],
+            Field(
+                description="A text whose bits per byte are measured before learning and after each experience, as a "
+                "probe of what is left of the model's general ability: the end of tiny Shakespeare, or of the test "
+                "text of WikiText-2; downloaded once. language-stream trains on neither."
+            ),
+        ] = "none",
         **options: Any,
     ) -> None:
         before, text, behind = template.partition(TEXT)
@@ -72,6 +83,7 @@ class Decoder(TextNetwork):
         self.labels = labels
         self.template = template
         self.length_norm = length_norm
+        self.probe_text = probe_text
         super().__init__(input_shape, vocabulary, per_token, **options)
         question = prompt.rstrip(" ")  # a space belongs to the word behind it
         self.written = before, question, prompt[len(question) :], after
@@ -85,6 +97,17 @@ class Decoder(TextNetwork):
         if self.labels == "linear":
             return super().make_head()
         return NextToken(self) if self.per_token else Verbalised(self)
+
+    def probe(self, scores: Callable[[Head, Tensor], Tensor]) -> dict[str, float]:
+        """Bits for each byte of a fixed text: those of all its tokens but the first, which nothing is known of."""
+        if self.probe_text == "none":
+            return {}
+        from clarena_text.language import end_of
+
+        text = end_of(self.probe_text, PROBED)
+        tokens = torch.tensor([self.encode_text(text)], device=self._embedding().weight.device)
+        likely = scores(NextToken(self), tokens)[0, :-1].log_softmax(-1).gather(1, tokens[0, 1:, None])
+        return {"probe_bits_per_byte": float(-likely.double().sum()) / math.log(2) / len(text.encode())}
 
     def logits(self, hidden: Tensor) -> Tensor:
         """What it predicts after each token [batch, …, vocabulary], of what the last block made of it."""
@@ -143,8 +166,8 @@ class _NoBlocks(Sequence[nn.Module]):
 
 def _without_layers(name: str) -> UsageError:
     return UsageError(
-        f"This strategy works on the head's own layers, and {name} predicts by its vocabulary, without any. Let a linear "
-        "classifier stand on it: --set backbone.labels=linear."
+        f"This strategy works on the head's own layers, and {name} predicts by its vocabulary, without any. Let a "
+        "linear classifier stand on it: --set backbone.labels=linear."
     )
 
 
@@ -190,7 +213,7 @@ class NextToken(WithoutLayers):
     def ask(self, backbone: Backbone, x: Tensor) -> Tensor:
         """Logits [batch, time, vocabulary]."""
         assert isinstance(backbone, Decoder)
-        return backbone.logits(backbone(x))
+        return backbone.logits(backbone._hidden(x))
 
     def structure(self) -> Any:
         """How many outputs there are."""

@@ -1,6 +1,7 @@
 """Labels scored by the likelihood of their words: by hand, in any company, in a run; on a tiny random Llama."""
 
 import copy
+import math
 
 import pytest
 import torch
@@ -248,6 +249,59 @@ def test_the_next_token_is_predicted_as_transformers_does():
     assert again.outputs == len(LETTERS)
     with pytest.raises(UsageError, match=r"own 41 tokens, but here tokens have one of 9 labels.*labels=linear"):
         NextToken(backbone).grow(9)
+
+
+# ---- The probe ----
+
+FIXED = "the cat sat on the mat: 7 zebras"
+
+
+@pytest.fixture
+def fixed_text(monkeypatch):
+    monkeypatch.setattr("clarena_text.language.end_of", lambda name, characters: FIXED)
+
+
+@torch.no_grad()
+def bits_by_hand(model: Model) -> float:
+    tokens = model.backbone.encode_text(FIXED)
+    hidden = model.backbone.network(input_ids=torch.tensor([tokens])).last_hidden_state[0]
+    likely = (hidden @ model.backbone.network.embed_tokens.weight.T).log_softmax(-1)
+    return -float(sum(likely[place, token] for place, token in enumerate(tokens[1:]))) / math.log(2) / len(FIXED)
+
+
+@pytest.mark.parametrize("per_token", [False, True])
+def test_the_probe_is_bits_for_each_byte_of_a_fixed_text(fixed_text, per_token):
+    model = Model(Tiny((LENGTH,), len(LETTERS), per_token, probe_text="shakespeare")).train()
+    head = model.head
+    assert model.probe() == {"probe_bits_per_byte": pytest.approx(bits_by_hand(model), rel=1e-5)}
+    assert model.head is head
+    assert model.training
+    assert Model(Tiny((LENGTH,), len(LETTERS))).probe() == {}
+
+
+class Extended(Model):
+    """A model of a stranger's, which adds low-rank terms in a forward of its own."""
+
+    def __init__(self, backbone: Tiny) -> None:
+        super().__init__(backbone.requires_grad_(False))
+        self.lora = backbone.adapt("lora", rank=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with self.lora.on(self.backbone):
+            return super().forward(x)
+
+
+def test_what_a_strategy_has_added_is_probed_too(fixed_text):
+    model = Extended(Tiny((LENGTH,), len(LETTERS), probe_text="shakespeare"))
+    before = model.probe()
+    assert before == Model(model.backbone).probe()  # new terms add nothing, to the last bit
+    with torch.no_grad():
+        for b in model.lora.branches[0].up:
+            b.add_(0.1)
+        with model.lora.on(model.backbone):
+            expected = bits_by_hand(model)
+    assert model.probe()["probe_bits_per_byte"] == pytest.approx(expected, rel=1e-5)
+    assert model.probe() != before
 
 
 # ---- What cannot be ----
