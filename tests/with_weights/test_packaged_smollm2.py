@@ -24,7 +24,7 @@ from cli_command import clarena  # noqa: E402
 from torch import Tensor  # noqa: E402
 from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: E402
 
-from clarena import UsageError, data_root  # noqa: E402
+from clarena import Store, UsageError, data_root  # noqa: E402
 
 SUBWORDS = 49_152
 TENSORS = "d243511ad6392383b0ee2030db1e77fac51bcfb5b172300f1d98a401b9feff74"
@@ -182,3 +182,38 @@ def test_a_package_that_is_not_installed_is_named_with_its_extra(absent):
 def test_what_it_was_trained_on_is_said():
     (facts,) = clarena("describe", "smollm2", "--json").data
     assert "FineWeb-Edu" in facts["trained_on"]
+
+
+TOPICS = {
+    "money": ["send cash", "my balance", "pay the bill", "open an account"],
+    "travel": ["a flight", "book a hotel", "my passport", "train to Rome"],
+    "food": ["cook pasta", "a recipe", "bake bread", "dinner tonight"],
+    "music": ["play a song", "next track", "my playlist", "a guitar"],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.needs("data")
+def test_a_stream_of_labels_is_learned_probed_kept_and_asked_again(tmp_path):
+    lines = [f"{text},{label}" for label, texts in TOPICS.items() for text in texts]
+    (tmp_path / "mine.csv").write_text("\n".join(["text,label", *lines]))
+    (tmp_path / "new.txt").write_text("a bank loan\nviolin and piano\n")
+    ran = clarena(
+        "evaluate", "lora+er", "--seeds", 1, "--benchmark", f"split:{tmp_path / 'mine.csv'}", "--backbone", "smollm2",
+        "--set", "benchmark.experiences=2", "--set", "benchmark.length=8", "--set", "benchmark.encode=tokens",
+        "--set", "benchmark.tokenizer=smollm2", "--set", "benchmark.test_share=0.25", "--set", "protocol.epochs=4",
+        "--set", "protocol.batch_size=4", "--set", "protocol.optimizer=adamw", "--set", "protocol.learning_rate=0.001",
+        "--set", "backbone.probe_text=shakespeare", "--keep", "model", "--jobs", 1, "--no-tracking", "--store",
+        str(tmp_path / "runs"),
+    )  # fmt: skip
+    assert ran.code == 0, ran.err
+    assert "Δ probe bits per byte" in " ".join(ran.out.split())
+    ((record,), _) = Store(tmp_path / "runs").records()
+    before, *after = record.probes["probe_bits_per_byte"]
+    assert 1.4 < before < 2.5
+    assert len(after) == 2
+    assert record.changed("probe_bits_per_byte") != 0
+    assert record.metric("final_average_accuracy") >= 0.5  # chance is a quarter
+    asked = clarena("predict", "lora+er:0", tmp_path / "new.txt", "--store", tmp_path / "runs")
+    assert asked.code == 0, asked.err
+    assert [line.split(",")[1] for line in asked.out.splitlines()[1:]] == ["money", "music"]
