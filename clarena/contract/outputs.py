@@ -1,5 +1,7 @@
 """Which outputs exist and which are in play, as far as the stream has revealed them."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -21,12 +23,15 @@ class OutputSpace:
         outputs: int,
         device: torch.device,
         target: Target | None = None,
+        names: Sequence[str] = (),
     ) -> None:
+        """`names`: of all outputs of the stream; they are told as the outputs come into being."""
         self.scenario = scenario
         self.target = target or Classes()
         self.loss_over = protocol.loss_over
         self.device = device
         self.outputs = outputs
+        self._names = tuple(names)
         self.full = outputs if protocol.heads == "full" or scenario == "domain" else None
         self.seen: set[int] = set()
         self.current: set[int] = set()
@@ -61,6 +66,11 @@ class OutputSpace:
     def width(self) -> int:
         """The number of outputs a head has by now."""
         return self.full if self.full is not None else max(self.seen, default=-1) + 1
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What the outputs that a head has by now are called."""
+        return self._names[: self.width]
 
     def mask(self, task: Tensor | None = None) -> Tensor | None:
         """The outputs over which the loss of stream samples with these task labels runs: bool [batch or 1, outputs]."""

@@ -119,8 +119,9 @@ class Context:
         return model
 
     def grow(self, model: Model) -> None:
-        """Give the model's head the outputs that exist by now; new ones are drawn from the `init` stream."""
+        """Give the model's head the outputs that exist by now and their names; what is new is drawn from `init`."""
         with self.seeds.scope("init"):
+            model.head.read_names(self.space.names)
             model.head.grow(self.space.width)
         model.to(self.device)
 

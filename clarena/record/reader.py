@@ -155,6 +155,10 @@ def _odd(record: Record) -> Iterator[str]:
         yield from _outside("curve.accuracy", point.accuracy, 0.0, 1.0)
         if len(point.accuracy) != experiences or not 1 <= point.position <= experiences or not 0 <= point.step < MOST:
             yield f"curve: a point at step {point.step} of experience {point.position} fits no experience"
+    for name, values in record.probes.items():
+        yield from _outside(f"probes.{name}", values, -math.inf, math.inf)
+        if len(values) > experiences + 1 or (record.status == "finished" and len(values) != experiences + 1):
+            yield f"probes.{name}: it is {len(values)} numbers, of {experiences} experiences and one before"
     for each in record.experiences:
         for count in (each.train_samples, each.test_samples, each.from_others, each.noisy_labels, *each.class_samples):
             if not 0 <= count < MOST:

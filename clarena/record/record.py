@@ -181,6 +181,10 @@ class CurvePoint(FrozenModel):
     accuracy: list[Number]
 
 
+ABSENT = ("score_matrix", "bits_per_byte", "further", "probes", "sha256")
+"""Fields of a record that are not written where there is nothing in them."""
+
+
 class Record(FrozenModel):
     """Everything one run produced.
 
@@ -202,6 +206,8 @@ class Record(FrozenModel):
             scores; with a curve, those of curves; and those of further matrices.
         costs: one entry for each experience learned.
         curve: accuracy within experiences, where the protocol asks for it.
+        probes: what was left of the general ability of a pre-trained backbone, by name: a number before any learning,
+            and one after each experience; absent where the backbone has no probe.
         class_report, confusion_matrix: of the last row, per class; absent beyond `metrics.MOST_REPORTED` classes.
         predictions: SHA-256 of the array file beside the record.
         resumed: after which experiences the run was resumed (1-based).
@@ -231,6 +237,7 @@ class Record(FrozenModel):
     metrics: dict[str, Number] = {}
     costs: list[Cost] = []
     curve: list[CurvePoint] = []
+    probes: dict[str, list[Number]] = {}
     class_report: dict[str, Any] = {}
     confusion_matrix: list[list[int]] = []
     predictions: str | None = None
@@ -244,7 +251,7 @@ class Record(FrozenModel):
 
     @model_serializer(mode="wrap")
     def _only_what_was_measured(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        absent = [name for name in ("score_matrix", "bits_per_byte", "further", "sha256") if not getattr(self, name)]
+        absent = [name for name in ABSENT if not getattr(self, name)]
         absent += ["accuracy_matrix"] * bool(self.score_matrix) + ["metering"] * (self.metering == 1)
         absent += ["target", "score", "unit", "chance"] * (self.schema_version == 1)
         content: dict[str, Any] = handler(self)
@@ -286,6 +293,11 @@ class Record(FrozenModel):
     def metric(self, name: str) -> float:
         """A metric by the name that it has for accuracies, whatever the score is; NaN where the record has it not."""
         return self.metrics.get(named(name, self.score), float("nan"))
+
+    def changed(self, probe: str) -> float:
+        """By how much what a probe measures has changed by the end of the stream; NaN where that is not known."""
+        values = self.probes.get(probe, [])
+        return values[-1] - values[0] if len(values) == len(self.experiences) + 1 else float("nan")
 
     @property
     def matrix(self) -> NDArray[np.float64]:

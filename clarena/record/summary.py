@@ -68,6 +68,15 @@ class Row:
         """
         return _interval([record.metric(metric) for record in self.finished])
 
+    @property
+    def probes(self) -> list[str]:
+        """What probes of its backbone have measured, by name."""
+        return list(dict.fromkeys(name for record in self.finished for name in record.probes))
+
+    def changed(self, probe: str) -> Interval | None:
+        """Mean and interval of how what a probe measures has changed from before the stream to its end."""
+        return _interval([record.changed(probe) for record in self.finished])
+
     def total(self, attribute: str) -> float:
         """Mean over finished seeds of a record's attribute, such as `train_seconds`; NaN where there is none.
 
@@ -130,6 +139,7 @@ class Row:
                 if name not in first
             },
             "forgetting": forgetting.mean if forgetting else None,
+            **{f"{name}_change": found.mean if (found := self.changed(name)) else None for name in self.probes},
             "train_seconds": finite_or_none(self.total("train_seconds")),
             "predict_seconds": finite_or_none(self.total("predict_seconds")),
             "peak_memory_bytes": finite_or_none(self.total("peak_memory_bytes")),
@@ -219,8 +229,8 @@ EARLIER = "†"
 def table_texts(table: list[Row]) -> tuple[list[str], list[list[str]]]:
     """Titles and cells of a track's table as a person reads them, the strategy first; wherever it is shown.
 
-    Columns of further matrices (bits per byte) and of what did not finish are there where a row has any; one of the
-    pooled score where experiences are of unequal sizes, and one of the track's headline where that is another metric.
+    Columns of further matrices (bits per byte), of probes and of what did not finish are there where a row has any; one
+    of the pooled score where experiences are of unequal sizes, and one of the headline where that is another metric.
     """
     target = next((row.records[0].target for row in table if row.finished), "")
     further = [group[0] for group in further_of(target).values() if any(row.interval(group[0].name) for row in table)]
@@ -230,7 +240,9 @@ def table_texts(table: list[Row]) -> tuple[list[str], list[list[str]]]:
     score = max((row.score for row in table if row.finished), default=ACCURACY)
     titles = ["strategy", *["headline %"] * own, f"final {score} %", *["pooled %"] * pooled]
     titles += ["n", "forgetting %", "train s", "state"]
-    titles += [_column(metric) for metric in further] + ["not finished"] * problems
+    probes = list(dict.fromkeys(name for row in table for name in row.probes))
+    titles += [_column(metric) for metric in further] + [f"Δ {name.replace('_', ' ')}" for name in probes]
+    titles += ["not finished"] * problems
     lines = []
     for label, row in zip(row_labels(table), table):
         seconds = row.total("train_seconds")
@@ -245,6 +257,7 @@ def table_texts(table: list[Row]) -> tuple[list[str], list[list[str]]]:
             size(row.total("state_bytes")),
         ]
         cells += [(percent if metric.fraction else plain)(row.interval(metric.name)) for metric in further]
+        cells += [plain(row.changed(name)) for name in probes]
         lines.append(cells + [row.problems] * problems)
     return titles, lines
 

@@ -205,7 +205,8 @@ class GoingOn(Run):
         ]
         nothing = [float("nan")]  # is known on what has newly arrived
         curve = [point.model_copy(update={"accuracy": [*point.accuracy, *nothing]}) for point in record.curve]
-        return State(rows=rows, costs=list(record.costs), curve=curve)
+        probes = {name: list(values) for name, values in record.probes.items()}
+        return State(rows=rows, costs=list(record.costs), curve=curve, probes=probes)
 
     def _restored(self, realised: Realisation) -> Strategy | None:
         """The strategy as the model has it, or further on, where this run was itself cut short."""

@@ -200,8 +200,8 @@ def strategy_of(
 ) -> Strategy:
     """The strategy with its state, in the outputs that exist; the caller keeps the global generators."""
     track, info, granted, outputs = cell.track, cell.strategy, content["context"], content["outputs"]
-    target = parts.targets(content["target"])()
-    space = OutputSpace(track.scenario, track.protocol, len(outputs["names"]), device, target)
+    target, names = parts.targets(content["target"])(), outputs["names"]
+    space = OutputSpace(track.scenario, track.protocol, len(names), device, target, names)
     input_shape = tuple(granted["input_shape"])
     context = Context(
         scenario=track.scenario,

@@ -137,7 +137,8 @@ class Realisation:
             )
 
     def _fresh_space(self) -> OutputSpace:
-        return OutputSpace(self.track.scenario, self.protocol, self.stream.outputs, self.device, self.target)
+        asked, names = self.target, self.stream.output_names
+        return OutputSpace(self.track.scenario, self.protocol, self.stream.outputs, self.device, asked, names)
 
     def _shown(self, position: int) -> frozenset[int]:
         """The outputs that the training labels of an experience show."""

@@ -15,6 +15,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 
+from clarena.contract.backbone import Model
 from clarena.contract.experience import Experience
 from clarena.contract.meter import Meter
 from clarena.contract.strategy import Strategy
@@ -54,12 +55,14 @@ class State:
         rows: what was predicted, the first from before any learning.
         costs: one entry per call of `learn`.
         curve: accuracy within experiences.
+        probes: what the backbone's probe has measured, by name, for each of the rows.
         resumed: after which experiences the run was resumed.
     """
 
     rows: list[Answers] = field(default_factory=list)
     costs: list[Cost] = field(default_factory=list)
     curve: list[CurvePoint] = field(default_factory=list)
+    probes: dict[str, list[float]] = field(default_factory=dict)
     resumed: list[int] = field(default_factory=list)
 
 
@@ -157,6 +160,7 @@ class Run:
         self.state = State()
         strategy = self._set_up(realised)
         self.state.rows.append(realised.test.answers(strategy, realised.space))
+        self._probe(strategy)
         return strategy
 
     def _set_up(self, realised: Realisation) -> Strategy:
@@ -218,6 +222,7 @@ class Run:
             row = realised.test.answers(strategy, realised.space)
         skipped = position - len(self.state.rows)  # joint has no rows between the first and the last
         self.state.rows += [unasked(row)] * skipped + [row]
+        self._probe(strategy, skipped)
         self.state.costs.append(
             Cost(
                 position=position,
@@ -235,6 +240,12 @@ class Run:
                 mean_loss=loss,
             )
         )
+
+    def _probe(self, strategy: Strategy, skipped: int = 0) -> None:
+        """Measure what is left of the general ability of the backbone, where it has a probe."""
+        model = getattr(strategy, "model", None)
+        for name, value in model.probe().items() if isinstance(model, Model) else ():
+            self.state.probes.setdefault(name, []).extend([float("nan")] * skipped + [value])
 
     def _watch(
         self, realised: Realisation, strategy: Strategy, experience: Experience, clock: Clock, meter: Meter
@@ -271,6 +282,7 @@ class Run:
             "rows": [{name: torch.from_numpy(kept) for name, kept in row.items()} for row in self.state.rows],
             "costs": [cost.model_dump() for cost in self.state.costs],
             "curve": [point.model_dump() for point in self.state.curve],
+            "probes": self.state.probes,
             "resumed": self.state.resumed,
         }
         write_atomic(self.checkpoint, packed(content))
@@ -304,6 +316,7 @@ class Run:
             rows=[{name: kept.cpu().numpy() for name, kept in row.items()} for row in saved["rows"]],
             costs=[Cost(**cost) for cost in saved["costs"]],
             curve=[CurvePoint(**point) for point in saved["curve"]],
+            probes=dict(saved.get("probes", {})),  # a checkpoint of an earlier version has none
             resumed=list(saved["resumed"]),
         )
         return state, saved["strategy"]
@@ -336,6 +349,7 @@ class Run:
             traceback="".join(traceback.format_exception(error)) if error and status == "failed" else None,
             costs=self.state.costs,
             curve=self.state.curve,
+            probes=self.state.probes,
             resumed=self.state.resumed,
             environment=environment(self.device),
             command=self.command,

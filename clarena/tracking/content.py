@@ -79,6 +79,8 @@ def metrics(record: Record) -> list[Point]:
     for name, matrix in {named("accuracy", record.score): record.matrix, **record.matrices}.items():
         for i, row in enumerate(matrix.tolist()):
             points += _by_experience(name, row, i, i)
+    for name, values in record.probes.items():
+        points += [(f"probe/{name}", value, position) for position, value in enumerate(values)]
     for point, step in zip(record.curve, plots.cumulative_steps(record)):
         points += _by_experience("within", point.accuracy, point.position, step)
     return [point for point in points if np.isfinite(point[1])]  # undefined is absent

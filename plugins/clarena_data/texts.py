@@ -55,8 +55,8 @@ class Words(Benchmark):
             str | None,
             Field(
                 description="Folder or name of a tokenizer of Hugging Face transformers, whose subwords are taken in "
-                "place of hashed words, or minilm for the one in the extra weights; none needs no such package. It "
-                "asks for encode=tokens."
+                "place of hashed words, or minilm or smollm2 for those in the extra weights; none needs no such "
+                "package. It asks for encode=tokens."
             ),
         ] = None,
         **options: Any,

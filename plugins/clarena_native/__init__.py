@@ -88,6 +88,18 @@ STRATEGIES = {
         "prompts.l2p:L2P",
         "Learning to prompt: a frozen backbone is given, before the tokens of an input, the prompts nearest to it",
     ),
+    "lora": (
+        "adapters.lora:LoRA",
+        "Low-rank adaptation: terms of a frozen backbone's weights are trained on in every experience; a control",
+    ),
+    "o-lora": (
+        "adapters.o_lora:OLoRA",
+        "O-LoRA: each experience has low-rank terms of its own, held orthogonal to those of the earlier ones",
+    ),
+    "n-lora": (
+        "adapters.n_lora:NLoRA",
+        "N-LoRA: each experience has low-rank terms of its own, made sparse so that they seldom meet older ones",
+    ),
     "ncm": ("closed_form.ncm:NCM", "The nearest class mean of frozen features"),
     "slda": (
         "closed_form.slda:SLDA",

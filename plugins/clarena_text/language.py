@@ -1,12 +1,13 @@
 """Streams of text for language models: one corpus after another, each token predicted from those before it."""
 
 import zipfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
 import torch
+from clarena_data.subwords import source_files
 from clarena_native.benchmarks.families import Order
 from numpy.typing import NDArray
 from pydantic import Field
@@ -30,6 +31,8 @@ from clarena import (
     user_path,
 )
 
+from .vocabulary import given_subwords, known_subwords, learned_subwords, single_bytes
+
 CHAR_RNN = "https://raw.githubusercontent.com/karpathy/char-rnn/6f9487a6fe5b420b7ca9afb0d7c078e37c1d1b4e/data"
 WIKITEXT = (
     "https://raw.githubusercontent.com/pytorch/examples/"
@@ -46,18 +49,6 @@ class Text(NamedTuple):
     test: str
 
 
-class Tokens(NamedTuple):
-    """A vocabulary: the name of each token, its length in bytes, and how a text becomes token numbers [n].
-
-    `learned` is what was learned of it, from which it can be had again; empty for one that is fixed.
-    """
-
-    names: tuple[str, ...]
-    sizes: tuple[int, ...]
-    encode: Callable[[str], NDArray[np.int64]]
-    learned: str = ""
-
-
 class Language(Benchmark):
     """Texts for language models, cut into sequences that do not overlap; the label of a token is the one after it.
 
@@ -66,6 +57,7 @@ class Language(Benchmark):
     """
 
     scenarios: ClassVar[tuple[Scenario, ...]] = ("domain",)
+    added = frozenset({"tokenizer"})
 
     def __init__(
         self,
@@ -89,6 +81,13 @@ class Language(Benchmark):
             ),
         ] = 0.1,
         order: Annotated[Order, Field(description="Shuffle the domains by the seed, or keep their order.")] = "seed",
+        tokenizer: Annotated[
+            str | None,
+            Field(
+                description="Folder or name of a tokenizer of Hugging Face transformers that works on bytes, whose "
+                "subwords are taken in place of learned ones, or smollm2 for the one in the extra weights."
+            ),
+        ] = None,
         **options: Any,
     ) -> None:
         super().__init__(**options)
@@ -99,7 +98,13 @@ class Language(Benchmark):
         self.test_bytes = test_bytes
         self.test_share = test_share
         self.order = order
-        self.vocabulary = 256 if tokens == "bytes" else subwords
+        self.tokenizer = tokenizer
+        self._known = None if tokenizer is None else given_subwords(tokenizer)
+        self.vocabulary = len(self._known.names) if self._known else 256 if tokens == "bytes" else subwords
+
+    def source_files(self) -> Iterable[Path]:
+        """Those of the texts, and the folder of the tokenizer, where that is one."""
+        return [*super().source_files(), *source_files(self.tokenizer)]
 
     def texts(self) -> list[Text]:
         """The domains, in their natural order."""
@@ -108,7 +113,9 @@ class Language(Benchmark):
     def data(self) -> Data:
         """Sequences of all domains: x int32 [n, context], y int64 [n, context], -100 where no text is left."""
         texts = [Text(t.name, cut(t.train, self.train_bytes), cut(t.test, self.test_bytes)) for t in self.texts()]
-        tokens = single_bytes() if self.tokens == "bytes" else learned_subwords(texts[0].train, self.subwords)
+        tokens = self._known or (
+            single_bytes() if self.tokens == "bytes" else learned_subwords(texts[0].train, self.subwords)
+        )
         train = [self._sequences(text.name, "training", tokens.encode(text.train)) for text in texts]
         test = [self._sequences(text.name, "test", tokens.encode(text.test)) for text in texts]
         return Data(
@@ -182,50 +189,6 @@ def cut(text: str, size: int | None) -> str:
     return text if size is None else text.encode()[:size].decode(errors="ignore")
 
 
-def single_bytes() -> Tokens:
-    """Every byte of UTF-8 is a token."""
-    names = tuple(chr(byte) if 33 <= byte < 127 else f"0x{byte:02X}" for byte in range(256))
-    return Tokens(names, (1,) * 256, lambda text: np.frombuffer(text.encode(), dtype=np.uint8).astype(np.int64))
-
-
-def learned_subwords(text: str, size: int) -> Tokens:
-    """At most `size` pieces of words, learned from a text; all bytes are among them, so any text can be written.
-
-    Raises:
-        UsageError: when the library is missing.
-
-    Source: Sennrich et al. 2016 (byte-pair encoding), on bytes as in Radford et al. 2019 (GPT-2).
-    """
-    tokenizers = _tokenizers()
-    pieces = tokenizers.pre_tokenizers.ByteLevel
-    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
-    tokenizer.pre_tokenizer = pieces(add_prefix_space=False)
-    trainer = tokenizers.trainers.BpeTrainer(vocab_size=size, initial_alphabet=pieces.alphabet(), show_progress=False)
-    tokenizer.train_from_iterator([text], trainer)
-    return known_subwords(tokenizer.to_str())
-
-
-def known_subwords(learned: str) -> Tokens:
-    """The pieces of words that `learned_subwords` has learned; raises `UsageError` when the library is missing."""
-    tokenizer = _tokenizers().Tokenizer.from_str(learned)
-    numbered = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
-    names = tuple(name for name, _ in numbered)
-    # In a name, each byte is one character of the alphabet.
-    sizes = tuple(map(len, names))
-    return Tokens(names, sizes, lambda text: np.array(tokenizer.encode(text).ids, dtype=np.int64), learned)
-
-
-def _tokenizers() -> Any:
-    try:
-        import tokenizers
-    except ModuleNotFoundError as error:
-        raise UsageError(
-            "Subwords need tokenizers, which is not installed: pip install 'clarena-bench[text]'\n"
-            "Bytes need nothing: --set benchmark.tokens=bytes."
-        ) from error
-    return tokenizers
-
-
 def _joined(parts: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     return torch.cat([x for x, _ in parts]), torch.cat([y for _, y in parts])
 
@@ -252,8 +215,8 @@ class OwnTexts(Language):
         return family_member(cls, ",".join(readable_name(path.stem) for path in paths), paths=paths)
 
     def source_files(self) -> Iterable[Path]:
-        """The files."""
-        return self.paths
+        """The files, and the folder of the tokenizer, where that is one."""
+        return [*super().source_files(), *self.paths]
 
     def texts(self) -> list[Text]:
         """A domain for each file, named after it."""
@@ -330,9 +293,7 @@ class LanguageStream(Language):
         if name == "wikitext-2":
             return Text(name, *(_wikitext(part) for part in ("valid", "test")))
         if name == "shakespeare":
-            sha256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
-            file = fetch("lm/tiny_shakespeare/input.txt", f"{CHAR_RNN}/tinyshakespeare/input.txt", sha256)
-            return self.held_out(name, read_text(file))
+            return self.held_out(name, _shakespeare())
         if name.startswith("genesis-"):
             sha256 = "0cac241f88d7999f81a45e26b1764b2d1f3b4d21654aa954e0d5349eb4784cd0"
             language = name.removeprefix("genesis-")
@@ -343,6 +304,17 @@ class LanguageStream(Language):
             "state-union": ("366c1dc82b2abf896f42b2ec50ba802a0141a29f75d29ca48a7a243ce5bfbe8d", "state_union"),
         }[name]
         return self.held_out(name, "\n".join(map(_speech, _archive(folder, sha256, ".txt"))))
+
+
+def end_of(name: Literal["shakespeare", "wikitext-2"], characters: int) -> str:
+    """The end of the test text of one of these, on which no `language-stream` trains."""
+    text = _shakespeare() if name == "shakespeare" else _wikitext("test")
+    return text[-characters:]
+
+
+def _shakespeare() -> str:
+    sha256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
+    return read_text(fetch("lm/tiny_shakespeare/input.txt", f"{CHAR_RNN}/tinyshakespeare/input.txt", sha256))
 
 
 def _wikitext(part: str) -> str:

@@ -16,6 +16,10 @@ BACKBONES = {
         "minilm:MiniLM",
         "All-MiniLM-L6-v2, pre-trained on pairs of sentences, by weights that install as a package",
     ),
+    "smollm2": (
+        "smollm2:SmolLM2",
+        "SmolLM2-135M-Instruct, a language model, by weights that install as a package",
+    ),
 }
 
 

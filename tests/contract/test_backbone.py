@@ -2,6 +2,8 @@
 
 import copy
 import pickle
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -9,7 +11,7 @@ from clarena_native.strategies.references.finetune import Finetune
 from tiny import walk
 from torch import nn
 
-from clarena import Backbone, UsageError
+from clarena import Backbone, Head, UsageError
 
 
 class Older(Backbone):
@@ -77,3 +79,60 @@ def test_a_strategy_that_needs_adapters_is_refused_where_there_is_nothing_to_add
     needy = type("Needy", (Finetune,), {"name": "needy", "needs": frozenset({"adapters"})})
     with pytest.raises(UsageError, match="The backbone plain has no linear layers to which anything could be added"):
         walk(needy, backbone=type("Unsized", (Plain,), {"__init__": lambda self, shape: nn.Module.__init__(self)}))
+
+
+class Reader(Head):
+    """Scores by the length of what outputs are called, and by the inputs themselves."""
+
+    def __init__(self) -> None:
+        super().__init__(1)
+        self.told: list[tuple[str, ...]] = []
+        self.factor = nn.Parameter(torch.ones(()))
+
+    @property
+    def outputs(self) -> int:
+        return len(self.told[-1]) if self.told else 0
+
+    def read_names(self, names: Sequence[str]) -> None:
+        self.told.append(tuple(names))
+
+    def grow(self, outputs: int) -> None:
+        assert outputs == self.outputs
+
+    def ask(self, backbone: Backbone, x: torch.Tensor) -> torch.Tensor:
+        lengths = torch.tensor([float(len(name)) for name in self.told[-1]])
+        return self.factor * x.flatten(1).sum(1, keepdim=True) * lengths
+
+    def structure(self) -> Any:
+        return []
+
+    def build(self, structure: Any) -> None:
+        pass
+
+
+class Read(Plain):
+    """One on which another head stands."""
+
+    name = "read"
+
+    def __init__(self, input_shape: tuple[int, ...]) -> None:
+        super().__init__()
+
+    def make_head(self) -> Reader:
+        return Reader()
+
+
+@pytest.mark.parametrize("heads", ["growing", "full"])
+def test_a_head_of_the_backbones_own_is_told_what_outputs_are_called_and_asks_inputs(heads):
+    ours = walk(Finetune, backbone=Read, heads=heads, stream_length="known")
+    names, head = ours.realised.stream.output_names, ours.strategy.model.head
+    assert isinstance(head, Reader)
+    assert head.told == [names if heads == "full" else ()]
+    for position in range(3):
+        experience = ours.step(position)
+        assert head.told[-1] == names[: experience.outputs]
+    x = ours.realised.test.x[:4]
+    scores = head.factor * x.flatten(1).sum(1, keepdim=True) * torch.tensor([float(len(name)) for name in names])
+    assert torch.equal(ours.strategy.model(x), scores)
+    assert head.factor != 1  # it was trained
+    assert len(ours.predict()) == len(ours.realised.test.labels)

@@ -49,7 +49,8 @@ BENCHMARKS: dict[str, list[dict[str, Any]]] = {
 ELSEWHERE = {
     "pytorch, timm or transformers computes them": {"gpt2", "resnet18-imagenet", "hf:MODEL", "timm:NAME"}
     | {"torchvision:NAME"},
-    "packages hold their weights, see tests/with_weights": {"efficientnet-lite0", "efficientnet-lite2"} | {"minilm"},
+    "packages hold their weights, see tests/with_weights": {"efficientnet-lite0", "efficientnet-lite2"}
+    | {"minilm", "smollm2"},
     "their files are not here": {"banking77", "clinc150", "core50-nc", "core50-ni", "domain:PATHS", "five-texts"}
     | {"language-stream", "language:PATHS", "sentiment-domains", "small-norb", "split-cifar10", "split-cifar100"}
     | {"split-cifar100-20", "split-small-norb", "split-tiny-imagenet", "torchvision:NAME"}

@@ -63,6 +63,7 @@ class Reader(Backbone):
 TAKES_BACKBONES_APART = {"pnn", "den", "l2p"}
 ONE_TENSOR = {"icarl"}
 NATIVES = sorted(name for name in HOST.strategies.names() if "/" not in name)
+NO_ATTENTION = {name for name in NATIVES if "adapters" in HOST.strategies.load(name).needs}
 
 
 def learned(cls, **protocol):
@@ -70,7 +71,7 @@ def learned(cls, **protocol):
     return ours.parameters(), ours.predict(), ours
 
 
-@pytest.mark.parametrize("name", [n for n in NATIVES if n not in TAKES_BACKBONES_APART | ONE_TENSOR])
+@pytest.mark.parametrize("name", [n for n in NATIVES if n not in TAKES_BACKBONES_APART | ONE_TENSOR | NO_ATTENTION])
 def test_a_native_learns_them(name, monkeypatch):
     cls = HOST.strategies.load(name)
     kept, answers, ours = learned(cls)
@@ -80,9 +81,9 @@ def test_a_native_learns_them(name, monkeypatch):
     assert same(kept, learned(cls)[0])
 
 
-@pytest.mark.parametrize("name", sorted(ONE_TENSOR | TAKES_BACKBONES_APART))
+@pytest.mark.parametrize("name", sorted(ONE_TENSOR | TAKES_BACKBONES_APART | NO_ATTENTION))
 def test_one_that_cannot_says_so(name):
-    with pytest.raises(UsageError, match=r"one tensor|backbone|no tokens"):
+    with pytest.raises(UsageError, match=r"one tensor|backbone|no tokens|LoRA"):
         walk(HOST.strategies.load(name), "task", benchmark=Captioned, backbone=Reader)
 
 

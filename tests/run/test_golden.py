@@ -59,8 +59,9 @@ SHORT_RUN = {"limit": 64, "epochs": 3, "batch_size": 16, "learning_rate": 0.005,
 # At the first step of a distillation old and new scores are the same, and their gradient is what rounding leaves of 0.
 # Adam makes a full step of it, in a random direction; plain SGD a step of nothing.
 PLAIN = {"optimizer": "sgd", "learning_rate": 0.05}
-CHANGES = {"lwf": PLAIN, "icarl": PLAIN, "mer": {"limit": 24, "epochs": 2}}  # steps on single samples
-OPTIONS: dict[str, dict[str, Any]] = {"mer": {"draw_size": 4}, "gdumb": {"epochs": 10}}
+# An ℓ₁ penalty turns its sign at 0, to where it draws: a small one, in small steps, does not go by rounding alone.
+CHANGES = {"lwf": PLAIN, "icarl": PLAIN, "n-lora": PLAIN, "mer": {"limit": 24, "epochs": 2}}  # steps on single samples
+OPTIONS: dict[str, dict[str, Any]] = {"mer": {"draw_size": 4}, "gdumb": {"epochs": 10}, "n-lora": {"strength": 1e-3}}
 
 STRATEGIES: dict[str, Callable[[], Strategy]] = {
     **LONG,
@@ -90,7 +91,7 @@ def trajectory(
 ) -> dict[str, Any]:
     """A strategy on split-digits; `error` is the relative error of the first weights."""
     made = make()
-    tokens = "tokens" in made.needs
+    tokens = bool(made.needs & {"tokens", "adapters"})
     walked = walk(
         made,
         scenario,  # type: ignore[arg-type]

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from clarena_text import language
+from clarena_text import language, vocabulary
 from clarena_text.language import LanguageStream, OwnTexts, cut, learned_subwords, sequences, single_bytes
 from hypothesis import given
 from hypothesis import strategies as st
@@ -71,7 +71,7 @@ def test_subwords_are_learned_from_the_first_training_text_alone(
 ) -> None:
     seen: list[str] = []
 
-    def learn(text: str, size: int) -> language.Tokens:
+    def learn(text: str, size: int) -> vocabulary.Tokens:
         seen.append(text)
         return single_bytes()
 
