@@ -27,7 +27,7 @@ Differences from the paper:
    twice. Of the output of torch's own attention nobody is shown the inputs, so it cannot have a term.
 6. Each experience has its own head there. Here the head grows with the classes; blocks with none of an experience's
    outputs are frozen, and in the class scenario its loss is over its own outputs alone. A head that experiences share
-   (the domain scenario) is trained on. Exemplars, in a composite, bring back the loss of the protocol.
+   (the domain scenario) is trained on.
 7. The optimiser, its rate and the passes are the protocol's; the paper has Adam at 5e-4, and 20 passes for CIFAR-100.
    As in the code, the backbone is in evaluation mode while it is trained through.
 """

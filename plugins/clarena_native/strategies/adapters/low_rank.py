@@ -79,8 +79,7 @@ class Incremental(LowRank):
 class OwnOutputs(Incremental):
     """In the class scenario an experience's loss is over its own outputs, whatever the protocol's loss_over says.
 
-    And in any, blocks of the head that have none of its outputs are frozen: no decay moves them. Exemplars, in a
-    composite, have outputs of others: with them the loss is the protocol's.
+    And in any, blocks of the head that have none of its outputs are frozen: no decay moves them.
     """
 
     def before_experience(self, experience: Experience) -> None:
@@ -96,7 +95,5 @@ class OwnOutputs(Incremental):
             self._mask[:, list(experience.classes)] = True
 
     def loss(self, batch: Batch) -> Tensor:
-        if self._mask is None or batch.fresh < len(batch):
-            return super().loss(batch)
         assert batch.scores is not None
-        return self.context.target.loss(batch.scores, batch.y, self._mask)
+        return self.context.target.loss(batch.scores, batch.y, batch.mask if self._mask is None else self._mask)

@@ -18,7 +18,7 @@ Differences from the paper:
 5. The variants that reduce ranks (RR) or fold directions into older ones (KD) are not here: terms come with every
    experience.
 6. The head grows with the classes, blocks with none of an experience's outputs are frozen, and in the class scenario
-   its loss is over its own outputs alone, as in the code. Exemplars, in a composite, bring back the protocol's loss.
+   its loss is over its own outputs alone, as in the code.
 7. Rank 10 on queries and values is its code's; the optimiser, its rate and the passes are the protocol's. Dropout of
    the backbone is off.
 """
