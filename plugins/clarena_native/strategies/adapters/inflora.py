@@ -1,6 +1,6 @@
 """InfLoRA: low-rank terms that look only where old inputs of their layer had nothing to say.
 
-Liang and Li, "InfLoRA: Interference-Free Low-Rank Adaptation for Continual Learning", CVPR 2024, section 3. In the
+Liang and Li, "InfLoRA: Interference-Free Low-Rank Adaptation for Continual Learning", CVPR 2024. In the
 paper's names, which are the other way round from LoRA's, experience t has a term A_t B_t of its own,
 
     h = W_{t−1} x + A_t B_t x,    B_t [r, in] designed before training and fixed, A_t [out, r] trained from 0.
@@ -139,7 +139,7 @@ class Space(nn.Module):
         """The projection onto what M leaves free, I − MMᵀ [in, in], in float64."""
         basis = self.basis.double()
         projection = basis @ basis.T
-        return projection if self.of_rest else torch.eye(len(basis), out=torch.empty_like(projection)) - projection
+        return projection if self.of_rest else torch.eye(len(basis)).to(projection) - projection
 
     def free(self, moment: Tensor, rank: int) -> Tensor:
         """The first principal directions outside M of inputs of this moment H Hᵀ: orthonormal rows [rank, in], or 0."""
@@ -156,7 +156,7 @@ class Space(nn.Module):
         held = energy - values.sum() + torch.cat([values.new_zeros(1), values.cumsum(0)])  # by 0, 1, … of them
         wanted = min(int((held < share * energy).sum()), int((values > NOTHING * energy).sum()))
         added = vectors[:, :wanted]
-        _, vectors = _principal(torch.eye(len(rest), out=torch.empty_like(rest)) - rest + added @ added.T)
+        _, vectors = _principal(torch.eye(len(rest)).to(rest) - rest + added @ added.T)
         dimensions = len(rest) - round(float(rest.trace())) + wanted
         self.of_rest = torch.tensor(dimensions > len(rest) / 2, device=moment.device)
         kept = vectors[:, dimensions:] if self.of_rest else vectors[:, :dimensions]

@@ -1,8 +1,8 @@
 """N-LoRA: low-rank terms are made sparse, so that those of different experiences seldom meet.
 
-Yang et al., "Is Parameter Collision Hindering Continual Learning in LLMs?", COLING 2025, section 4. Each experience t
-has low-rank terms of its own, the older ones stay in the sum, frozen, and an ℓ₁ penalty leaves few entries of the new
-terms that are not 0:
+Yang et al., "Is Parameter Collision Hindering Continual Learning in LLMs?", COLING 2025. Each experience t has
+low-rank terms of its own, the older ones stay in the sum, frozen, and an ℓ₁ penalty leaves few entries of the new terms
+that are not 0:
 
     L + λ ‖ΔW_t‖₁,    ΔW_t = B_t A_t.
 

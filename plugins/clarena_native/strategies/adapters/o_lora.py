@@ -1,6 +1,6 @@
 """O-LoRA: each experience learns its low-rank terms in a subspace orthogonal to those of the earlier ones.
 
-Wang et al., "Orthogonal Subspace Learning for Language Model Continual Learning", Findings of EMNLP 2023, section 3.2.
+Wang et al., "Orthogonal Subspace Learning for Language Model Continual Learning", Findings of EMNLP 2023.
 Each experience t has terms B_t A_t of its own, the older ones stay in the sum, frozen, and the rows of A_t, which span
 what a term looks at, are held orthogonal to those before it:
 

@@ -1,15 +1,15 @@
 """SD-LoRA: directions that were learned stay, and how far to go along each of them is learned on.
 
-Wu et al., "SD-LoRA: Scalable Decoupled Low-Rank Adaptation for Class Incremental Learning", ICLR 2025, section 3. A
-low-rank term is taken apart into a direction of norm 1 and a magnitude. In experience t, with the paper's A [out, r]
-and B [r, in],
+Wu et al., "SD-LoRA: Scalable Decoupled Low-Rank Adaptation for Class Incremental Learning", ICLR 2025. A low-rank
+term is taken apart into a direction of norm 1 and a magnitude. In experience t, with the paper's A [out, r] and
+B [r, in],
 
-    h = (W₀ + α₁ A₁B₁/‖A₁B₁‖ + … + α_{t−1} A_{t−1}B_{t−1}/‖A_{t−1}B_{t−1}‖ + α_t A_tB_t) x,
+    h = (W₀ + α₁ A₁B₁/‖A₁B₁‖ + … + α_{t−1} A_{t−1}B_{t−1}/‖A_{t−1}B_{t−1}‖ + α_t A_tB_t/‖A_tB_t‖) x,
 
 with the norm of Frobenius; earlier directions are frozen, and all magnitudes α are trained, with A_t and B_t.
 
 Differences from the paper:
-1. The term being learned is not divided by its norm, which is 0 at the start; as in its code.
+1. The term being learned is α_t A_tB_t, not divided by its norm, which is 0 at the start; as in its code.
 2. Its code divides by ‖A‖‖B‖, which is never less than ‖AB‖, so that its directions are shorter than 1.
 3. When an experience ends, its direction is given norm 1 and its magnitude takes that norm, so that what the model
    answers stays as it was. There all magnitudes begin anew at 0.8 with each experience.

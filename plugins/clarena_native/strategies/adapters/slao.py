@@ -1,6 +1,6 @@
 """SLAO: one low-rank adaptation, learned on from the last one's directions and merged with what was there.
 
-Qiao and Mahdavi, "Merge before Forget: A Single LoRA Continual Learning via Continual Merging", ICLR 2026, section 4.
+Qiao and Mahdavi, "Merge before Forget: A Single LoRA Continual Learning via Continual Merging", ICLR 2026.
 Experience i trains the one pair (A, B) from an orthonormal basis of the last A, and from the last B,
 
     Q R = QR(A_{i−1}ᵀ),    A_i⁽⁰⁾ = Qᵀ,    B_i⁽⁰⁾ = B_{i−1},
