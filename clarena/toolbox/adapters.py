@@ -174,8 +174,8 @@ class LowRank(nn.Module):
         super().__init__()
         self.down = nn.ParameterList(like.new_empty(rank, weight.shape[1]) for weight in on)
         self.up = nn.ParameterList(like.new_zeros(weight.rows[1] - weight.rows[0], rank) for weight in on)
-        for a in self.down if rank else ():
-            nn.init.kaiming_uniform_(a, a=5**0.5)
+        for a in self.down if rank else ():  # on the CPU, so that every device has the same
+            a.data.copy_(nn.init.kaiming_uniform_(torch.empty(a.shape, dtype=a.dtype), a=5**0.5))
 
 
 class Lora(Branches):

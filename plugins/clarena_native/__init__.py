@@ -100,6 +100,18 @@ STRATEGIES = {
         "adapters.n_lora:NLoRA",
         "N-LoRA: each experience has low-rank terms of its own, made sparse so that they seldom meet older ones",
     ),
+    "slao": (
+        "adapters.slao:SLAO",
+        "SLAO: one low-rank adaptation is learned on in every experience, and merged with what was there before it",
+    ),
+    "inflora": (
+        "adapters.inflora:InfLoRA",
+        "InfLoRA: each experience has low-rank terms that see only what the inputs of earlier ones left free",
+    ),
+    "sd-lora": (
+        "adapters.sd_lora:SDLoRA",
+        "SD-LoRA: directions of earlier low-rank terms are frozen, and the magnitudes of all are learned on",
+    ),
     "ncm": ("closed_form.ncm:NCM", "The nearest class mean of frozen features"),
     "slda": (
         "closed_form.slda:SLDA",

@@ -11,7 +11,8 @@ from clarena_native.strategies.references.finetune import Finetune
 from tiny import walk
 from torch import nn
 
-from clarena import Backbone, Head, UsageError
+from clarena import Backbone, Head, Model, UsageError
+from clarena.checks.tiny import TinyMlp
 
 
 class Older(Backbone):
@@ -51,6 +52,34 @@ def test_layers_may_be_called_as_the_methods_are():
         assert torch.equal(older(x), expected)
     assert older.double()(x.double()).dtype == torch.float64
     assert walk(Finetune, backbone=Older).finish().predict()
+
+
+def test_what_acts_on_a_backbone_has_a_place_in_its_model():
+    torch.manual_seed(0)
+    model, x = Model(TinyMlp((1, 4, 4))), torch.rand(3, 1, 4, 4)
+    model.head.grow(2)
+    names, plain = list(model.state_dict()), model(x)
+    model.adapter = model.backbone.adapt("lora", rank=2, on=("other",))
+    with torch.no_grad():
+        assert torch.equal(model(x), plain)
+        model.adapter.branches[0].up[0].fill_(1)
+    learned = model(x)
+    assert not torch.allclose(learned, plain)
+    with torch.no_grad():
+        model.backbone.layers[1].weight += model.adapter.branches[0].down[0].sum(0)
+    model.adapter = None
+    torch.testing.assert_close(model(x), learned)
+    assert list(model.state_dict()) == names
+
+
+def test_a_head_that_grows_is_still_the_last_of_a_models_parameters():
+    """Penalties keep what they hold by place: what is there stays where it is, also where something was added."""
+    model = Model(TinyMlp((1, 4, 4)))
+    model.head.grow(2)
+    model.adapter = model.backbone.adapt("lora", rank=2, on=("other",))
+    before = list(model.parameters())
+    model.head.grow(3)
+    assert all(new is old for new, old in zip(model.parameters(), before, strict=False))
 
 
 class Plain(Backbone):

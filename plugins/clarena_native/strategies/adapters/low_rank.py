@@ -9,7 +9,7 @@ from typing import Annotated, Literal, Self
 
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from clarena import Batch, Context, Experience, GradientStrategy, Lora
 
@@ -38,13 +38,19 @@ class LowRank(GradientStrategy):
         super().setup(context)
         backbone = self.model.backbone.requires_grad_(False)
         with context.seeds.scope("init"):
-            self.model.adapter = backbone.adapt("lora", rank=self.rank, on=self.on, scale=self.scale)
+            lora = backbone.adapt("lora", rank=self.rank, on=self.on, scale=self.scale)
+            self.model.adapter = self.adapter(lora)
         self.train()
+
+    def adapter(self, lora: Lora) -> nn.Module:
+        """What acts on the backbone: the terms as they are, or a module that holds them as `lora`."""
+        return lora
 
     @property
     def lora(self) -> Lora:
         """The low-rank terms, which are the model's."""
-        return self.model.adapter  # type: ignore[no-any-return]
+        adapter = self.model.adapter
+        return adapter if isinstance(adapter, Lora) else adapter.lora
 
     def grow(self) -> None:
         """Freeze the branches there are, and add one."""
@@ -73,8 +79,7 @@ class Incremental(LowRank):
 class OwnOutputs(Incremental):
     """In the class scenario an experience's loss is over its own outputs, whatever the protocol's loss_over says.
 
-    And in any, blocks of the head that have none of its outputs are frozen: no decay moves them. Exemplars, in a
-    composite, have outputs of others: with them the loss is the protocol's.
+    And in any, blocks of the head that have none of its outputs are frozen: no decay moves them.
     """
 
     def before_experience(self, experience: Experience) -> None:
@@ -90,7 +95,5 @@ class OwnOutputs(Incremental):
             self._mask[:, list(experience.classes)] = True
 
     def loss(self, batch: Batch) -> Tensor:
-        if self._mask is None or batch.fresh < len(batch):
-            return super().loss(batch)
         assert batch.scores is not None
-        return self.context.target.loss(batch.scores, batch.y, self._mask)
+        return self.context.target.loss(batch.scores, batch.y, batch.mask if self._mask is None else self._mask)

@@ -1,8 +1,8 @@
 """N-LoRA: low-rank terms are made sparse, so that those of different experiences seldom meet.
 
-Yang et al., "Is Parameter Collision Hindering Continual Learning in LLMs?", COLING 2025, section 4. Each experience t
-has low-rank terms of its own, the older ones stay in the sum, frozen, and an ℓ₁ penalty leaves few entries of the new
-terms that are not 0:
+Yang et al., "Is Parameter Collision Hindering Continual Learning in LLMs?", COLING 2025. Each experience t has
+low-rank terms of its own, the older ones stay in the sum, frozen, and an ℓ₁ penalty leaves few entries of the new terms
+that are not 0:
 
     L + λ ‖ΔW_t‖₁,    ΔW_t = B_t A_t.
 
@@ -13,8 +13,8 @@ Differences from the paper:
    have terms. Its code multiplies the two matrices in the other order, which gives an [r, r] matrix where a weight is
    square, and nothing where it is not. That product is not offered.
 2. So a step costs the whole ΔW_t of each weight once more.
-3. Rank 8 on queries and values is that of its scripts, and λ = 0.4 is theirs for three of the orders, for the code's
-   other norm and another model: choose it anew. Terms are multiplied by `scale` = 1, as in `lora`.
+3. λ = 0.4 is that of its scripts for orders 1 to 3, for the code's other norm and another model: choose it anew. Rank,
+   weights and scale are those of `lora` and `o-lora`, so that rows differ by the penalty alone.
 4. It is made for a language model that writes its answer, and has no head. Here a head is trained in every experience,
    and the loss is the protocol's.
 """

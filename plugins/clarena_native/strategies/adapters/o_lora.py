@@ -1,6 +1,6 @@
 """O-LoRA: each experience learns its low-rank terms in a subspace orthogonal to those of the earlier ones.
 
-Wang et al., "Orthogonal Subspace Learning for Language Model Continual Learning", Findings of EMNLP 2023, section 3.2.
+Wang et al., "Orthogonal Subspace Learning for Language Model Continual Learning", Findings of EMNLP 2023.
 Each experience t has terms B_t A_t of its own, the older ones stay in the sum, frozen, and the rows of A_t, which span
 what a term looks at, are held orthogonal to those before it:
 
@@ -11,8 +11,8 @@ what a term looks at, are held orthogonal to those before it:
 Differences from the paper:
 1. The code has the absolute values |O[j, k]| in the place of their squares, `overlap` = absolute: these draw entries to
    0 with the same force however small they are. The sum is over all weights that have terms, as in the code.
-2. The code adds λ₂ Σ ‖·‖₂ of the matrices A_t and B_t, which is 0 in most of its scripts: `decay`, from the first
-   experience on. The norm is not squared.
+2. The code adds λ₂ Σ ‖·‖₂ of the matrices A_t and B_t, which is 0 in its scripts for orders 1 to 3: `decay`,
+   from the first experience on. The norm is not squared.
 3. Rank 8 on queries and values and λ₁ = 0.5 are those of its scripts, which set other ones for single tasks of the
    longer orders. Terms are multiplied by `scale` = 1, as in `lora`, in place of 32 / 8, without dropout.
 4. It is made for a language model that writes its answer, and has no head. Here a head is trained in every experience,
