@@ -93,6 +93,10 @@ STRATEGIES = {
         "closed_form.slda:SLDA",
         "Streaming linear discriminant analysis: class means and one covariance of frozen features",
     ),
+    "ridge": (
+        "closed_form.ridge:Ridge",
+        "Ridge regression on frozen features, recursive and the same as on all data at once",
+    ),
     "frozen": (
         "architecture.frozen:FrozenFeatures",
         "Trains the head on features that are frozen after the first experience, or from the start",
