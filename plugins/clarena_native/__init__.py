@@ -97,6 +97,10 @@ STRATEGIES = {
         "closed_form.ridge:Ridge",
         "Ridge regression on frozen features, recursive and the same as on all data at once",
     ),
+    "ranpac": (
+        "closed_form.ranpac:RanPAC",
+        "Ridge regression on random projections of frozen features, its strength by held-out samples",
+    ),
     "frozen": (
         "architecture.frozen:FrozenFeatures",
         "Trains the head on features that are frozen after the first experience, or from the start",

@@ -92,7 +92,7 @@ class Sums(Head):
 class FrozenModel(Model):
     """A backbone that stays as it is, and sums."""
 
-    def __init__(self, backbone: Backbone, head: Sums) -> None:
+    def __init__(self, backbone: Backbone, head: Head) -> None:
         super().__init__(backbone, head)
         self.backbone.requires_grad_(False)
         self.train()
@@ -139,22 +139,25 @@ class ClosedForm(Strategy):
         self.context.grow(self.model)
         head = self.model.head
         assert isinstance(head, Sums)
-        for features, y in self.blocks(experience):
+        for features, y, _ in self.blocks(experience):
             head.add(features, y)
         _ = head.solution  # here, where its time counts as learning
 
-    def blocks(self, experience: Experience) -> Iterator[tuple[Tensor, Tensor]]:
-        """One pass: rounded features [block, features] in float64, and their outputs [block]."""
-        features: list[Tensor] = []
-        labels: list[Tensor] = []
+    def blocks(self, experience: Experience) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """One pass: rounded features [block, features] in float64, their outputs and their positions [block]."""
+        block: list[tuple[Tensor, Tensor, Tensor]] = []
         for batch in experience.batches(1):
-            features.append(rounded(self.model.features(batch.x).double()))
-            labels.append(batch.y)
-            if sum(map(len, labels)) >= BLOCK:
-                yield torch.cat(features), torch.cat(labels)
-                features, labels = [], []
-        if labels:
-            yield torch.cat(features), torch.cat(labels)
+            block.append((rounded(self.model.features(batch.x).double()), batch.y, batch.index))
+            if sum(len(y) for _, y, _ in block) >= BLOCK:
+                yield _joined(block)
+                block = []
+        if block:
+            yield _joined(block)
+
+
+def _joined(block: list[tuple[Tensor, Tensor, Tensor]]) -> tuple[Tensor, Tensor, Tensor]:
+    features, y, index = (torch.cat(column) for column in zip(*block, strict=True))
+    return features, y, index
 
 
 def rounded(features: Tensor) -> Tensor:

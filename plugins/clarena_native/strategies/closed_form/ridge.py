@@ -85,7 +85,7 @@ class Regression(Sums):
 
     def take(self, h: Tensor, y: Tensor) -> None:
         """Add samples that are expanded: h [batch, width]."""
-        self.gram = self.gram + h.T @ h
+        self.gram = torch.addmm(self.gram, h.T, h)
         super().add(h, y)
 
     def solve(self) -> Tensor:
