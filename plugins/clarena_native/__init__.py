@@ -101,6 +101,10 @@ STRATEGIES = {
         "closed_form.ranpac:RanPAC",
         "Ridge regression on random projections of frozen features, its strength by held-out samples",
     ),
+    "fecam": (
+        "closed_form.fecam:FeCAM",
+        "The nearest class mean of frozen features, by a Mahalanobis distance of each class's own",
+    ),
     "frozen": (
         "architecture.frozen:FrozenFeatures",
         "Trains the head on features that are frozen after the first experience, or from the start",
