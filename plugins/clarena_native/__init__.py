@@ -105,6 +105,10 @@ STRATEGIES = {
         "closed_form.fecam:FeCAM",
         "The nearest class mean of frozen features, by a Mahalanobis distance of each class's own",
     ),
+    "randumb": (
+        "closed_form.randumb:RanDumb",
+        "Linear discriminant analysis of random Fourier features of the inputs; no backbone is used",
+    ),
     "frozen": (
         "architecture.frozen:FrozenFeatures",
         "Trains the head on features that are frozen after the first experience, or from the start",

@@ -60,7 +60,12 @@ SHORT_RUN = {"limit": 64, "epochs": 3, "batch_size": 16, "learning_rate": 0.005,
 # Adam makes a full step of it, in a random direction; plain SGD a step of nothing.
 PLAIN = {"optimizer": "sgd", "learning_rate": 0.05}
 CHANGES = {"lwf": PLAIN, "icarl": PLAIN, "mer": {"limit": 24, "epochs": 2}}  # steps on single samples
-OPTIONS: dict[str, dict[str, Any]] = {"mer": {"draw_size": 4}, "gdumb": {"epochs": 10}, "ranpac": {"projection": 200}}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "mer": {"draw_size": 4},
+    "gdumb": {"epochs": 10},
+    "ranpac": {"projection": 200},
+    "randumb": {"embedding": 200},
+}
 
 STRATEGIES: dict[str, Callable[[], Strategy]] = {
     **LONG,

@@ -80,12 +80,15 @@ class Discriminant(Sums):
         t = (self.counts.sum() + torch.arange(len(y), device=y.device)).double()
         return (t / (t + 1)).sqrt()[:, None] * (features - mean)
 
+    def shrunk(self) -> Tensor:
+        """(1 − ε) Σ + ε I [features, features]."""
+        identity = torch.eye(self.features, dtype=torch.float64, device=self.scatter.device)
+        return (1 - self.shrinkage) * self.covariance + self.shrinkage * identity
+
     def solve(self) -> tuple[Tensor, Tensor]:
         """w_k [features, outputs] and b_k [outputs]."""
-        identity = torch.eye(self.features, dtype=torch.float64, device=self.scatter.device)
-        shrunk = (1 - self.shrinkage) * self.covariance + self.shrinkage * identity
         means = self.means
-        weights: Tensor = torch.linalg.solve(shrunk, means.T)  # Λ μ_k
+        weights: Tensor = torch.linalg.solve(self.shrunk(), means.T)  # Λ μ_k
         return weights, -(means * weights.T).sum(1) / 2
 
     def scores(self, features: Tensor) -> Tensor:
