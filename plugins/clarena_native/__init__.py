@@ -117,6 +117,22 @@ STRATEGIES = {
         "closed_form.slda:SLDA",
         "Streaming linear discriminant analysis: class means and one covariance of frozen features",
     ),
+    "ridge": (
+        "closed_form.ridge:Ridge",
+        "Ridge regression on frozen features, recursive and the same as on all data at once",
+    ),
+    "ranpac": (
+        "closed_form.ranpac:RanPAC",
+        "Ridge regression on random projections of frozen features, its strength by held-out samples",
+    ),
+    "fecam": (
+        "closed_form.fecam:FeCAM",
+        "The nearest class mean of frozen features, by a Mahalanobis distance of each class's own",
+    ),
+    "randumb": (
+        "closed_form.randumb:RanDumb",
+        "Linear discriminant analysis of random Fourier features of the inputs; no backbone is used",
+    ),
     "frozen": (
         "architecture.frozen:FrozenFeatures",
         "Trains the head on features that are frozen after the first experience, or from the start",

@@ -61,7 +61,7 @@ class Reader(Backbone):
 
 
 TAKES_BACKBONES_APART = {"pnn", "den", "l2p"}
-ONE_TENSOR = {"icarl"}
+ONE_TENSOR = {"icarl", "randumb"}
 NATIVES = sorted(name for name in HOST.strategies.names() if "/" not in name)
 NO_ATTENTION = {name for name in NATIVES if "adapters" in HOST.strategies.load(name).needs}
 

@@ -61,7 +61,13 @@ SHORT_RUN = {"limit": 64, "epochs": 3, "batch_size": 16, "learning_rate": 0.005,
 PLAIN = {"optimizer": "sgd", "learning_rate": 0.05}
 # An ℓ₁ penalty turns its sign at 0, to where it draws: a small one, in small steps, does not go by rounding alone.
 CHANGES = {"lwf": PLAIN, "icarl": PLAIN, "n-lora": PLAIN, "mer": {"limit": 24, "epochs": 2}}  # steps on single samples
-OPTIONS: dict[str, dict[str, Any]] = {"mer": {"draw_size": 4}, "gdumb": {"epochs": 10}, "n-lora": {"strength": 1e-3}}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "mer": {"draw_size": 4},
+    "gdumb": {"epochs": 10},
+    "n-lora": {"strength": 1e-3},
+    "ranpac": {"projection": 200},
+    "randumb": {"embedding": 200},
+}
 
 STRATEGIES: dict[str, Callable[[], Strategy]] = {
     **LONG,

@@ -68,17 +68,9 @@ class Discriminant(Sums):
 
     def add(self, features: Tensor, y: Tensor) -> None:
         """Add to the scatter what lies around the means, and then to the means."""
-        around = self._exactly(features, y) if self.recursion == "exact" else self._as_printed(features, y)
+        around = self.around(features, y) if self.recursion == "exact" else self._as_printed(features, y)
         self.scatter = self.scatter + around.T @ around
         super().add(features, y)
-
-    def _exactly(self, features: Tensor, y: Tensor) -> Tensor:
-        """Rows whose outer products sum to what a batch adds to the scatter: of samples around the batch's own means,
-        and of these around the means so far (Chan, Golub & LeVeque 1979)."""
-        counts = torch.bincount(y, minlength=self.outputs)
-        means = torch.zeros_like(self.sums).index_add(0, y, features) / counts.clamp(min=1)[:, None]
-        weight = self.counts.double() * counts / (self.counts + counts).clamp(min=1)  # 0 where either has no sample
-        return torch.cat([features - means[y], weight.sqrt()[:, None] * (means - self.means)])
 
     def _as_printed(self, features: Tensor, y: Tensor) -> Tensor:
         """√(t / (t + 1)) (z − μ_y) of each sample, μ_y being the mean of those before it."""
@@ -88,10 +80,18 @@ class Discriminant(Sums):
         t = (self.counts.sum() + torch.arange(len(y), device=y.device)).double()
         return (t / (t + 1)).sqrt()[:, None] * (features - mean)
 
+    def shrunk(self) -> Tensor:
+        """(1 − ε) Σ + ε I [features, features]."""
+        identity = torch.eye(self.features, dtype=torch.float64, device=self.scatter.device)
+        return (1 - self.shrinkage) * self.covariance + self.shrinkage * identity
+
+    def solve(self) -> tuple[Tensor, Tensor]:
+        """w_k [features, outputs] and b_k [outputs]."""
+        means = self.means
+        weights: Tensor = torch.linalg.solve(self.shrunk(), means.T)  # Λ μ_k
+        return weights, -(means * weights.T).sum(1) / 2
+
     def scores(self, features: Tensor) -> Tensor:
         """w_k · z + b_k [batch, outputs]."""
-        identity = torch.eye(self.features, dtype=torch.float64, device=features.device)
-        shrunk = (1 - self.shrinkage) * self.covariance + self.shrinkage * identity
-        means = self.means
-        weights: Tensor = torch.linalg.solve(shrunk, means.T)  # Λ μ_k [features, outputs]
-        return features @ weights - (means * weights.T).sum(1) / 2
+        weights, biases = self.solution
+        return features @ weights + biases  # type: ignore[no-any-return]
