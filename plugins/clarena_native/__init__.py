@@ -88,6 +88,14 @@ STRATEGIES = {
         "prompts.l2p:L2P",
         "Learning to prompt: a frozen backbone is given, before the tokens of an input, the prompts nearest to it",
     ),
+    "dualprompt": (
+        "prompts.dualprompt:DualPrompt",
+        "DualPrompt: a frozen backbone is given prefixes that all experiences share, and those of the nearest one",
+    ),
+    "coda-prompt": (
+        "prompts.coda_prompt:CodaPrompt",
+        "CODA-Prompt: a frozen backbone is given prefixes put together from components, weighted by an input's query",
+    ),
     "ncm": ("closed_form.ncm:NCM", "The nearest class mean of frozen features"),
     "slda": (
         "closed_form.slda:SLDA",
