@@ -112,6 +112,14 @@ STRATEGIES = {
         "adapters.sd_lora:SDLoRA",
         "SD-LoRA: directions of earlier low-rank terms are frozen, and the magnitudes of all are learned on",
     ),
+    "dualprompt": (
+        "prompts.dualprompt:DualPrompt",
+        "DualPrompt: a frozen backbone is given prefixes that all experiences share, and those of the nearest one",
+    ),
+    "coda-prompt": (
+        "prompts.coda_prompt:CodaPrompt",
+        "CODA-Prompt: a frozen backbone is given prefixes put together from components, weighted by an input's query",
+    ),
     "ncm": ("closed_form.ncm:NCM", "The nearest class mean of frozen features"),
     "slda": (
         "closed_form.slda:SLDA",
