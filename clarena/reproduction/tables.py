@@ -92,6 +92,7 @@ class Reproduction(FrozenModel):
 
     Attributes:
         settings: of benchmark, stream, backbone and protocol: a paper preset, with the paper's exact settings.
+        published_runs: over how many the published means and spreads are; None where that is not known.
         seeds: how many are run unless the caller says otherwise.
         metric: which of our numbers stands beside theirs: a metric of accuracies by name. Papers with experiences of
             unequal sizes mostly mean a pooled one.
@@ -104,7 +105,7 @@ class Reproduction(FrozenModel):
     paper: str
     url: Annotated[str, Field(pattern="^https://")]
     metric: str
-    published_runs: int
+    published_runs: int | None = None
     seeds: int
     benchmark: str
     backbone: str
@@ -138,7 +139,7 @@ class Comparison:
     cell: PublishedCell
     ours: Interval | None
     spread: float
-    published_runs: int
+    published_runs: int | None
     problems: str = ""
 
     @property
@@ -150,7 +151,7 @@ class Comparison:
     def tolerance(self) -> float:
         """The larger of 1 point and 1.96 standard errors of the difference, never wider than 5 points."""
         n = self.ours.n if self.ours else 1
-        theirs = (self.cell.std or 0.0) ** 2 / self.published_runs
+        theirs = (self.cell.std or 0.0) ** 2 / (self.published_runs or 1)
         return min(5.0, max(1.0, 1.96 * math.sqrt((100 * self.spread) ** 2 / n + theirs)))
 
     @property
