@@ -34,6 +34,12 @@ def reproduce(
     ] = None,
     seeds: Annotated[str | None, typer.Option(help="How many (5), which (0,3,7), or a range (10-14).")] = None,
     only: Annotated[str | None, typer.Option(help="Cells to run: ewc,er-1100/class; default: all.")] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATH", help="The file of weights from which the table starts, where it needs one; or default."
+        ),
+    ] = None,
     write: Annotated[
         bool, typer.Option("--write", help="Write docs/reproductions/NAME.md, with all that the store holds.")
     ] = False,
@@ -55,14 +61,16 @@ def reproduce(
 
     Example: clarena reproduce hsu2018-split-mnist --only ewc,er-1100/class
     """
-    from clarena.reproduction.tables import available, compare, joined, load, page, plans, select
+    from clarena.reproduction.tables import available, compare, joined, load, page, plans, select, starting_from
     from clarena.run.deadline import Limits
 
     if name is None:
-        for known in available():
-            typer.echo(f"{known:<28} {load(known).title}")
+        width = max(map(len, available()), default=0)
+        for known, listed in ((known, load(known)) for known in available()):
+            needs = f"  (needs weights: {listed.weights.file})" if listed.weights else ""
+            typer.echo(f"{known:<{width}}  {listed.title}{needs}")
         return
-    table = load(name)
+    table = starting_from(load(name), weights)
     wanted = {cell.label for cell in select(table, only).cells}
     host = discover(plugin, plugins_dir, no_plugins)
     chosen = parse_seeds(seeds) if seeds else list(range(table.seeds))
@@ -79,7 +87,9 @@ def reproduce(
         target.parent.mkdir(parents=True, exist_ok=True)
         environment = results.records[0].environment if results.records else {}
         command = f"clarena reproduce {table.name} --seeds {len(chosen)}" + (f" --only {only}" if only else "")
-        target.write_text(page(table, comparisons, environment, command), encoding="utf-8")
+        command += " --weights PATH" if table.weights else ""
+        brought = plan.track.backbone.fingerprint
+        target.write_text(page(table, comparisons, environment, command, brought), encoding="utf-8")
         typer.echo(f"Written: {os.path.relpath(target)}")
     if results.errors:
         raise typer.Exit(1)

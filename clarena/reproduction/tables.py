@@ -21,6 +21,7 @@ from clarena.record.record import Record
 from clarena.record.statistics import Interval, student_t_interval
 from clarena.run.deadline import NO_LIMITS, Limits
 from clarena.run.planning import OWNERS, Plan, make_plan
+from clarena.toolbox.downloads import user_path
 
 GROUP = "clarena.reproductions"
 """Offer points of this group name packages that hold `*.toml` files."""
@@ -59,14 +60,43 @@ class PublishedCell(FrozenModel):
         return f"{self.method}/{self.scenario}"
 
 
+class Weights(FrozenModel):
+    """A file of weights from which a published table starts, and which whoever runs it again has to bring.
+
+    Attributes:
+        file: the file, and the words by which a reader finds it.
+        architecture: of which network it is, and as which library lays it out.
+        trained_on: what it was trained on, with what it was fine-tuned on, or that it was not.
+        url: where it is published.
+        mistaken_for: other files that go by the same name, and are not meant.
+    """
+
+    file: str
+    architecture: str
+    trained_on: str
+    url: Annotated[str, Field(pattern="^https://")]
+    mistaken_for: str | None = None
+
+    def __str__(self) -> str:
+        lines = [
+            f"  file          {self.file}",
+            f"  architecture  {self.architecture}",
+            f"  trained on    {self.trained_on}",
+            f"  published at  {self.url}",
+        ]
+        return "\n".join(lines + [f"  not           {self.mistaken_for}"] * bool(self.mistaken_for))
+
+
 class Reproduction(FrozenModel):
     """A published table: the track it was made on, and its cells.
 
     Attributes:
         settings: of benchmark, stream, backbone and protocol: a paper preset, with the paper's exact settings.
+        published_runs: over how many the published means and spreads are; None where that is not known.
         seeds: how many are run unless the caller says otherwise.
         metric: which of our numbers stands beside theirs: a metric of accuracies by name. Papers with experiences of
             unequal sizes mostly mean a pooled one.
+        weights: the file from which it starts, where that comes with no package: the backbone's option `weights`.
         notes: what a reader should know of the whole table.
     """
 
@@ -75,11 +105,12 @@ class Reproduction(FrozenModel):
     paper: str
     url: Annotated[str, Field(pattern="^https://")]
     metric: str
-    published_runs: int
+    published_runs: int | None = None
     seeds: int
     benchmark: str
     backbone: str
     settings: dict[str, dict[str, Any]]
+    weights: Weights | None = None
     notes: list[str] = []
     cells: list[PublishedCell]
 
@@ -108,7 +139,7 @@ class Comparison:
     cell: PublishedCell
     ours: Interval | None
     spread: float
-    published_runs: int
+    published_runs: int | None
     problems: str = ""
 
     @property
@@ -120,7 +151,7 @@ class Comparison:
     def tolerance(self) -> float:
         """The larger of 1 point and 1.96 standard errors of the difference, never wider than 5 points."""
         n = self.ours.n if self.ours else 1
-        theirs = (self.cell.std or 0.0) ** 2 / self.published_runs
+        theirs = (self.cell.std or 0.0) ** 2 / (self.published_runs or 1)
         return min(5.0, max(1.0, 1.96 * math.sqrt((100 * self.spread) ** 2 / n + theirs)))
 
     @property
@@ -171,6 +202,30 @@ def select(reproduction: Reproduction, only: str | None) -> Reproduction:
             raise unknown_name(f"cell of {reproduction.name}", item, labels)
     cells = [cell for cell in reproduction.cells if cell.label in wanted or cell.method in wanted]
     return reproduction.model_copy(update={"cells": cells})
+
+
+def starting_from(reproduction: Reproduction, given: str | None) -> Reproduction:
+    """The table with the weights that it starts from; one that needs none is left as it is.
+
+    Args:
+        given: the path of their file, or `default` for what the backbone's library publishes.
+
+    Raises:
+        UsageError: when a file is needed and none is given or there, which says what to bring; when none is needed.
+    """
+    wanted = reproduction.weights
+    if wanted is None:
+        if given is not None:
+            raise UsageError(f"{reproduction.name} starts from no file of weights. Leave --weights out.")
+        return reproduction
+    if given is None or (given != "default" and not user_path(given).is_file()):
+        missing = "" if given is None else f"There is no file at {user_path(given)}. "
+        raise UsageError(
+            f"{missing}{reproduction.name} starts from weights that come with no package:\n{wanted}\n"
+            f"Bring that file and name it: clarena reproduce {reproduction.name} --weights PATH"
+        )
+    backbone = reproduction.settings.get("backbone", {}) | {"weights": given}
+    return reproduction.model_copy(update={"settings": reproduction.settings | {"backbone": backbone}})
 
 
 def plans(
@@ -244,8 +299,19 @@ def summary(comparisons: list[Comparison]) -> str:
     return f"{counted.count('agrees')} of {len(counted)} counted cells agree{not_run}."
 
 
-def page(reproduction: Reproduction, comparisons: list[Comparison], environment: dict[str, str], command: str) -> str:
-    """The comparison as a Markdown page."""
+def page(
+    reproduction: Reproduction,
+    comparisons: list[Comparison],
+    environment: dict[str, str],
+    command: str,
+    fingerprint: str | None = None,
+) -> str:
+    """The comparison as a Markdown page.
+
+    Args:
+        fingerprint: SHA-256 of the weights that were brought, where the table starts from some.
+    """
+    weights = reproduction.weights
     lines = [
         f"# {reproduction.title}: ours beside the published table",
         "",
@@ -259,6 +325,7 @@ def page(reproduction: Reproduction, comparisons: list[Comparison], environment:
         f"Made by `{command}` on {environment.get('hardware', 'unknown hardware')}, torch "
         f"{environment.get('torch', '?')}, clarena-bench {environment.get('clarena-bench', '?')}.",
         "",
+        *([f"* {_weights_note(weights, fingerprint)}"] if weights else []),
         *(f"* {note}" for note in reproduction.notes),
         "",
         "| cell | published % | ours % (95 % interval) | n | difference | allowed | verdict |",
@@ -274,3 +341,11 @@ def page(reproduction: Reproduction, comparisons: list[Comparison], environment:
     if remarks:
         lines += ["", *(f"* **{label}**: {text}" for label, text in remarks)]
     return "\n".join(lines) + "\n"
+
+
+def _weights_note(weights: Weights, fingerprint: str | None) -> str:
+    brought = f"SHA-256 of what was brought: `{fingerprint}`" if fingerprint else "none was brought yet"
+    return (
+        f"Starts from {weights.file} ({weights.architecture}; trained on {weights.trained_on}; <{weights.url}>); "
+        f"{brought}."
+    )
