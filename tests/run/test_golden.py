@@ -92,12 +92,20 @@ def noisy(module: nn.Module, error: float, noise: torch.Generator) -> nn.Module:
     return module
 
 
+def drawn_as_here() -> bool:
+    """Whether this release of torch makes the same truncated normal values of a seed as the one of constraints.txt."""
+    drawn = nn.init.trunc_normal_(torch.empty(2), generator=torch.Generator().manual_seed(0))
+    return drawn.tolist() == pytest.approx([1.5409961, -0.2934289])
+
+
 def trajectory(
     make: Callable[[], Strategy], scenario: str, seed: int = 0, error: float = 0.0, **protocol: Any
 ) -> dict[str, Any]:
     """A strategy on split-digits; `error` is the relative error of the first weights."""
     made = make()
     tokens = bool(made.needs & {"tokens", "adapters"})
+    if tokens and not drawn_as_here():
+        pytest.skip(f"torch {torch.__version__} draws the first values of a vision transformer otherwise")
     walked = walk(
         made,
         scenario,  # type: ignore[arg-type]
