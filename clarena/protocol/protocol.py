@@ -19,6 +19,7 @@ from pydantic import (
 )
 
 from clarena.errors import UsageError, unknown_name
+from clarena.protocol.features import Precision, frozen
 from clarena.protocol.frozen import Continuation, FrozenModel
 from clarena.protocol.presets import FINAL, NAMED
 
@@ -274,27 +275,6 @@ def _checked(model: type[Model], values: dict[str, Any], owner: str) -> Model:
             sentence = f" {field}: {model.model_fields[field].description}" if field else ""
             lines.append(f"{owner}{'.' + field if field else ''} is not valid: {problem['msg']}.{sentence}")
         raise UsageError("\n".join(lines)) from error
-
-
-Precision = Literal["float32", "float16"]
-"""What features are kept as."""
-
-
-def frozen(options: Mapping[str, Any]) -> tuple[dict[str, Any], Precision | None]:
-    """The options of a backbone itself, and what its features are kept as where `frozen` says that they are computed
-    once; raises `UsageError` where it says something else."""
-    own = dict(options)
-    said = own.pop("frozen", None)
-    if said in (None, False, "false", "none"):
-        return own, None
-    if said in (True, "true", "float32"):
-        return own, "float32"
-    if said == "float16":
-        return own, "float16"
-    raise UsageError(
-        f"backbone.frozen = {said!r} is not valid: true (features are computed once, and kept as float32), float16 "
-        "(kept in half the space) or false."
-    )
 
 
 class NamedPart(FrozenModel):

@@ -22,7 +22,8 @@ from clarena.contract.data import Data
 from clarena.contract.strategy import NEEDS, Strategy
 from clarena.errors import ClarenaWarning, PluginError, UsageError
 from clarena.plugins.parameters import parse
-from clarena.protocol.protocol import Track, digest, frozen
+from clarena.protocol.features import frozen
+from clarena.protocol.protocol import Track, digest
 from clarena.run.cache import Cache
 from clarena.run.environment import configured
 from clarena.toolbox.seeding import forked

@@ -23,8 +23,9 @@ from clarena.plugins.host import Host
 from clarena.plugins.identity import code_identity, source_hash
 from clarena.plugins.parameters import parameters, parse
 from clarena.plugins.registry import Registry, first_sentence
+from clarena.protocol.features import frozen
 from clarena.protocol.presets import NAMED
-from clarena.protocol.protocol import SCENARIOS, NamedPart, Scenario, Track, frozen, protocol, variation
+from clarena.protocol.protocol import SCENARIOS, NamedPart, Scenario, Track, protocol, variation
 from clarena.record.reader import NewerError
 from clarena.record.record import FIRST_TUNING_SEED, RETRIED, Cell, Record, StrategyInfo
 from clarena.record.store import Store

@@ -19,7 +19,8 @@ from clarena.contract.strategy import Context, Strategy
 from clarena.contract.target import Target, built_in
 from clarena.errors import PluginError, UsageError
 from clarena.plugins.parameters import parse
-from clarena.protocol.protocol import Track, Variation, frozen
+from clarena.protocol.features import frozen
+from clarena.protocol.protocol import Track, Variation
 from clarena.record.predictions import Arrays, Predictions
 from clarena.record.record import ExperienceInfo
 from clarena.record.scoring import Groups, Scoring, scoring
