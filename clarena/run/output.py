@@ -127,7 +127,7 @@ def _shielded(stream: io.TextIOWrapper | None, descriptor: int) -> _Text:
     if stream is None:  # it was closed when this process began
         return _Text(outlet, "utf-8")
     stream.flush()
-    lines = stream.line_buffering
+    lines = stream.line_buffering or stream.write_through  # stderr in a file: each line is there when it is said
     return _Text(outlet, stream.encoding, line_buffering=lines, write_through=stream.write_through)
 
 

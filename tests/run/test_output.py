@@ -75,3 +75,18 @@ def test_a_listener_may_ask_for_the_end():
         tell(1)
         tell(2)
     assert heard == [1, 2]
+
+
+SAYING = """
+import os, sys
+from clarena.run.output import shield
+shield()
+print("a warning", file=sys.stderr)
+os._exit(0)  # nothing is flushed any more
+"""
+
+
+def test_what_is_said_on_stderr_is_in_a_file_at_once(tmp_path):
+    with (tmp_path / "log").open("w") as log:
+        subprocess.run([sys.executable, "-c", SAYING], stderr=log, check=True)
+    assert (tmp_path / "log").read_text() == "a warning\n"
