@@ -7,6 +7,7 @@ import re
 import shutil
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,9 +98,10 @@ class Cache:
                     f"down. Remove them, and they are computed again: clarena cache clear {key[:12]}"
                 )
             features = mapped(path)
-            os.utime(self._facts(key))
         except FileNotFoundError:  # removed in the meantime
             return None
+        with suppress(OSError):  # a cache that others fill may be read alone
+            os.utime(self._facts(key))
         return features
 
     def fill(self, key: str, parts: Iterable[Tensor], rows: int, facts: Mapping[str, Any]) -> Tensor:

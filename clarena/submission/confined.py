@@ -31,7 +31,10 @@ if TYPE_CHECKING:
 
 START_SECONDS = 300.0
 """For the process to import torch and CLArena, before a stranger's code runs and its own time begins."""
-KEPT = ("PATH", "HOME", "LANG", "TMPDIR", "LD_LIBRARY_PATH", "CLARENA_DATA", "CUDA_VISIBLE_DEVICES")
+KEPT = (
+    *("PATH", "HOME", "LANG", "TMPDIR", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES"),
+    *("CLARENA_DATA", "CLARENA_CACHE", "CLARENA_CACHE_LIMIT"),
+)
 """The environment variables that go over; tokens and addresses of servers do not."""
 
 
