@@ -124,7 +124,7 @@ class Decoder(TextNetwork):
         (length,), places = self.input_shape, self.network.config.max_position_embeddings
         needed = len(found.before) + length + len(found.question) + max(map(len, labels), default=0)
         if needed > places:
-            longest = max(names, key=lambda name: len(self.encode_text(name)))
+            longest = max(names, key=lambda name: len(self.encode_text(name)), default="")
             raise UsageError(
                 f"{self.name} has places for {places} tokens; texts of {length} with the template and the label "
                 f"{longest[:60]!r} take {needed}. Cut the texts (--set benchmark.length=N), or name classes shortly."

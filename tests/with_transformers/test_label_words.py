@@ -310,6 +310,8 @@ def test_what_a_strategy_has_added_is_probed_too(fixed_text):
 def test_labels_that_do_not_fit_behind_a_text_are_named():
     head = made(["a"]).head
     head.read_names(["a", "b" * 17])  # 6 of the text, 7 of the question, a space before and a line after: 32
+    with pytest.raises(UsageError, match=r"label '' take 38"):
+        made([], template="{text}" + "q" * 32 + "{label}")
     with pytest.raises(UsageError, match=r"32 tokens; texts of 6 .* label 'b{18}' take 33\. Cut .*benchmark\.length"):
         head.read_names(["a", "b" * 18])
 
@@ -329,3 +331,4 @@ def test_features_alone_are_not_enough_and_names_are_needed():
     assert isinstance(head, Verbalised)
     with pytest.raises(UsageError, match="nobody says what these are called"):
         head.grow(2)
+    assert made([])(TEXTS).shape == (4, 0)
