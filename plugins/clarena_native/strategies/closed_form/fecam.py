@@ -56,8 +56,8 @@ class FeCAM(ClosedForm):
             float, Field(ge=0, description="γ₂, how much of the mean covariance is added to each; at most γ₁.")
         ] = 0.0,
         tukey: Annotated[
-            float | None, Field(gt=0, le=1, description="λ, to which power features are raised; none leaves them.")
-        ] = None,
+            float, Field(gt=0, le=1, description="λ, to which power features are raised; 1 leaves them.")
+        ] = 1.0,
     ) -> None:
         super().__init__()
         self.diagonal = diagonal
@@ -82,9 +82,7 @@ class Covariances(Sums):
 
     scatter: Tensor
 
-    def __init__(
-        self, features: int, diagonal: float = 1.0, off_diagonal: float = 0.0, tukey: float | None = None
-    ) -> None:
+    def __init__(self, features: int, diagonal: float = 1.0, off_diagonal: float = 0.0, tukey: float = 1.0) -> None:
         super().__init__(features)
         self.diagonal, self.off_diagonal, self.tukey = diagonal, off_diagonal, tukey
         self.register_buffer("scatter", torch.zeros(0, features * (features + 1) // 2, dtype=torch.float64))
@@ -96,7 +94,7 @@ class Covariances(Sums):
 
     def add(self, features: Tensor, y: Tensor) -> None:
         """Add to each class's scatter what lies around its mean, and then to the means."""
-        if self.tukey is not None and bool((features < 0).any()):
+        if self.tukey < 1 and bool((features < 0).any()):
             raise UsageError(
                 "This backbone has negative features, which no power makes more Gaussian. Leave fecam.tukey out: it is "
                 "for networks that end in a ReLU."
@@ -148,7 +146,7 @@ class Covariances(Sums):
         return found
 
     def _powered(self, features: Tensor) -> Tensor:
-        return features if self.tukey is None else rounded(features.clamp(min=0) ** self.tukey)
+        return features if self.tukey == 1 else rounded(features.clamp(min=0) ** self.tukey)
 
     def _places(self) -> tuple[Tensor, Tensor]:
         """Rows and columns of the upper triangle."""

@@ -49,7 +49,6 @@ class RanPAC(ClosedForm):
 
     name = "ranpac"
     reference = "McDonnell et al. 2023, RanPAC: Random Projections and Pre-trained Models. arXiv:2307.02251"
-    tuning = {"strength": "1e-2..1e6:log"}
     carries = "the frozen backbone, what was added to it, the projection and the sums"
 
     model: AdaptedModel
