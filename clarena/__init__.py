@@ -20,7 +20,7 @@ from clarena.hookspecs import hookimpl
 
 if TYPE_CHECKING:
     from clarena.contract.augmentation import as_given
-    from clarena.contract.backbone import Backbone, Head, Model
+    from clarena.contract.backbone import Backbone, Head, Model, SeenData
     from clarena.contract.benchmark import (
         Benchmark,
         Split,
@@ -94,6 +94,7 @@ _LAZY = {
     "Scenario": "clarena.protocol.protocol",
     "Scope": "clarena.record.scoring",
     "Scoring": "clarena.record.scoring",
+    "SeenData": "clarena.contract.backbone",
     "Split": "clarena.contract.benchmark",
     "Store": "clarena.record.store",
     "Strategy": "clarena.contract.strategy",
@@ -175,6 +176,7 @@ __all__ = [
     "Scenario",
     "Scope",
     "Scoring",
+    "SeenData",
     "Split",
     "Store",
     "StoreError",

@@ -143,7 +143,8 @@ def _facts(host: "Host", registry: "Registry", entry: "Offer", given: str) -> di
         facts |= _data(host, cls) if made else {}
         facts |= {"scenarios": list(cls.scenarios), "variations": _variations()}
     elif registry.kind.word == "backbone":
-        facts |= {"trained_on": cls.trained_on}
+        seen = {data.names[0]: len(data.classes) for data in cls.seen_data()}
+        facts |= {"trained_on": cls.trained_on, "seen_data": seen}
     elif registry.kind.word == "target":
         facts |= {"scenarios": list(cls.scenarios)}
     return facts | {
@@ -314,6 +315,8 @@ def _short_facts(facts: dict[str, Any]) -> Table:
         rows["scenarios"] += "  (the first is the default)"
     elif facts.get("trained_on"):
         rows["trained on"] = f"{facts['trained_on']}  (weights=default)"
+        named = [f"{name} ({count} classes)" if count else name for name, count in facts["seen_data"].items()]
+        rows["compared"] = f"with the names of a track's benchmark: {', '.join(named) or 'nothing, none is declared'}"
     rows["identity"] = f"{facts['identity'][:12]}  (of its code)"
     grid = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
     grid.add_column(style="dim", no_wrap=True)

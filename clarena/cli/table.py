@@ -20,6 +20,8 @@ def print_table(track: Track, table: list[Row], console: Console | None = None) 
     console.print(Text.assemble("\n", (track.label, "bold"), f"  ({track.digest[:12]})"))
     if track.unranked:
         console.print(f"Not ranked: {track.unranked}.", style="yellow")
+    for line in track.seen:
+        console.print(line, style="yellow" if line.startswith("Overlap") else "dim", highlight=False)
     grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     titles, lines = table_texts(table)
     for title in titles:
@@ -57,6 +59,7 @@ def as_data(records: list[Record], aliases: Aliases | None = None) -> list[dict[
         {
             "track": group[0].cell.track.label,
             "track_digest": group[0].track_digest,
+            "weights_have_seen": group[0].cell.track.seen,
             "rows": [row.as_dict() for row in rows(group, aliases)],
         }
         for group in by_track(records)

@@ -1,7 +1,7 @@
 """Model = backbone + head: what turns inputs into features, and features into scores."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, Literal, Self, overload
+from typing import Any, ClassVar, Literal, NamedTuple, Self, overload
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +10,18 @@ from clarena.errors import UsageError, unknown_name
 from clarena.toolbox.adapters import Adapters, Lora, adapters, lora, weights
 from clarena.toolbox.attention import Prefixes, Tokens, prefixed
 from clarena.toolbox.modules import evaluating
+
+
+class SeenData(NamedTuple):
+    """Data that weights were trained on, by the names under which a benchmark may have them.
+
+    Attributes:
+        names: what they are called; the first is shown.
+        classes: the names of each class that the weights were trained to tell apart; none where there were no labels.
+    """
+
+    names: Sequence[str]
+    classes: Sequence[Sequence[str]] = ()
 
 
 class Backbone(nn.Module):
@@ -29,8 +41,8 @@ class Backbone(nn.Module):
         takes_tokens: whether inputs are tokens, whole numbers. It is then given, after `input_shape`, how many there
             are (`vocabulary`) and whether every token has a label (`per_token`), in which case features are
             [batch, time, features].
-        trained_on: what data the weights behind `weights=default` were trained on, in words for `clarena describe`;
-            None where there are no such weights, or nothing is known of them.
+        trained_on: what data the weights behind `weights=default` were trained on, in words for `clarena describe`
+            and the track; None where there are no such weights, or nothing is known of them.
         features: the number of features.
         token_width: the number of features of a token between its blocks; None where it works on no tokens.
         causal: whether no token sees those after it. Prompts, which stand in front, then see nothing.
@@ -59,6 +71,11 @@ class Backbone(nn.Module):
             UsageError: when there are no such weights.
         """
         return None
+
+    @classmethod
+    def seen_data(cls) -> Sequence[SeenData]:
+        """The data of `trained_on` by name, so that a track can say what of them its benchmark asks for again."""
+        return ()
 
     @staticmethod
     def start(layer: nn.Linear) -> None:

@@ -1,4 +1,6 @@
-"""Data that cannot change; and what a track that goes on from another run says of that."""
+"""Data that cannot change, and of a track what it is made of: named parts, and the run it goes on from."""
+
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
@@ -23,3 +25,21 @@ class Continuation(FrozenModel):
     record: str
     state: str
     data: str
+
+
+class NamedPart(FrozenModel):
+    """A benchmark or a backbone as a track names it.
+
+    Attributes:
+        name: its (qualified, where needed) name.
+        options: every option, defaults included; of a backbone also `frozen`, where its features are computed once.
+        revision: of its rules, as its author declares it.
+        fingerprint: SHA-256 of the source data, for a benchmark; of the weights it starts from, for a backbone.
+        identity: SHA-256 over what its code does, unless it is built in: then `revision` stands for it.
+    """
+
+    name: str
+    options: dict[str, Any] = {}
+    revision: int = 1
+    fingerprint: str | None = None
+    identity: str | None = None

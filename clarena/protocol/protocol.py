@@ -21,7 +21,9 @@ from pydantic import (
 from clarena.errors import UsageError, unknown_name
 from clarena.protocol.features import Precision, frozen
 from clarena.protocol.frozen import Continuation, FrozenModel
+from clarena.protocol.frozen import NamedPart as NamedPart
 from clarena.protocol.presets import FINAL, NAMED
+from clarena.protocol.pretraining import UNKNOWN, Pretraining
 
 Scenario = Literal["class", "domain", "task"]
 """van de Ven & Tolias (2019): what is to be inferred at test time."""
@@ -277,29 +279,12 @@ def _checked(model: type[Model], values: dict[str, Any], owner: str) -> Model:
         raise UsageError("\n".join(lines)) from error
 
 
-class NamedPart(FrozenModel):
-    """A benchmark or a backbone as a track names it.
-
-    Attributes:
-        name: its (qualified, where needed) name.
-        options: every option, defaults included; of a backbone also `frozen`, where its features are computed once.
-        revision: of its rules, as its author declares it.
-        fingerprint: SHA-256 of the source data, for a benchmark; of the weights it starts from, for a backbone.
-        identity: SHA-256 over what its code does, unless it is built in: then `revision` stands for it.
-    """
-
-    name: str
-    options: dict[str, Any] = {}
-    revision: int = 1
-    fingerprint: str | None = None
-    identity: str | None = None
-
-
 class Track(FrozenModel):
     """One leaderboard table; no seed takes part in it.
 
     One that goes on from another run (`continues`) has a single record: the fingerprint of its benchmark is that of the
-    new data, and all else is as the run has it that it goes on from.
+    new data, and all else is as the run has it that it goes on from. What is known of the weights that it starts from
+    (`pretraining`) takes no part in its digest.
     """
 
     benchmark: NamedPart
@@ -308,13 +293,13 @@ class Track(FrozenModel):
     protocol: Protocol
     stream: Variation = Variation()
     continues: Continuation | None = None
+    pretraining: Pretraining | None = None
 
     @model_serializer(mode="wrap")
-    def _as_before_there_were_any_that_go_on(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _as_before_there_were_these(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         content: dict[str, Any] = handler(self)
-        if self.continues is None:
-            content.pop("continues", None)
-        return content
+        absent = [name for name in ("continues", "pretraining") if getattr(self, name) is None]
+        return {name: value for name, value in content.items() if name not in absent}
 
     def __repr__(self) -> str:
         return f"Track({self.label}, {self.digest[:12]})"
@@ -331,7 +316,7 @@ class Track(FrozenModel):
         Weights that a backbone starts from take part by their fingerprint, and not by where they lie (its option
         `weights`).
         """
-        data = self.model_dump(mode="json", exclude={"stream"})
+        data = self.model_dump(mode="json", exclude={"stream", "pretraining"})
         data["protocol"] = self.protocol.model_dump(mode="json", exclude_defaults=True)
         data["protocol"]["revision"] = self.protocol.revision
         if varied := self.stream.model_dump(mode="json", exclude_defaults=True):
@@ -382,6 +367,17 @@ class Track(FrozenModel):
         varied = self.stream.model_dump(exclude_defaults=True)
         then = f" then {self.continues.data}" if self.continues else ""
         return "+".join([self.benchmark.name, *(f"{name}={value:g}" for name, value in varied.items())]) + then
+
+    @property
+    def pretrained(self) -> bool:
+        """Whether its backbone starts from weights that were trained before."""
+        return self.backbone.fingerprint is not None and self.backbone.options.get("weights") != "none"
+
+    @property
+    def seen(self) -> list[str]:
+        """What its weights have seen, and what of that is asked again, in sentences; none where it starts from none."""
+        known = self.pretraining
+        return (known.told(self.benchmark.name) if known else [UNKNOWN]) if self.pretrained else []
 
     @property
     def unranked(self) -> str | None:

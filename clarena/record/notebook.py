@@ -44,6 +44,7 @@ def results_html(records: Sequence[Record], errors: Mapping[str, str]) -> str:
         parts.append(_heading(track.label, f"({group[0].track_digest[:12]})"))
         if track.unranked:
             parts.append(f"<p {_NOTE}>Not ranked: {escape(track.unranked)}.</p>")
+        parts += [f"<p {_NOTE}>{escape(line)}</p>" for line in track.seen]
         parts.append(_table(*table_texts(table)))
         titles, lines = curve_texts(table)
         if lines:

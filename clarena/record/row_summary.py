@@ -27,6 +27,7 @@ def row_summary(records: Sequence[Record], archive: str, sha256: str, size: int)
         "",
         *_pairs({"strategy": info.name, "plugin": info.plugin, "paper": info.paper, "reference": info.reference}),
         *_pairs({"track": track.label, "track_digest": first.track_digest, "row": first.cell.row}),
+        *_pairs({"weights_have_seen": track.seen} if track.pretrained else {}),
         *_pairs({"code": info.source_hash, "chosen": info.chosen, "learning_rate": info.learning_rate}),
         *_pairs({"seeds": [record.cell.seed for record in records]}),
         *_pairs({"statuses": ", ".join(f"{n} {status}" for status, n in Counter(r.status for r in records).items())}),

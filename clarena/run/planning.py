@@ -39,6 +39,7 @@ from clarena.run.keeping import lacks_model
 from clarena.run.kept import kept_transforms
 from clarena.run.realisation import CellClasses, Realisation
 from clarena.run.rehearsal import check_allowances, check_backbone, check_buffers
+from clarena.run.seen import pretraining
 from clarena.run.updates import check_precision, check_updates
 from clarena.run.worker import Work
 from clarena.toolbox.seeding import forked
@@ -142,6 +143,8 @@ def make_plan(
         protocol=held_equal,
         stream=variation(settings.get("stream", {})),
     )
+    if track.pretrained:
+        track = track.model_copy(update={"pretraining": pretraining(backbone_class, backbone_options, loaded)})
     rows = [(given, host.strategy(given)) for given in strategies]
     _check_owners(settings, [owner for _, cls in rows for owner in _owners(cls)])
     infos = [_strategy_info(cls, _values_of(cls, settings), track, _plugin(host, given)) for given, cls in rows]

@@ -38,6 +38,8 @@ def tags(record: Record) -> dict[str, str]:
     }
     if info.identity:
         tags["clarena.identity"] = info.identity
+    if cell.track.pretrained:
+        tags["clarena.weights_have_seen"] = "\n".join(cell.track.seen)
     return tags | ({"clarena.unranked": cell.track.unranked} if cell.track.unranked else {})
 
 

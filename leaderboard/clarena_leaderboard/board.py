@@ -62,7 +62,8 @@ def make_tables(
     for found in collection.found:
         if found.track.protocol.tested_on == "validation" or found.track.continues is not None:
             continue
-        tracks[found.run.track] = found.track
+        if found.run.track not in tracks or found.track.pretraining:  # which earlier records do not know
+            tracks[found.run.track] = found.track
         groups.setdefault(found.run.track, []).append(found)
     rows: dict[str, list[Candidate]] = {}
     problems = list(collection.problems)

@@ -10,7 +10,7 @@ import torch
 from clarena_native.torchvision_cpu import import_torchvision
 from torch import Tensor, nn
 
-from clarena import Tokens, UsageError, family_member, unknown_name
+from clarena import SeenData, Tokens, UsageError, family_member, unknown_name
 
 from .networks import OPTION, ImageNetwork
 
@@ -126,6 +126,12 @@ class ResNet18ImageNet(TorchvisionModel):
     name = "resnet18-imagenet"
     network_name = "resnet18"
     trained_on = "ImageNet-1k: 1.28 million photographs of 1,000 classes"
+
+    @classmethod
+    def seen_data(cls) -> list[SeenData]:
+        """ImageNet-1k, with the one name of each class that torchvision declares for its weights."""
+        names = models.get_model_weights(cls.network_name).DEFAULT.meta["categories"]
+        return [SeenData(["ImageNet-1k"], [[name] for name in names])]
 
 
 def _outputs(module: nn.Module) -> int | None:

@@ -12,7 +12,10 @@ from clarena_vision import weights as files
 from clarena_vision.networks import OPTION
 from clarena_vision.timm_backbones import TimmModel
 from pydantic import Field
+from timm.data import ImageNetInfo
 from torch import Tensor, nn
+
+from clarena import SeenData
 
 from .packaged import checked, tensors_sha256
 
@@ -84,6 +87,13 @@ class EfficientNetLite(TimmModel):
         if options["weights"] != "default":
             return super().fingerprint(options)
         return tensors_sha256(cls.tensors(cls.published()))
+
+    @classmethod
+    def seen_data(cls) -> list[SeenData]:
+        """ImageNet-1k, with all names that WordNet has for each of its classes."""
+        info = ImageNetInfo("imagenet-1k")
+        described = [info.index_to_description(label) for label in range(info.num_classes())]
+        return [SeenData(["ImageNet-1k"], [names.split(", ") for names in described])]
 
     @classmethod
     def tensors(cls, published: Path) -> dict[str, Tensor]:

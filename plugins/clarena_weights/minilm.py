@@ -8,7 +8,7 @@ from clarena_transformers import hub
 from clarena_transformers.backbones import HubModel
 from clarena_vision import weights as files
 
-from clarena import UsageError
+from clarena import SeenData, UsageError
 
 from . import sentences
 from .packaged import tensors_sha256
@@ -18,6 +18,12 @@ LONGEST = 256
 
 SUBWORDS = 30_522
 """Its vocabulary."""
+
+SEEN = (
+    ("Reddit",), ("S2ORC",), ("WikiAnswers",), ("PAQ",), ("Stack Exchange",), ("MS MARCO",), ("GOOAQ",),
+    ("Yahoo Answers", "yahoo"),
+)  # fmt: skip
+"""Data that it was tuned on, each with the names under which a benchmark may have it; its model card lists more."""
 
 
 class MiniLM(HubModel):
@@ -37,6 +43,11 @@ class MiniLM(HubModel):
         "(which five-texts is partly made of) and others that its model card lists; before that, the English texts of "
         "its pre-training"
     )
+
+    @classmethod
+    def seen_data(cls) -> list[SeenData]:
+        """The pairs it was tuned on, by their names; they have no classes."""
+        return [SeenData(names) for names in SEEN]
 
     @classmethod
     def folder(cls) -> Path:
