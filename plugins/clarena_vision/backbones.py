@@ -26,6 +26,7 @@ TIMEOUT = 20
 # Two networks have second classifiers for training, and normalise once more for the weights that came with them.
 _AUXILIARY = ["aux1", "aux2", "AuxLogits"]
 _PECULIAR = {"googlenet", "inception_v3"}
+_FORMERLY = {".mlp.linear_1.": ".mlp.0.", ".mlp.linear_2.": ".mlp.3."}
 
 
 class TorchvisionModel(ImageNetwork):
@@ -56,6 +57,17 @@ class TorchvisionModel(ImageNetwork):
         owner, _, leaf = last.rpartition(".")
         setattr(network.get_submodule(owner), leaf, nn.Identity())
         return network, [last, *_AUXILIARY]
+
+    @classmethod
+    def read(cls, file: Path) -> dict[str, Tensor]:
+        """The tensors of a file; in the ViTs that were published first, some layers have other names."""
+
+        def today(name: str) -> str:
+            for old, new in _FORMERLY.items():
+                name = name.replace(old, new)
+            return name
+
+        return {today(name): value for name, value in super().read(file).items()}
 
     def stages(self) -> dict[str, nn.Module]:
         """The blocks of a ViT, the four stages of a ResNet, or the parts of `features` that many others have."""

@@ -68,7 +68,8 @@ class ImageNetwork(Backbone):
         self.normalises = weights != "none" if normalise is None else normalise
         self.network, removed = self.build(self.published() if weights == "default" else None)
         if weights not in ("none", "default"):
-            files.load(self.network, self.locate(weights), removed, OPTION)
+            file = self.locate(weights)
+            files.put(self.network, self.read(file), file, removed, OPTION)
         for name, values in zip(("mean", "std"), self.statistics()):
             self.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
         self.features = self._probe(input_shape)
@@ -94,6 +95,11 @@ class ImageNetwork(Backbone):
     def locate(cls, weights: str) -> Path:
         """The file behind the option `weights`."""
         return cls.published() if weights == "default" else files.file_at(weights, OPTION)
+
+    @classmethod
+    def read(cls, file: Path) -> dict[str, Tensor]:
+        """The tensors of a file of weights, by the names that the library's network gives them."""
+        return files.read(file, OPTION)
 
     @classmethod
     def fingerprint(cls, options: Mapping[str, Any]) -> str | None:

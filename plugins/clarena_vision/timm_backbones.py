@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from clarena import Tokens, UsageError, family_member, unknown_name
 
+from . import flax_vit
 from .networks import OPTION, ImageNetwork
 
 import_torchvision()  # which timm imports
@@ -23,7 +24,7 @@ class TimmModel(ImageNetwork):
     """Any of timm's models of images, without its classifier, random or pre-trained.
 
     `timm:resnet18` or, where there are several sets of weights, `timm:resnet18.a1_in1k`. A file of weights must be laid
-    out as timm's network is.
+    out as timm's network is; for a ViT it may be one of google-research's (`.npz`).
     """
 
     name = "timm:NAME"
@@ -43,7 +44,13 @@ class TimmModel(ImageNetwork):
             given = {"pretrained": True, "pretrained_cfg_overlay": {"file": str(published)}}
         network: Any = timm.create_model(cls.network_name, num_classes=0, **given)
         classifier = network.pretrained_cfg.get("classifier") or ()
-        return network, [classifier] if isinstance(classifier, str) else list(classifier)
+        removed = [classifier] if isinstance(classifier, str) else list(classifier)
+        return network, [*removed, *flax_vit.CLASSIFIER] if isinstance(network, VisionTransformer) else removed
+
+    @classmethod
+    def read(cls, file: Path) -> dict[str, Tensor]:
+        """The tensors of a file; of a ViT's also where it is as google-research publishes them (`.npz`)."""
+        return flax_vit.read(file, OPTION) if file.suffix == ".npz" else super().read(file)
 
     def stages(self) -> dict[str, nn.Module]:
         """The blocks of a ViT, or the modules from which timm itself takes features."""

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -29,15 +30,6 @@ def sha256(file: Path) -> str:
     """SHA-256 of a file, in hexadecimal."""
     with file.open("rb") as content:
         return hashlib.file_digest(content, "sha256").hexdigest()
-
-
-def load(network: nn.Module, file: Path, dropped: Sequence[str], option: str) -> None:
-    """Put the weights of a file into a network.
-
-    Raises:
-        UsageError: when the file cannot be read, or holds weights of another network.
-    """
-    put(network, read(file, option), file, dropped, option)
 
 
 def put(network: nn.Module, found: Mapping[str, Tensor], file: Path, dropped: Sequence[str], option: str) -> None:
@@ -67,7 +59,16 @@ def put(network: nn.Module, found: Mapping[str, Tensor], file: Path, dropped: Se
 
 
 def read(file: Path, option: str) -> dict[str, Tensor]:
-    """The state dict in a file of torch's or safetensors' format; no code in it is run."""
+    """The state dict in a file of torch's or safetensors' format; no code in it is run.
+
+    Raises:
+        UsageError: when it cannot be read.
+    """
+    if file.suffix == ".npz":
+        raise UsageError(
+            f"{option}: {file} holds arrays as Flax names them, which timm's ViTs alone are read from: "
+            "--backbone timm:vit_base_patch16_224. Others need a state dict of torch's or safetensors' format."
+        )
     try:
         if file.suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -78,12 +79,29 @@ def read(file: Path, option: str) -> dict[str, Tensor]:
     except ModuleNotFoundError as error:
         raise UsageError(f"{option}: reading {file} needs {error.name}. Run: pip install {error.name}") from error
     except Exception as error:  # a damaged file fails in any way whatever
-        reason = " ".join(str(error).split())[:120]
-        raise UsageError(f"{option}: {file} cannot be read; is it whole? ({type(error).__name__}: {reason})") from error
+        raise _unreadable(file, option, error) from error
     if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
         held = _some(sorted(map(str, state))) if isinstance(state, dict) and state else type(state).__name__
         raise UsageError(f"{option}: {file} holds no state dict (tensors by name), but {held}.")
     return state
+
+
+def arrays(file: Path, option: str) -> dict[str, Tensor]:
+    """The arrays in a file of NumPy's format (`.npz`), by name; no code in it is run.
+
+    Raises:
+        UsageError: when it cannot be read.
+    """
+    try:
+        with np.load(file, allow_pickle=False) as found:
+            return {name: torch.from_numpy(found[name]) for name in found}
+    except Exception as error:
+        raise _unreadable(file, option, error) from error
+
+
+def _unreadable(file: Path, option: str, error: Exception) -> UsageError:
+    reason = " ".join(str(error).split())[:120]
+    return UsageError(f"{option}: {file} cannot be read; is it whole? ({type(error).__name__}: {reason})")
 
 
 def _within(name: str, modules: Sequence[str]) -> bool:
