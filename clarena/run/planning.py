@@ -27,6 +27,7 @@ from clarena.protocol.presets import NAMED
 from clarena.protocol.protocol import SCENARIOS, NamedPart, Scenario, Track, protocol, variation
 from clarena.record.reader import NewerError
 from clarena.record.record import FIRST_TUNING_SEED, RETRIED, Cell, Record, StrategyInfo
+from clarena.record.references import CHEAP
 from clarena.record.store import Store
 from clarena.run.boundaries import admit
 from clarena.run.data import Loaded, blamed, load, stated
@@ -58,6 +59,7 @@ class Plan:
         done: records that are there already, by cell id.
         damaged: why a record cannot be read, by cell id; such a cell is not run.
         loaded: the data, for a report of them; None where they were not read for it.
+        added: references that were not asked for by name.
     """
 
     track: Track
@@ -65,6 +67,7 @@ class Plan:
     done: dict[str, Record]
     damaged: dict[str, str]
     loaded: Loaded | None = None
+    added: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         return f"Plan({self.track.label}: {len(self.works)} cells, {len(self.missing)} to run)"
@@ -93,6 +96,7 @@ def make_plan(
     tuning: bool = False,
     limits: Limits = NO_LIMITS,
     keep: bool = False,
+    references: bool = False,
 ) -> Plan:
     """Check the request, and name its cells; see `clarena.evaluate`.
 
@@ -102,6 +106,7 @@ def make_plan(
         tuning: plan tuning runs: on validation data, under seeds that are kept for them.
         limits: on the time of each run, and on that of trying the strategy out here.
         keep: keep the trained models; runs that finished without theirs are to be run again.
+        references: on a track that starts from weights, add its cheap references where they can run.
     """
     if not strategies:
         raise UsageError("Name at least one strategy, such as finetune or ewc. clarena list names all.")
@@ -143,16 +148,26 @@ def make_plan(
     if track.pretrained:
         track = track.model_copy(update={"pretraining": pretraining(backbone_class, backbone_options, loaded)})
     rows = [(given, host.strategy(given)) for given in strategies]
+    free = {*CHEAP} - {cls.name for _, cls in rows} if references and track.pretrained else set()
+    added = [name for name in CHEAP if name in free and name in host.strategies.names()]
+    rows += [(name, host.strategy(name)) for name in added]
     _check_owners(settings, [owner for _, cls in rows for owner in _owners(cls)])
     works: list[Work] = []
     for given, cls in rows:
-        info = _strategy_info(cls, _values_of(cls, settings), track, _plugin(host, given))
         by_hand = any(settings.get(owner) for owner in _owners(cls))
         how = (chosen or {}).get(cls.name, "by hand" if by_hand else "default")
-        info = info.model_copy(update={"chosen": how})
-        with suppress(TimedOut), limited(limits.experience or limits.run):  # it will do so in its run as well
-            parts = CellClasses(cls, benchmark_class, backbone_class, host.targets.load)
-            _try_out(parts, info, track, seeds[0], first=not works, keep=keep)
+        try:
+            info = _strategy_info(cls, _values_of(cls, settings), track, _plugin(host, given))
+            info = info.model_copy(update={"chosen": how})
+            with suppress(TimedOut), limited(limits.experience or limits.run):  # it will do so in its run as well
+                parts = CellClasses(cls, benchmark_class, backbone_class, host.targets.load)
+                _try_out(parts, info, track, seeds[0], first=not works, keep=keep)
+        except UsageError as error:
+            if given not in added:
+                raise
+            warnings.warn(f"{given}, a reference here, cannot run on this track: {error}", ClarenaWarning, stacklevel=2)
+            added.remove(given)
+            continue
         for seed in seeds:
             work = Work(
                 cell=Cell(track=track, strategy=info, seed=seed),
@@ -179,7 +194,7 @@ def make_plan(
             continue
         if record and not (retry and record.status in RETRIED) and not (keep and lacks_model(place, record)):
             done[work.cell.id] = record
-    return Plan(track, works, done, damaged, loaded)
+    return Plan(track, works, done, damaged, loaded, tuple(added))
 
 
 def split(preset: str, benchmark: type[Benchmark]) -> dict[str, Any]:
@@ -301,7 +316,7 @@ def _strategy_info(cls: type[Strategy], values: Mapping[str, Any], track: Track,
         identity=code_identity(cls),
         hyperparameters=hyperparameters,
         learning_rate=rate,
-        reference=is_reference(cls),
+        reference=is_reference(cls) or (track.pretrained and cls.name in CHEAP),
         summary=first_sentence(cls.__doc__),
         paper=cls.reference,
         family=cls.family,
