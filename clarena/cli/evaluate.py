@@ -84,6 +84,14 @@ def evaluate(
             "again, and its record stays.",
         ),
     ] = None,
+    no_references: Annotated[
+        bool,
+        typer.Option(
+            "--no-references",
+            metavar=FLAG,
+            help="On a backbone that starts from weights: do not add ncm and ridge, its cheap references.",
+        ),
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", metavar=FLAG, help="Say what would be run, and stop.")] = False,
     store: StorePath = Path("runs"),
     tracking_uri: TrackingUri = None,
@@ -122,10 +130,13 @@ def evaluate(
             keep=keep is Keep.MODEL,
             host=discover(plugin, plugins_dir, no_plugins),
             chosen=choice.chosen,
+            references=not no_references,
         )
         choice.check_track(plan.track)
         if plan.loaded and plan.loaded.from_files and not as_json:
             typer.echo(plan.loaded.summary, err=True)
+        if plan.added and not as_json:
+            typer.echo(f"Added, as references of a track that starts from weights: {', '.join(plan.added)}", err=True)
         results = None if dry_run else run(plan, store, jobs, tracking_uri, not no_tracking, quiet=as_json)
     if results is None:
         _announce(plan, as_json)

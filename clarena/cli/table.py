@@ -11,7 +11,8 @@ from clarena.cli.text import page, put
 from clarena.protocol.protocol import Track
 from clarena.record.aliases import Aliases
 from clarena.record.record import Record
-from clarena.record.summary import Row, by_track, curve_texts, legend, rows, table_texts
+from clarena.record.references import expected
+from clarena.record.summary import Row, below_line, by_track, curve_texts, legend, rows, table_texts
 
 
 def print_table(track: Track, table: list[Row], console: Console | None = None) -> None:
@@ -55,12 +56,20 @@ def _print_curves(track: Track, table: list[Row], console: Console) -> None:
 
 def as_data(records: list[Record], aliases: Aliases | None = None) -> list[dict[str, Any]]:
     """Rows by track, as plain data."""
-    return [
-        {
-            "track": group[0].cell.track.label,
-            "track_digest": group[0].track_digest,
-            "weights_have_seen": group[0].cell.track.seen,
-            "rows": [row.as_dict() for row in rows(group, aliases)],
-        }
-        for group in by_track(records)
-    ]
+    tables = []
+    for group in by_track(records):
+        track, table = group[0].cell.track, rows(group, aliases)
+        finished = {row.info.name for row in table if row.finished}
+        tables.append(
+            {
+                "track": track.label,
+                "track_digest": group[0].track_digest,
+                "weights_have_seen": track.seen,
+                "missing_references": [name for name in expected(track) if name not in finished],
+                "rows": [
+                    row.as_dict() | {"below_nearest_class_mean": beneath}
+                    for row, beneath in zip(table, below_line(table))
+                ],
+            }
+        )
+    return tables

@@ -13,6 +13,7 @@ from clarena.record.catalogue import ACCURACY, ACCURACY_METRICS, named, titled, 
 from clarena.record.curves import SHORT
 from clarena.record.metrics import Metric
 from clarena.record.record import Record, StrategyInfo, counted
+from clarena.record.references import BELOW, LINE, below, missing
 from clarena.record.scoring import further_of, scoring
 from clarena.record.statistics import Interval, student_t_interval
 
@@ -199,6 +200,20 @@ def by_track(records: list[Record]) -> list[list[Record]]:
     return list(tables.values())
 
 
+def below_line(table: list[Row]) -> list[bool]:
+    """Of each row whether its headline is below that of the nearest class mean, on a track that starts from weights."""
+    lines = [row for row in table if row.info.name == LINE and row.finished and row.records[0].cell.track.pretrained]
+    if not lines:
+        return [False] * len(table)
+    line = _headlines(lines[0])
+    return [row.info.name != LINE and below(_headlines(row), line) for row in table]
+
+
+def _headlines(row: Row) -> dict[int, float]:
+    found = {record.cell.seed: record.metric(row.headline) for record in row.finished}
+    return {seed: value for seed, value in found.items() if math.isfinite(value)}
+
+
 def row_labels(table: list[Row]) -> list[str]:
     """A name for each row; where a name occurs more than once, with what tells those rows apart.
 
@@ -222,6 +237,8 @@ def row_labels(table: list[Row]) -> list[str]:
 NOTHING = "–"
 AS_STORED = "‡"
 """Marks a row whose target's scoring half is not installed: its matrix is taken as it stands."""
+BENEATH = "§"
+"""Marks a row that does not reach the nearest class mean on a track that starts from weights."""
 EARLIER = "†"
 """Marks a row of before there were identities of code, which is not proven to be a row of today."""
 
@@ -244,10 +261,10 @@ def table_texts(table: list[Row]) -> tuple[list[str], list[list[str]]]:
     titles += [_column(metric) for metric in further] + [f"Δ {name.replace('_', ' ')}" for name in probes]
     titles += ["not finished"] * problems
     lines = []
-    for label, row in zip(row_labels(table), table):
+    for label, row, beneath in zip(row_labels(table), table, below_line(table)):
         seconds = row.total("train_seconds")
         cells = [
-            label + f" {EARLIER}" * row.earlier + f" {AS_STORED}" * (not row.recomputed),
+            label + f" {EARLIER}" * row.earlier + f" {AS_STORED}" * (not row.recomputed) + f" {BENEATH}" * beneath,
             *[percent(row.interval(row.headline))] * own,
             percent(row.interval(FINAL)),
             *[percent(row.interval("final_pooled_accuracy"))] * pooled,
@@ -281,6 +298,10 @@ def legend(table: list[Row]) -> str:
         about += (
             f"\nChance, the best that can be had without looking at an input: {100 * float(np.mean(chance)):.1f} %."
         )
+    if any(below_line(table)):
+        about += f"\n{BENEATH}: {BELOW} ({LINE}), on the seeds that both have."
+    if table and (lacking := missing(table[0].records[0].cell.track, {row.info.name for row in table if row.finished})):
+        about += f"\n{lacking}"
     if any(not row.recomputed for row in table):
         targets = ", ".join(dict.fromkeys(row.records[0].target for row in table if not row.recomputed))
         about += f"\n{AS_STORED}: not recomputed: no plugin that is installed, or named in CLARENA_PLUGINS, offers the "

@@ -122,6 +122,7 @@ def evaluate(
     timeout: float | None = None,
     experience_timeout: float | None = None,
     keep_models: bool = False,
+    references: bool = False,
     plugins: PluginSources | None = None,
     listener: Listener | None = None,
 ) -> Results:
@@ -148,6 +149,8 @@ def evaluate(
         experience_timeout: the same for each experience of it.
         keep_models: keep each trained model beside its record: `results.model("er", seed=0)` gives it back. A run that
             finished without is run again, and its record stays; where it then predicts otherwise, nothing is kept.
+        references: where the backbone starts from weights, also run `ncm` and `ridge`, unless they are named or cannot
+            run there. `clarena evaluate` does so by itself; here what runs is what is named.
         plugins: where to look for plugins besides the installed ones.
         listener: told of every event as it happens. One that raises is told no more, and the runs go on;
             KeyboardInterrupt stops them. Without one, a notebook shows the progress, and elsewhere nothing does.
@@ -170,6 +173,7 @@ def evaluate(
         retry=retry,
         limits=Limits(timeout, experience_timeout),
         keep=keep_models,
+        references=references,
         host=Host.discover(plugins),
     )
     listener = listener or notebook_listener(plan)

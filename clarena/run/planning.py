@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from operator import index
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,7 +26,8 @@ from clarena.protocol.features import frozen
 from clarena.protocol.presets import NAMED
 from clarena.protocol.protocol import SCENARIOS, NamedPart, Scenario, Track, protocol, variation
 from clarena.record.reader import NewerError
-from clarena.record.record import FIRST_TUNING_SEED, RETRIED, Cell, Record, StrategyInfo
+from clarena.record.record import RETRIED, Cell, Record, StrategyInfo
+from clarena.record.references import CHEAP
 from clarena.record.store import Store
 from clarena.run.boundaries import admit
 from clarena.run.data import Loaded, blamed, load, stated
@@ -39,6 +39,7 @@ from clarena.run.keeping import lacks_model
 from clarena.run.kept import kept_transforms
 from clarena.run.realisation import CellClasses, Realisation
 from clarena.run.rehearsal import check_allowances, check_backbone, check_buffers
+from clarena.run.seeds import checked_seeds
 from clarena.run.seen import pretraining
 from clarena.run.updates import check_precision, check_updates
 from clarena.run.worker import Work
@@ -60,6 +61,7 @@ class Plan:
         done: records that are there already, by cell id.
         damaged: why a record cannot be read, by cell id; such a cell is not run.
         loaded: the data, for a report of them; None where they were not read for it.
+        added: references that were not asked for by name.
     """
 
     track: Track
@@ -67,6 +69,7 @@ class Plan:
     done: dict[str, Record]
     damaged: dict[str, str]
     loaded: Loaded | None = None
+    added: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         return f"Plan({self.track.label}: {len(self.works)} cells, {len(self.missing)} to run)"
@@ -95,6 +98,7 @@ def make_plan(
     tuning: bool = False,
     limits: Limits = NO_LIMITS,
     keep: bool = False,
+    references: bool = False,
 ) -> Plan:
     """Check the request, and name its cells; see `clarena.evaluate`.
 
@@ -104,10 +108,11 @@ def make_plan(
         tuning: plan tuning runs: on validation data, under seeds that are kept for them.
         limits: on the time of each run, and on that of trying the strategy out here.
         keep: keep the trained models; runs that finished without theirs are to be run again.
+        references: on a track that starts from weights, add its cheap references where they can run.
     """
     if not strategies:
         raise UsageError("Name at least one strategy, such as finetune or ewc. clarena list names all.")
-    seeds = _checked_seeds(seeds, tuning)
+    seeds = checked_seeds(seeds, tuning)
     store = os.path.join(working_directory(), store)
     check_devices(device)
     changes = dict(settings.get("protocol", {})) | ({"limit": limit} if limit is not None else {})
@@ -145,17 +150,29 @@ def make_plan(
     )
     if track.pretrained:
         track = track.model_copy(update={"pretraining": pretraining(backbone_class, backbone_options, loaded)})
-    rows = [(given, host.strategy(given)) for given in strategies]
+    named = [(given, host.strategy(given)) for given in strategies]
+    free = {*CHEAP} - {cls.name for _, cls in named} if references and track.pretrained else set()
+    added = [name for name in CHEAP if name in free and name in host.strategies.names()]
+    rows = named + [(name, host.strategy(name)) for name in added]
     _check_owners(settings, [owner for _, cls in rows for owner in _owners(cls)])
-    infos = [_strategy_info(cls, _values_of(cls, settings), track, _plugin(host, given)) for given, cls in rows]
+    # What is wrong with the request is said before features are computed, which may take minutes.
+    infos = {cls: _strategy_info(cls, _values_of(cls, settings), track, _plugin(host, given)) for given, cls in named}
     works: list[Work] = []
-    for (given, cls), info in zip(rows, infos):
+    for given, cls in rows:
         by_hand = any(settings.get(owner) for owner in _owners(cls))
         how = (chosen or {}).get(cls.name, "by hand" if by_hand else "default")
-        info = info.model_copy(update={"chosen": how})
-        with suppress(TimedOut), limited(limits.experience or limits.run):  # it will do so in its run as well
-            parts = CellClasses(cls, benchmark_class, backbone_class, host.targets.load)
-            _try_out(parts, info, track, seeds[0], first=not works, keep=keep)
+        try:
+            info = infos.get(cls) or _strategy_info(cls, _values_of(cls, settings), track, _plugin(host, given))
+            info = info.model_copy(update={"chosen": how})
+            with suppress(TimedOut), limited(limits.experience or limits.run):  # it will do so in its run as well
+                parts = CellClasses(cls, benchmark_class, backbone_class, host.targets.load)
+                _try_out(parts, info, track, seeds[0], first=not works, keep=keep)
+        except UsageError as error:
+            if given not in added:
+                raise
+            warnings.warn(f"{given}, a reference here, cannot run on this track: {error}", ClarenaWarning, stacklevel=2)
+            added.remove(given)
+            continue
         for seed in seeds:
             work = Work(
                 cell=Cell(track=track, strategy=info, seed=seed),
@@ -182,7 +199,7 @@ def make_plan(
             continue
         if record and not (retry and record.status in RETRIED) and not (keep and lacks_model(place, record)):
             done[work.cell.id] = record
-    return Plan(track, works, done, damaged, loaded)
+    return Plan(track, works, done, damaged, loaded, tuple(added))
 
 
 def split(preset: str, benchmark: type[Benchmark]) -> dict[str, Any]:
@@ -305,7 +322,7 @@ def _strategy_info(cls: type[Strategy], values: Mapping[str, Any], track: Track,
         identity=code_identity(cls),
         hyperparameters=hyperparameters,
         learning_rate=rate,
-        reference=is_reference(cls),
+        reference=is_reference(cls) or (track.pretrained and cls.name in CHEAP),
         summary=first_sentence(cls.__doc__),
         paper=cls.reference,
         family=cls.family,
@@ -343,25 +360,6 @@ def _scenario(wanted: str | None, benchmark: type[Benchmark]) -> Scenario:
             f"{benchmark.name} makes no sense in the {wanted} scenario; it has: {', '.join(benchmark.scenarios)}."
         )
     return wanted
-
-
-def _checked_seeds(seeds: Sequence[int], tuning: bool) -> list[int]:
-    if not len(seeds):
-        raise UsageError("Give at least one seed: --seeds 5 runs seeds 0 to 4, --seeds 0,3,7 those three.")
-    try:
-        seeds = [index(seed) for seed in seeds]
-    except TypeError as error:
-        raise UsageError(f"Seeds must be whole numbers, not {seeds!r}.") from error
-    negative = [seed for seed in seeds if seed < 0]
-    if negative:
-        raise UsageError(f"Seeds must not be negative: {negative[0]}.")
-    kept = [seed for seed in seeds if seed >= FIRST_TUNING_SEED]
-    if kept and not tuning:
-        raise UsageError(f"Seeds from {FIRST_TUNING_SEED} on are kept for tuning: {kept[0]}. Take smaller ones.")
-    repeated = sorted({seed for seed in seeds if list(seeds).count(seed) > 1})
-    if repeated:
-        raise UsageError(f"Seeds must not repeat: {', '.join(map(str, repeated))}.")
-    return seeds
 
 
 def _check_owners(settings: Settings, names: list[str]) -> None:

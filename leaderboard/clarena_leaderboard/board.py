@@ -13,7 +13,7 @@ from clarena_leaderboard.changes import Manifest, changes, manifest
 from clarena_leaderboard.collect import Found
 from clarena_leaderboard.config import BoardConfig
 from clarena_leaderboard.contents import Board, Entry, Submitted, Table
-from clarena_leaderboard.ranking import bound, rank
+from clarena_leaderboard.ranking import below_line, bound, rank
 from clarena_leaderboard.rows import Candidate, candidates, entries, score_of, scored, unique_slugs
 from clarena_leaderboard.season_runs import caution, measured, of_season, with_bounds
 from clarena_leaderboard.sources import Collection, RunSource
@@ -104,6 +104,7 @@ def _table(
         interval = entry.intervals[sort_key]
         return interval is None, -better * round(interval.mean, 12) if interval else 0.0, entry.label, entry.id
 
+    made = below_line(made, track)
     references = sorted((entry for entry in made if entry.standing == "reference"), key=order)
     ranked = [entry for entry in made if entry.standing == "ranked"]
     return Table(

@@ -10,6 +10,7 @@ from typing import Literal
 from clarena.protocol.protocol import Track
 from clarena.record.catalogue import ACCURACY
 from clarena.record.record import Status, StrategyInfo, counted
+from clarena.record.references import missing
 from clarena.record.statistics import Interval
 from clarena.submission.verdict import Verdict
 
@@ -168,7 +169,8 @@ class Entry:
         tier: 1 for the best row and all that cannot be told apart from it, and so on; None where unranked.
         against_best, against_finetune: paired comparisons; None for the row itself, or where there is no such row.
         hidden: the headline of its track on the hidden seeds of the latest season; None where it was not verified.
-        caution: in words, that it does significantly worse on hidden seeds than on its own; empty where it does not.
+        caution: in words, that it is below the nearest class mean of pre-trained features, or does significantly worse
+            on hidden seeds than on its own; empty where neither is so.
         log: what the ledger tells of it, where it was submitted.
         metering: the newest revision of metering in its table.
     """
@@ -264,6 +266,11 @@ class Table:
     def entries(self) -> tuple[Entry, ...]:
         """All of them, in the order shown."""
         return self.references + self.ranked + self.apart
+
+    @property
+    def missing_references(self) -> str:
+        """In words, which references of a track that starts from weights have no finished run; empty where all have."""
+        return missing(self.track, {entry.info.name for entry in self.entries if entry.finished})
 
     @property
     def chance(self) -> float | None:

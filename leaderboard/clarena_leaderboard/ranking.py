@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from clarena.protocol.protocol import Track
 from clarena.record.catalogue import ACCURACY_METRICS
+from clarena.record.references import BELOW, LINE, below
 from clarena.record.statistics import SIGNIFICANT, SignFlip, holm, paired_sign_flip, smallest_p
 from clarena_leaderboard.contents import Claim, Comparison, Entry
 
@@ -56,6 +57,28 @@ def bound(name: str, references: Sequence[Entry], track: Track) -> Entry | None:
         key=lambda e: (e.badge != "", e.info.learning_rate != own, min(run.started for run in e.runs), e.id),
         default=None,
     )
+
+
+def below_line(entries: Sequence[Entry], track: Track) -> list[Entry]:
+    """The same, with a caution on those below the nearest class mean, where the track starts from weights."""
+    line = bound(LINE, entries, track)
+    if not track.pretrained or line is None:
+        return list(entries)
+    values = _headlines(line, track)
+    return [
+        replace(entry, caution="; ".join(filter(None, [MARK, entry.caution])))
+        if entry.info.name != LINE and MARK not in entry.caution and below(_headlines(entry, track), values)
+        else entry
+        for entry in entries
+    ]
+
+
+MARK = BELOW.capitalize()
+
+
+def _headlines(entry: Entry, track: Track) -> dict[int, float]:
+    found = {run.seed: run.metrics.get(track.headline, np.nan) for run in entry.finished}
+    return {seed: value for seed, value in found.items() if np.isfinite(value)}
 
 
 def values_of(entry: Entry, seeds: Sequence[int], metric: str) -> Values:
