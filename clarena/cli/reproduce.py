@@ -33,6 +33,9 @@ def reproduce(
         str | None, typer.Argument(metavar="[NAME|FILE.toml]", help="Which table; without it, list them.")
     ] = None,
     seeds: Annotated[str | None, typer.Option(help="How many (5), which (0,3,7), or a range (10-14).")] = None,
+    weights: Annotated[
+        str | None, typer.Option(metavar="FILE", help="The backbone's weights, for a table that was made with some.")
+    ] = None,
     only: Annotated[str | None, typer.Option(help="Cells to run: ewc,er-1100/class; default: all.")] = None,
     write: Annotated[
         bool, typer.Option("--write", help="Write docs/reproductions/NAME.md, with all that the store holds.")
@@ -55,16 +58,23 @@ def reproduce(
 
     Example: clarena reproduce hsu2018-split-mnist --only ewc,er-1100/class
     """
-    from clarena.reproduction.tables import available, compare, joined, load, page, plans, select
+    from clarena.reproduction.tables import available, compare, equipped, joined, load, plans, select, unequipped
     from clarena.run.deadline import Limits
 
     if name is None:
         for known in available():
-            typer.echo(f"{known:<28} {load(known).title}")
+            table = load(known)
+            typer.echo(f"{known:<30} {table.title}{' (needs weights)' if table.weights else ''}")
         return
     table = load(name)
     wanted = {cell.label for cell in select(table, only).cells}
     host = discover(plugin, plugins_dir, no_plugins)
+    if table.weights and weights is None:
+        comparisons = unequipped(table)
+        _print(table, [c for c in comparisons if c.cell.label in wanted])
+        if write:
+            _write(table, comparisons, {}, f"clarena reproduce {table.name} --weights FILE")
+    table = equipped(table, weights)
     chosen = parse_seeds(seeds) if seeds else list(range(table.seeds))
     limits = Limits(timeout, experience_timeout)
     parts = plans(table, seeds=chosen, device=device, store=store, retry=retry, host=host, limits=limits)
@@ -75,14 +85,21 @@ def reproduce(
     for label, message in results.errors.items():
         typer.secho(f"{label}: {message}", fg="red", err=True)
     if write:
-        target = Path("docs") / "reproductions" / f"{table.name}.md"
-        target.parent.mkdir(parents=True, exist_ok=True)
         environment = results.records[0].environment if results.records else {}
-        command = f"clarena reproduce {table.name} --seeds {len(chosen)}" + (f" --only {only}" if only else "")
-        target.write_text(page(table, comparisons, environment, command), encoding="utf-8")
-        typer.echo(f"Written: {os.path.relpath(target)}")
+        given = " --weights FILE" if table.weights else ""
+        command = f"clarena reproduce {table.name} --seeds {len(chosen)}{given}" + (f" --only {only}" if only else "")
+        _write(table, comparisons, environment, command)
     if results.errors:
         raise typer.Exit(1)
+
+
+def _write(table: "Reproduction", comparisons: "list[Comparison]", environment: dict[str, str], command: str) -> None:
+    from clarena.reproduction.tables import page
+
+    target = Path("docs") / "reproductions" / f"{table.name}.md"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(page(table, comparisons, environment, command), encoding="utf-8")
+    typer.echo(f"Written: {os.path.relpath(target)}")
 
 
 def _print(table: "Reproduction", comparisons: "list[Comparison]") -> None:

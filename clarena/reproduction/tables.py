@@ -25,7 +25,9 @@ from clarena.run.planning import OWNERS, Plan, make_plan
 GROUP = "clarena.reproductions"
 """Offer points of this group name packages that hold `*.toml` files."""
 
-Verdict = Literal["agrees", "differs", "differs for a known reason", "too few seeds", "not run"]
+Verdict = Literal[
+    "agrees", "differs", "differs for a known reason", "too few seeds", "not run", "not run: needs weights"
+]
 FEWEST_SEEDS = 5
 
 
@@ -59,6 +61,24 @@ class PublishedCell(FrozenModel):
         return f"{self.method}/{self.scenario}"
 
 
+class NeededWeights(FrozenModel):
+    """A file of weights that a table was made with and that does not come with CLArena.
+
+    Attributes:
+        architecture, trained_on: what it holds, and what that has seen: files of one architecture are many.
+        file: what it is called, and where it is published.
+    """
+
+    architecture: str
+    trained_on: str
+    file: str
+
+    @property
+    def words(self) -> str:
+        """All of it."""
+        return f"{self.architecture}, trained on {self.trained_on} ({self.file})"
+
+
 class Reproduction(FrozenModel):
     """A published table: the track it was made on, and its cells.
 
@@ -67,6 +87,7 @@ class Reproduction(FrozenModel):
         seeds: how many are run unless the caller says otherwise.
         metric: which of our numbers stands beside theirs: a metric of accuracies by name. Papers with experiences of
             unequal sizes mostly mean a pooled one.
+        weights: the file that the backbone is given by `--weights`; None where it needs none.
         notes: what a reader should know of the whole table.
     """
 
@@ -80,6 +101,7 @@ class Reproduction(FrozenModel):
     benchmark: str
     backbone: str
     settings: dict[str, dict[str, Any]]
+    weights: NeededWeights | None = None
     notes: list[str] = []
     cells: list[PublishedCell]
 
@@ -103,6 +125,7 @@ class Comparison:
     Attributes:
         ours: over finished seeds, in [0, 1]; None where nothing finished.
         problems: what became of the seeds that did not finish.
+        unequipped: whether it could not be run, for want of weights.
     """
 
     cell: PublishedCell
@@ -110,6 +133,7 @@ class Comparison:
     spread: float
     published_runs: int
     problems: str = ""
+    unequipped: bool = False
 
     @property
     def difference(self) -> float:
@@ -127,7 +151,7 @@ class Comparison:
     def verdict(self) -> Verdict:
         """Whether the means agree within the tolerance, on at least five seeds."""
         if self.ours is None and not self.problems:
-            return "not run"
+            return "not run: needs weights" if self.unequipped else "not run"
         if self.ours is None or self.ours.n < FEWEST_SEEDS:
             return "too few seeds"
         if abs(self.difference) <= self.tolerance:
@@ -171,6 +195,30 @@ def select(reproduction: Reproduction, only: str | None) -> Reproduction:
             raise unknown_name(f"cell of {reproduction.name}", item, labels)
     cells = [cell for cell in reproduction.cells if cell.label in wanted or cell.method in wanted]
     return reproduction.model_copy(update={"cells": cells})
+
+
+def equipped(reproduction: Reproduction, weights: str | None) -> Reproduction:
+    """The table with the file of weights in its settings.
+
+    Raises:
+        UsageError: where it needs one and is given none, and the other way round.
+    """
+    if reproduction.weights is None:
+        if weights is not None:
+            raise UsageError(f"{reproduction.name} takes no weights: leave out --weights.")
+        return reproduction
+    if weights is None:
+        raise UsageError(
+            f"{reproduction.name} was made with weights that do not come with CLArena: {reproduction.weights.words}. "
+            f"Bring the file and name it: clarena reproduce {reproduction.name} --weights FILE"
+        )
+    backbone = reproduction.settings.get("backbone", {}) | {"weights": weights}
+    return reproduction.model_copy(update={"settings": reproduction.settings | {"backbone": backbone}})
+
+
+def unequipped(reproduction: Reproduction) -> list[Comparison]:
+    """Every cell as not run, where the weights are not there."""
+    return [Comparison(cell, None, 0.0, reproduction.published_runs, unequipped=True) for cell in reproduction.cells]
 
 
 def plans(
@@ -239,13 +287,19 @@ def compare(reproduction: Reproduction, parts: list[Plan], results: Iterable[Rec
 def summary(comparisons: list[Comparison]) -> str:
     """How many of the cells that count agree, and how many were not run."""
     counted = [c.verdict for c in comparisons if c.cell.counted]
-    missing = counted.count("not run")
+    missing = sum(verdict.startswith("not run") for verdict in counted)
     not_run = f"; {missing} {'was' if missing == 1 else 'were'} not run" if missing else ""
     return f"{counted.count('agrees')} of {len(counted)} counted cells agree{not_run}."
 
 
 def page(reproduction: Reproduction, comparisons: list[Comparison], environment: dict[str, str], command: str) -> str:
     """The comparison as a Markdown page."""
+    made = (
+        f"Made by `{command}` on {environment.get('hardware', 'unknown hardware')}, torch "
+        f"{environment.get('torch', '?')}, clarena-bench {environment.get('clarena-bench', '?')}."
+    )
+    if all(c.verdict.startswith("not run") for c in comparisons):
+        made = f"Nothing of it has been run yet; `{command}` runs it."
     lines = [
         f"# {reproduction.title}: ours beside the published table",
         "",
@@ -255,9 +309,8 @@ def page(reproduction: Reproduction, comparisons: list[Comparison], environment:
         "the larger of 1 point and 1.96 standard errors (both spreads counted), never wider than 5 points, on at least "
         f"{FEWEST_SEEDS} seeds.",
         "",
-        f"Ours is the {reproduction.compared}. "
-        f"Made by `{command}` on {environment.get('hardware', 'unknown hardware')}, torch "
-        f"{environment.get('torch', '?')}, clarena-bench {environment.get('clarena-bench', '?')}.",
+        *([f"It needs weights: {reproduction.weights.words}.", ""] if reproduction.weights else []),
+        f"Ours is the {reproduction.compared}. {made}",
         "",
         *(f"* {note}" for note in reproduction.notes),
         "",

@@ -1,18 +1,33 @@
 """Published tables: the verdict's rule on hand-worked numbers, the shipped files, and the way to the page."""
 
 import csv
+import inspect
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from needs import PUBLISHED
 from typer.testing import CliRunner
 
 from clarena import Store, UsageError
 from clarena.cli import app, commands  # noqa: F401 - the commands add themselves to `app`
 from clarena.plugins.host import Host
+from clarena.protocol.protocol import protocol
 from clarena.record.statistics import student_t_interval
-from clarena.reproduction.tables import Comparison, PublishedCell, available, compare, joined, load, page, plans, select
+from clarena.reproduction.tables import (
+    Comparison,
+    PublishedCell,
+    available,
+    compare,
+    equipped,
+    joined,
+    load,
+    page,
+    plans,
+    select,
+)
 
 
 def comparison(ours: list[float], mean: float, std: float | None = None, reason: str | None = None) -> Comparison:
@@ -54,9 +69,12 @@ def test_every_shipped_table_can_be_planned_cell_by_cell() -> None:
     """Names, scenarios and hyper-parameters exist; a file that went stale would fail here."""
     host = Host.discover()
     for name in available():
-        for cell in load(name).cells:
+        table = load(name)
+        for cell in table.cells:
             cls = host.strategy(cell.strategy)
             assert cell.scenario in cls.scenarios, (name, cell.label)
+            assert set(cell.settings) <= {*inspect.signature(cls.__init__).parameters, "learning_rate"}
+        assert protocol("standard", table.settings["protocol"]).epochs == table.settings["protocol"]["epochs"]
 
 
 def test_the_hsu_table_is_the_published_one() -> None:
@@ -189,6 +207,68 @@ def test_a_run_that_takes_too_long_is_ended_and_said(tmp_path: Path, monkeypatch
     assert "timed_out" in CliRunner().invoke(app, arguments).output
     (record,), _ = Store("runs").records()
     assert record.status == "timed_out"
+
+
+NEEDED = """
+[weights]
+architecture = "a ViT of six layers"
+trained_on = "nothing at all"
+file = "vit.pth of nobody"
+[settings.backbone]
+resize = 160
+"""
+EQUIPPED = TINY.replace("[settings.backbone]\nhidden = [8]\n", NEEDED).replace('"mlp"', '"timm:test_vit"')
+
+
+def test_a_table_that_needs_weights_says_which_and_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("tiny.toml").write_text(EQUIPPED)
+    asked = CliRunner().invoke(app, ["reproduce", "tiny.toml", "--write"])
+    assert asked.exit_code == 1
+    assert asked.output.count("not run: needs weights") == 2
+    told = (
+        "tiny was made with weights that do not come with CLArena: a ViT of six layers, trained on nothing at all "
+        "(vit.pth of nobody). Bring the file and name it: clarena reproduce tiny --weights FILE"
+    )
+    assert isinstance(asked.exception, UsageError)
+    assert str(asked.exception) == told
+    text = Path("docs/reproductions/tiny.md").read_text()
+    assert "It needs weights: a ViT of six layers, trained on nothing at all (vit.pth of nobody)." in text
+    assert "Nothing of it has been run yet; `clarena reproduce tiny --weights FILE` runs it." in text
+    assert "0 of 2 counted cells agree; 2 were not run." in text
+    assert "| baseline/class | 20.00 | –  | 0 | – | – | not run: needs weights |" in text
+    assert not Path("runs").exists()
+
+
+def test_a_table_that_needs_none_takes_none() -> None:
+    with pytest.raises(UsageError, match=r"hsu2018-split-mnist takes no weights: leave out --weights\."):
+        equipped(load("hsu2018-split-mnist"), "vit.pth")
+
+
+@pytest.mark.needs("timm")
+def test_a_file_of_weights_goes_to_the_backbone(tmp_path: Path) -> None:
+    from clarena_native.torchvision_cpu import import_torchvision
+
+    import_torchvision()  # which timm imports
+    import timm
+
+    (tmp_path / "tiny.toml").write_text(EQUIPPED)
+    torch.save(timm.create_model("test_vit").state_dict(), tmp_path / "vit.pth")
+    table, options = load(str(tmp_path / "tiny.toml")), {"seeds": [0], "device": "cpu", "store": tmp_path / "runs"}
+    part, _ = plans(equipped(table, str(tmp_path / "vit.pth")), **options, retry=False, host=Host.discover())
+    assert part.track.backbone.options == {"weights": str(tmp_path / "vit.pth"), "resize": 160, "normalise": None}
+    assert part.track.backbone.fingerprint == sha256((tmp_path / "vit.pth").read_bytes()).hexdigest()
+    with pytest.raises(UsageError, match=r"there is no file at .*none\.pth"):
+        plans(equipped(table, str(tmp_path / "none.pth")), **options, retry=False, host=Host.discover())
+
+
+def test_tables_that_need_weights_are_listed_as_such() -> None:
+    lines = CliRunner().invoke(app, ["reproduce"]).output.splitlines()
+    needing = {line.split()[0] for line in lines if line.endswith("(needs weights)")}
+    assert needing == {f"{name}-split-cifar100" for name in ("l2p2022", "dualprompt2022", "coda2023")}
+    for name in needing:
+        page = Path(__file__).parents[2] / "docs" / "reproductions" / f"{name}.md"
+        assert "not run: needs weights" in page.read_text()
 
 
 def test_cells_are_selected_by_method_or_by_cell() -> None:
