@@ -113,8 +113,8 @@ class DualPrompt(PrefixStrategy):
     def _require_room(self, experiences: int) -> None:
         if self.pool is not None and experiences > self.pool:
             raise UsageError(
-                f"dualprompt gives each experience a prompt: dualprompt.pool = {self.pool} are fewer than the "
-                f"{experiences} experiences there are by now. Raise it, or leave it out: then the pool grows."
+                f"dualprompt gives each experience a prompt of its own, and has room for dualprompt.pool = {self.pool} "
+                f"where there are {experiences} experiences. Raise it, or leave it out: then the pool grows."
             )
 
 
