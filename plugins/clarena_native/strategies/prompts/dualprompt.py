@@ -16,8 +16,8 @@ Differences from the paper:
 1. What `prefixed` says: a backbone in evaluation mode, prefixes that are not projected, the loss over the classes of
    the experience, the protocol's optimiser anew for each experience.
 2. The pool grows: experience t brings e_t and k_t, so that nobody has to know how many will come (the paper makes as
-   many as there will be). e_t begins as a copy of e_{t−1}, as in its code; k_t, g and e_1 are drawn evenly from 0 to
-   0.01. Earlier ones keep their bits. With `pool` there are so many at most, and one experience more is refused.
+   many as there will be). As in its code, e_t begins as a copy of e_{t−1}, and k_t, g and e_1 are drawn evenly from 0
+   to 0.01. Earlier ones keep their bits. With `pool` there are so many at most, and one experience more is refused.
 3. Each test input has the prompt of its own nearest key, whatever it is asked beside; no vote, no mixing of places.
 4. In the task scenario the label says which prompt it is, and no query is made. In the others nothing is told.
 5. Blocks are numbered from 0. Where a backbone has none of 2, 3 and 4, E-prompts are put in its last block, behind g
@@ -113,8 +113,8 @@ class DualPrompt(PrefixStrategy):
     def _require_room(self, experiences: int) -> None:
         if self.pool is not None and experiences > self.pool:
             raise UsageError(
-                f"dualprompt gives each experience a prompt: dualprompt.pool = {self.pool} are fewer than the "
-                f"{experiences} experiences there are by now. Raise it, or leave it out: then the pool grows."
+                f"dualprompt gives each experience a prompt of its own, and has room for dualprompt.pool = {self.pool} "
+                f"where there are {experiences} experiences. Raise it, or leave it out: then the pool grows."
             )
 
 

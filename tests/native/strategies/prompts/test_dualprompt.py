@@ -149,7 +149,7 @@ def test_where_prompts_are_put_in_backbones_with_few_blocks(depth, general, expe
 
 
 def test_a_pool_smaller_than_the_number_of_experiences_is_refused():
-    told = r"dualprompt\.pool = 2 are fewer than the 3 experiences there are by now. Raise it, or leave it out"
+    told = r"has room for dualprompt\.pool = 2 where there are 3 experiences\. Raise it, or leave it out"
     with pytest.raises(UsageError, match=told):  # at once, where the number is known
         walk(DualPrompt(pool=2), **VIT, stream_length="known")
     ours = walk(DualPrompt(pool=2), **VIT)
