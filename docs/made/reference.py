@@ -22,6 +22,7 @@ from clarena.protocol.presets import NAMED
 from clarena.protocol.protocol import PRESETS, Protocol
 from clarena.record import curves, likelihoods, metrics, pooled
 from clarena.record.catalogue import ACCURACY_METRICS
+from made.reported import TITLES, reported
 
 # ---- The command line ----
 
@@ -150,7 +151,8 @@ def strategy(cls: type[clarena.Strategy]) -> str:
         "equals finetune at": ", ".join(f"`{key}={value}`" for key, value in (cls.off or {}).items()),
     }
     listed = "".join(f"* {name}: {value.rstrip('.')}.\n" for name, value in facts.items() if value)
-    return f"{inspect.cleandoc(module_of(cls).__doc__ or '')}\n\n{listed}{options(cls)}"
+    beside = f"\nReported, and got:\n\n{table(TITLES, lines)}" if (lines := reported(cls.name)) else ""
+    return f"{inspect.cleandoc(module_of(cls).__doc__ or '')}\n\n{listed}{options(cls)}{beside}"
 
 
 def benchmark(cls: type[clarena.Benchmark]) -> str:
