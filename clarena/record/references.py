@@ -27,8 +27,7 @@ def expected(track: Track) -> dict[str, str]:
     """
     if not track.pretrained:
         return {}
-    frozen = track.backbone.options.get("frozen") is True
-    return CHEAP | {"joint": "the joint linear probe" if frozen else "joint fine-tuning"}
+    return CHEAP | {"joint": "the joint linear probe" if track.frozen else "joint fine-tuning"}
 
 
 def missing(track: Track, finished: Collection[str]) -> str:
@@ -43,8 +42,8 @@ def missing(track: Track, finished: Collection[str]) -> str:
 
 
 def probe(track: Track) -> str:
-    """Where the joint linear probe is, if this track is not the one that has it and there may be such a one."""
-    if track.pretrained and track.backbone.options.get("frozen") is False:
+    """Where the joint linear probe is, if this track is not the one that has it."""
+    if track.pretrained and not track.frozen:
         return "The joint linear probe is joint on the track of its frozen features: --set backbone.frozen=true"
     return ""
 
