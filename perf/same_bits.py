@@ -32,6 +32,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
 LIMIT, SEEDS = 64, (0, 1)
 TRACKS = [("split-digits", "mlp", {}), ("split-digits", "cnn", {}), ("rotated-digits", "mlp", {"experiences": 3})]
 OF_TOKENS = [("split-digits", "vit-tiny", {})]
+ON_TOKENS = {"tokens", "prefixes", "adapters", "trained_backbone"}
 
 Answers = dict[str, list[str]]
 """By run: its status, the hash of its predictions, and that of its losses."""
@@ -47,7 +48,7 @@ def answers(strategies: list[str]) -> Iterator[tuple[str, list[str]]]:
     for name in names:
         needs = host.strategy(name).needs
         known = {"stream_length": "known"} if "known_stream_length" in needs else {}
-        for benchmark, backbone, options in OF_TOKENS if "tokens" in needs else TRACKS:
+        for benchmark, backbone, options in OF_TOKENS if needs & ON_TOKENS else TRACKS:
             for scenario in host.benchmarks.load(benchmark).scenarios:
                 if scenario not in host.strategy(name).scenarios:
                     continue

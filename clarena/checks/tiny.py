@@ -160,7 +160,7 @@ TINY: tuple[type[Backbone], ...] = (TinyMlp, TinyTransformer)
 
 def tiny_backbone(strategy: type[Strategy]) -> type[Backbone]:
     """The one that has what a strategy needs of it."""
-    return TinyTransformer if set(strategy.needs) & {"tokens", "prefixes", "adapters"} else TinyMlp
+    return TinyTransformer if set(strategy.needs) & {"tokens", "prefixes", "adapters", "trained_backbone"} else TinyMlp
 
 
 @dataclass(frozen=True, eq=False)

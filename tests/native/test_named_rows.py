@@ -60,7 +60,7 @@ class Reader(Backbone):
         return torch.cat([self.image(x.image.flatten(1)), self.words(x.words).mean(1)], 1).relu()
 
 
-TAKES_BACKBONES_APART = {"pnn", "den", "l2p"}
+TAKES_BACKBONES_APART = {"pnn", "den", "l2p", "aper", "ease"}
 ONE_TENSOR = {"icarl"}
 NATIVES = sorted(name for name in HOST.strategies.names() if "/" not in name)
 

@@ -10,7 +10,7 @@ from pydantic import Field
 from tunable import HOST, TINY, Hopeless, Moody, Peaked, tuned, tuning
 
 from clarena import Store, StoreError, UsageError
-from clarena.checks.tiny import TinyTransformer
+from clarena.checks.tiny import TinyTransformer, tiny_backbone
 from clarena.plugins.parameters import parameters
 from clarena.run.evaluation import carry_out
 from clarena.run.planning import make_plan
@@ -76,7 +76,7 @@ def test_what_follows_from_a_signature():
 @pytest.mark.parametrize("name", [*(e.name for e in HOST.strategies if e.plugin == "native"), "ewc+lwf"])
 def test_every_native_strategy_has_a_space_without_budgets(tmp_path, name):
     scenario = "task" if "task" in HOST.strategy(name).scenarios else "class"
-    backbone = TinyTransformer if "tokens" in HOST.strategy(name).needs else "mlp"
+    backbone = TinyTransformer if tiny_backbone(HOST.strategy(name)) is TinyTransformer else "mlp"
     ours = tuning(tmp_path, name, space=(), scenario=scenario, backbone=backbone)
     assert [key for key in ours.space if key.endswith("learning_rate")]
     for key, dimension in ours.space.items():
