@@ -41,6 +41,7 @@ NEEDS: dict[str, str] = {
     "tokens": "works on the tokens within its backbone: embed, process, pool",
     "prefixes": "puts prefixes before the keys and values of its backbone's attention",
     "adapters": "adds to the weights or blocks of its backbone, which stay as they are",
+    "trained_backbone": "trains its backbone, which features computed once cannot replace",
 }
 """What a strategy may declare to need, and what each means."""
 

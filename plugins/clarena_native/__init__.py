@@ -141,6 +141,18 @@ STRATEGIES = {
         "closed_form.randumb:RanDumb",
         "Linear discriminant analysis of random Fourier features of the inputs; no backbone is used",
     ),
+    "aper": (
+        "adapters.aper:APER",
+        "The nearest class mean of pre-trained features beside those that were tuned on the first experience",
+    ),
+    "ease": (
+        "adapters.ease:EASE",
+        "An ensemble of subspaces: each experience trains an adapter, and every class has a prototype by each adapter",
+    ),
+    "slca": (
+        "adapters.slca:SLCA",
+        "Slow learner with classifier alignment: small steps of the backbone, and a head trained on drawn features",
+    ),
     "frozen": (
         "architecture.frozen:FrozenFeatures",
         "Trains the head on features that are frozen after the first experience, or from the start",

@@ -28,8 +28,8 @@ HOST = Host.discover(PluginSources(third_party=False))
 NATIVE = [HOST.strategies.load(entry.name) for entry in HOST.strategies if entry.plugin == "native"]
 APART = {"den", "pnn"}
 """They build a network of their own from the layers of a backbone."""
-FROZEN = {"l2p", "dualprompt", "coda-prompt", "ncm", "slda", "ridge", "ranpac", "fecam", "randumb"}
-"""Their backbone never learns, so that it sees no views; and it has to be one that works on tokens."""
+FROZEN = {"l2p", "dualprompt", "coda-prompt", "ncm", "slda", "ridge", "ranpac", "fecam", "randumb", "aper", "ease"}
+"""Their backbone never learns, so that it sees no views; and some take only one that works on tokens."""
 STORING = {"er", "der", "der++", "gem", "agem", "icarl", "gdumb", "mer", "la-maml", "c-maml", "expand", "scr"}
 KINDS = ("crop", "flip", "crop-flip")
 

@@ -60,7 +60,7 @@ class Reader(Backbone):
         return torch.cat([self.image(x.image.flatten(1)), self.words(x.words).mean(1)], 1).relu()
 
 
-TAKES_BACKBONES_APART = {"pnn", "den", "l2p", "dualprompt", "coda-prompt"}
+TAKES_BACKBONES_APART = {"pnn", "den", "l2p", "dualprompt", "coda-prompt", "aper", "ease"}
 ONE_TENSOR = {"icarl", "randumb"}
 NATIVES = sorted(name for name in HOST.strategies.names() if "/" not in name)
 NO_ATTENTION = {name for name in NATIVES if "adapters" in HOST.strategies.load(name).needs}

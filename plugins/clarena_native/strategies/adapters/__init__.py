@@ -1,1 +1,1 @@
-"""What is added to a backbone learns, and the backbone stays as it is."""
+"""A pre-trained backbone is adapted: by what is added to its blocks or weights, or by small steps of all it has."""
