@@ -8,7 +8,6 @@ import typer
 from clarena.cli import app
 from clarena.cli.options import AsJson
 from clarena.cli.text import as_json as to_json
-from clarena.record.summary import size
 
 cache_commands = typer.Typer(
     help="Look after the features of frozen backbones that are kept on disk.",
@@ -25,6 +24,7 @@ def show(as_json: AsJson = False) -> None:
     They are kept in CLARENA_CACHE, or in `features` beside downloaded data; at most CLARENA_CACHE_LIMIT (20GB): then
     those go that were not used for longest.
     """
+    from clarena.record.summary import size
     from clarena.run.cache import Cache, cache_limit
 
     cache, limit = Cache(), cache_limit()
@@ -62,4 +62,6 @@ def trim(to: Annotated[str, typer.Argument(metavar="SIZE", help="What may stay, 
 
 
 def _tell(removed: list[Any]) -> None:
+    from clarena.record.summary import size
+
     typer.echo(f"{len(removed)} removed: {size(sum(entry.size for entry in removed))}.")
