@@ -102,6 +102,7 @@ WITH_EXEMPLARS: tuple[Method, ...] = (
         carries="the model and exemplars of each experience",
         off={"patterns_per_exp": 0},
         adapter="EpisodicMemory",
+        exceptions={"rows": "Avalanche's plugin copies its memories from the batches of inputs that it is given"},
         differs="""\
 1. A memory holds samples drawn at random after the experience; the paper's, the last ones. Where experiences share the
    buffer, older memories are cut to their first samples, so that all of them have the same number.
