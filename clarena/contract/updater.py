@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from clarena.contract.experience import Batch, _full_mask
-from clarena.errors import PluginError
+from clarena.errors import PluginError, UsageError
 from clarena.protocol.protocol import Protocol
 from clarena.toolbox import together
 from clarena.toolbox.schedule import Clock, rates, scheduled
@@ -45,6 +45,13 @@ class Updater:
             raise PluginError(
                 "An updater with a schedule was asked for where nothing is being learned, so nobody knows for how long "
                 "it is. Make it in learn, once per experience, or say for how long: context.updater(params, steps=…)."
+            )
+        params = list(params)
+        if not params:
+            raise UsageError(
+                "There is nothing to train: the backbone is frozen, nothing was added to it, and its head has no "
+                "weights of its own, as one that scores classes by their names. Take a strategy that trains or adds something, "
+                "or a head that learns: --set backbone.labels=linear, where the backbone has it."
             )
         self.protocol, self.learning_rate, self._counted = protocol, learning_rate, counted
         groups = self._grouped(params, factors)

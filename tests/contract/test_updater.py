@@ -544,3 +544,8 @@ def test_rates_of_a_warm_up_rise_and_those_after_it_fall():
     assert all(a > b for a, b in pairwise(found[5:]))
     assert found[0] == pytest.approx(0.1 / 6)
     assert found[5] == 0.1
+
+
+def test_nothing_to_train_is_told_in_words():
+    with pytest.raises(UsageError, match="There is nothing to train"):
+        walk(Finetune).strategy.context.updater(iter(()))
