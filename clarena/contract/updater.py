@@ -50,8 +50,8 @@ class Updater:
         if not params:
             raise UsageError(
                 "There is nothing to train: the backbone is frozen, nothing was added to it, and its head has no "
-                "weights of its own, as one that scores classes by their names. Take a strategy that trains or adds something, "
-                "or a head that learns: --set backbone.labels=linear, where the backbone has it."
+                "weights of its own, as one that scores classes by their names. Take a strategy that trains or adds "
+                "something, or a head that learns: --set backbone.labels=linear, where the backbone has it."
             )
         self.protocol, self.learning_rate, self._counted = protocol, learning_rate, counted
         groups = self._grouped(params, factors)
