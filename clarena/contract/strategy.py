@@ -126,6 +126,17 @@ class Context:
             model.head.grow(self.space.width)
         model.to(self.device)
 
+    def own_outputs(self, experience: Experience) -> Tensor | None:
+        """The outputs of an experience, bool [1, outputs], in the class scenario; elsewhere None: those in play.
+
+        For a loss over the classes of the experience alone, whatever the protocol's loss_over says.
+        """
+        if self.scenario != "class":
+            return None
+        mask = torch.zeros(1, self.space.width, dtype=torch.bool, device=self.device)
+        mask[:, list(experience.classes)] = True
+        return mask
+
     def generator(self, name: str = "strategy") -> torch.Generator:
         """The named generator (on the CPU) for a strategy's own draws: `strategy`, `buffer`."""
         return self.seeds.torch(name)

@@ -33,12 +33,9 @@ def expected(track: Track) -> dict[str, str]:
 def missing(track: Track, finished: Collection[str]) -> str:
     """In words, which references have no finished run, and how they are added; empty where none is missing."""
     lacking = {name: what for name, what in expected(track).items() if name not in finished}
-    if not lacking:
-        return probe(track)
     named = ", ".join(f"{name} ({what})" for name, what in lacking.items())
-    return f"Missing references: {named}. Add them: {command(track, list(lacking))}" + (
-        f"\n{probe(track)}" if probe(track) else ""
-    )
+    lines = [f"Missing references: {named}. Add them: {command(track, list(lacking))}"] if lacking else []
+    return "\n".join([*lines, probe(track)] if probe(track) else lines)
 
 
 def probe(track: Track) -> str:

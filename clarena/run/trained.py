@@ -111,7 +111,10 @@ class TrainedModel:
             for part in rows.split(protocol.eval_batch_size):
                 if not len(part):  # what is empty is one part of none
                     continue
-                scores = self.strategy.predict(self._seen(self._inputs(part), transform), task)
+                inputs = self._seen(part, transform)
+                if self._frozen is not None:
+                    inputs = as_numbers(self._frozen(inputs).to(self._device))
+                scores = self.strategy.predict(inputs, task)
                 chosen = scores[..., torch.tensor(columns, device=scores.device)].cpu()
                 if not bool(torch.isfinite(chosen).all()):
                     raise DivergedError("The scores are not finite: this model has nothing to say of these inputs.")
@@ -126,15 +129,12 @@ class TrainedModel:
         Raises:
             UsageError: when the weights are no longer there.
         """
-        if self._frozen is None:
-            return x
-        inputs = self._inputs(x)
-        return self._frozen(inputs if transform is None else transform(inputs))
+        return x if self._frozen is None else self._frozen(self._seen(x, transform))
 
-    def _seen(self, inputs: Tensor, transform: Transform | None) -> Tensor:
-        """What the strategy is asked of inputs."""
-        inputs = inputs if transform is None else transform(inputs)
-        return inputs if self._frozen is None else as_numbers(self._frozen(inputs).to(self._device))
+    def _seen(self, rows: Tensor, transform: Transform | None) -> Tensor:
+        """Inputs of stored rows, seen through a transform."""
+        inputs = self._inputs(rows)
+        return inputs if transform is None else transform(inputs)
 
     def _frozen_backbone(self, device: torch.device) -> FrozenBackbone | None:
         """The backbone by whose features inputs are known, loaded when needed; None where the strategy holds it."""

@@ -7,7 +7,6 @@ dropout is off, and BatchNorm's statistics stand still. It does see the views of
 
 from typing import Annotated, Literal, Self
 
-import torch
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -89,10 +88,7 @@ class OwnOutputs(Incremental):
             outputs = range(first, first + len(block.weight))  # type: ignore[arg-type]
             block.requires_grad_(any(output in outputs for output in experience.classes))
             first = outputs.stop
-        self._mask: Tensor | None = None
-        if self.context.scenario == "class":
-            self._mask = torch.zeros(1, self.context.space.width, dtype=torch.bool, device=self.context.device)
-            self._mask[:, list(experience.classes)] = True
+        self._mask = self.context.own_outputs(experience)
 
     def loss(self, batch: Batch) -> Tensor:
         assert batch.scores is not None

@@ -32,7 +32,6 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from clarena import Batch, Context, Experience, Strategy, evaluating
-from clarena_native.strategies.adapters.tuning_parts import current
 
 ADDED = 1e-4
 """Added to covariances along the diagonal."""
@@ -89,7 +88,7 @@ class SLCA(Strategy):
             self._align(experience)
 
     def _learn_slowly(self, experience: Experience) -> None:
-        mask = current(experience, self.context)
+        mask = self.context.own_outputs(experience)
         trained = [p for p in self.model.parameters() if p.requires_grad]
         factors = [(self.model.backbone.parameters(), self.slow)] if self.slow else []
         updater = self.context.updater(trained, factors=factors)

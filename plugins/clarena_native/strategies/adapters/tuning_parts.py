@@ -1,20 +1,10 @@
-"""What `aper`, `ease` and `slca` share: which outputs a loss is over, and a classifier for one experience alone."""
+"""What `aper` and `ease` share: a classifier for one experience alone."""
 
 from collections.abc import Callable, Iterable
 
-import torch
 from torch import Tensor, nn
 
 from clarena import Batch, Context, Experience, Head
-
-
-def current(experience: Experience, context: Context) -> Tensor | None:
-    """The outputs of the experience, bool [1, outputs], in the class scenario; elsewhere None: those in play."""
-    if context.scenario != "class":
-        return None
-    mask = torch.zeros(1, context.space.width, dtype=torch.bool, device=context.device)
-    mask[:, list(experience.classes)] = True
-    return mask
 
 
 def tune(
@@ -34,7 +24,7 @@ def tune(
         head.grow(context.space.width)
     head.to(context.device)
     tuned = list(tuned)
-    updater, mask = context.updater([*tuned, *head.parameters()]), current(experience, context)
+    updater, mask = context.updater([*tuned, *head.parameters()]), context.own_outputs(experience)
 
     def loss(part: Batch) -> Tensor:
         return context.target.loss(head(features(part.x)), part.y, part.mask if mask is None else mask)

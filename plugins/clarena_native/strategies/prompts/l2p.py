@@ -93,7 +93,7 @@ class L2P(Strategy):
         """Train prompts, keys and head on the outputs of this experience."""
         self.context.grow(self.model)
         updater = self.context.updater(p for p in self.model.parameters() if p.requires_grad)
-        mask = self._mask(experience)
+        mask = self.context.own_outputs(experience)
         self.train()
 
         def loss(part: Batch) -> Tensor:
@@ -104,14 +104,6 @@ class L2P(Strategy):
         for batch in experience.batches():
             experience.meter.observe(updater.descend(batch, loss))
         self.zero_grad()
-
-    def _mask(self, experience: Experience) -> Tensor | None:
-        """The outputs of the experience, bool [1, outputs], in the class scenario; else None."""
-        if self.context.scenario != "class":
-            return None
-        mask = torch.zeros(1, self.context.space.width, dtype=torch.bool, device=self.context.device)
-        mask[:, list(experience.classes)] = True
-        return mask
 
 
 class Prompted(Model):

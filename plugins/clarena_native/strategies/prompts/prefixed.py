@@ -39,7 +39,7 @@ class PrefixStrategy(Strategy):
         """All that takes a gradient, in the passes that are left; `loss` is of a part of a batch and its mask."""
         self.context.grow(self.model)
         updater = self.context.updater(p for p in self.model.parameters() if p.requires_grad)
-        mask = self._mask(experience)
+        mask = self.context.own_outputs(experience)
         self.train()
 
         def masked(part: Batch) -> Tensor:
@@ -48,14 +48,6 @@ class PrefixStrategy(Strategy):
         for batch in experience.batches():
             experience.meter.observe(updater.descend(batch, masked, penalty))
         self.zero_grad()
-
-    def _mask(self, experience: Experience) -> Tensor | None:
-        """The outputs of the experience, bool [1, outputs], in the class scenario; else None."""
-        if self.context.scenario != "class":
-            return None
-        mask = torch.zeros(1, self.context.space.width, dtype=torch.bool, device=self.context.device)
-        mask[:, list(experience.classes)] = True
-        return mask
 
 
 class PrefixedModel(Model):
